@@ -1,0 +1,55 @@
+"""The tensors that travel between the served models: one description for Python, export and
+`config.pbtxt`.
+
+    IMAGE --preprocess--> QUALITY_VIEW, SEMANTIC_VIEW
+    SEMANTIC_VIEW --mplug_owl2--> SEMANTIC, COHERENCE                          (paper Eq. 3)
+    QUALITY_VIEW, SEMANTIC, COHERENCE --maniqa_moe--> SCORE, GATE,
+                                                      PATCH_SCORE, PATCH_WEIGHT (Eq. 1-4)
+
+Shapes leave out the batch dimension.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["GATE_ORDER", "MAX_BATCH_SIZE", "TensorSpec", "tensor_specs"]
+
+MAX_BATCH_SIZE = 32
+"""Images in one batch, in every served model."""
+
+GATE_ORDER = ("semantic", "coherence", "quality")
+"""Order of the inputs in the gate and in GATE, as in the official code."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A served tensor: its name, Triton data type and shape without the batch dimension."""
+
+    name: str
+    data_type: str
+    shape: tuple[int, ...]
+
+
+def tensor_specs(
+    semantic_size: int, hidden_size: int, quality_size: int, patch_grid: int
+) -> Mapping[str, TensorSpec]:
+    """Describe every tensor of the ensemble for one pair of models.
+
+    Args:
+        semantic_size: side of the LMM's view in pixels (paper: 448).
+        hidden_size: width of a prompt embedding (paper: 4096).
+        quality_size: side of MANIQA's view in pixels (paper: 224).
+        patch_grid: patches along a side of MANIQA's view (paper: 28).
+    """
+    specs = (
+        TensorSpec("IMAGE", "TYPE_STRING", (1,)),
+        TensorSpec("QUALITY_VIEW", "TYPE_UINT8", (quality_size, quality_size, 3)),
+        TensorSpec("SEMANTIC_VIEW", "TYPE_UINT8", (semantic_size, semantic_size, 3)),
+        TensorSpec("SEMANTIC", "TYPE_FP32", (hidden_size,)),
+        TensorSpec("COHERENCE", "TYPE_FP32", (hidden_size,)),
+        TensorSpec("SCORE", "TYPE_FP32", (1,)),
+        TensorSpec("GATE", "TYPE_FP32", (3,)),
+        TensorSpec("PATCH_SCORE", "TYPE_FP32", (patch_grid, patch_grid)),
+        TensorSpec("PATCH_WEIGHT", "TYPE_FP32", (patch_grid, patch_grid)),
+    )
+    return {spec.name: spec for spec in specs}
