@@ -1,0 +1,137 @@
+"""The model card: what the served numbers are, read from the ensemble's configuration."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ma_agiqa_client.errors import WrongModelError
+
+__all__ = ["ModelCard"]
+
+_TEXTS = ("name", "preset", "dataset", "checkpoint_sha256", "created", "gate_activation", "note")
+_PERCENTS = np.arange(101.0)
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """The served model and the scale of its scores.
+
+    Attributes:
+        name: the model's name.
+        preset: `demo` or `paper`.
+        dataset: data set whose opinion scores the model learned to predict.
+        mos_min: lower end of that data set's MOS scale.
+        mos_max: upper end of it; higher is better.
+        metrics: held-out agreement with people, such as srcc, plcc, krcc, rmse, and the split.
+        mos_quantiles: the 0, 1, ... 100 % quantiles of the training images' MOS; 101 numbers.
+        checkpoint_sha256: SHA-256 of the served weights.
+        created: time of the export, ISO 8601, UTC.
+        gate_activation: what the gate ends in: none, sigmoid or softmax.
+        note: a sentence for whoever reads the scores; may be empty.
+    """
+
+    name: str
+    preset: str
+    dataset: str
+    mos_min: float
+    mos_max: float
+    metrics: Mapping[str, Any] = field(hash=False)
+    mos_quantiles: tuple[float, ...] = field(repr=False)
+    checkpoint_sha256: str
+    created: str
+    gate_activation: str
+    note: str = ""
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, str]) -> "ModelCard":
+        """Read the string parameters of the ensemble's configuration.
+
+        Raises:
+            WrongModelError: a parameter is missing or malformed; the message names it.
+        """
+        texts = {name: _text(parameters, name) for name in _TEXTS}
+        mos_min, mos_max = _number(parameters, "mos_min"), _number(parameters, "mos_max")
+        if not mos_min < mos_max:
+            raise _malformed("mos_max", str(mos_max), f"a number above mos_min = {mos_min}")
+        return cls(
+            mos_min=mos_min,
+            mos_max=mos_max,
+            metrics=_metrics(parameters),
+            mos_quantiles=_quantiles(parameters),
+            **texts,
+        )
+
+    def normalize(self, mos: float) -> float:
+        """Map a MOS onto 0-1 over the data set's scale; beyond its ends it is clipped."""
+        share = (mos - self.mos_min) / (self.mos_max - self.mos_min)
+        return min(max(share, 0.0), 1.0)
+
+    def percentile(self, mos: float) -> float:
+        """Share of the training images that people rated below this MOS, in percent (0-100).
+
+        Linear between the quantiles; a MOS that several quantiles share gets their middle.
+        """
+        values, first, count = np.unique(self.mos_quantiles, return_index=True, return_counts=True)
+        percents = _PERCENTS[first] + (count - 1) / 2
+        return float(np.interp(mos, values, percents, left=0.0, right=100.0))
+
+
+def _text(parameters: Mapping[str, str], name: str) -> str:
+    if name not in parameters:
+        raise WrongModelError(
+            f"The served model has no parameter `{name}` in its configuration "
+            f"(it has: {', '.join(sorted(parameters)) or 'none'}). "
+            "Serve an ensemble written by export/to_triton.py."
+        )
+    return parameters[name]
+
+
+def _number(parameters: Mapping[str, str], name: str) -> float:
+    text = _text(parameters, name)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise _malformed(name, text, "a finite number")
+    return value
+
+
+def _metrics(parameters: Mapping[str, str]) -> Mapping[str, Any]:
+    metrics = _json(parameters, "metrics")
+    if not isinstance(metrics, dict):
+        raise _malformed("metrics", parameters["metrics"], "a JSON object")
+    return metrics
+
+
+def _quantiles(parameters: Mapping[str, str]) -> tuple[float, ...]:
+    values = _json(parameters, "mos_quantiles")
+    expected = "a JSON list of 101 finite numbers that never fall"
+    if not isinstance(values, list) or len(values) != len(_PERCENTS):
+        raise _malformed("mos_quantiles", parameters["mos_quantiles"], expected)
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+        raise _malformed("mos_quantiles", parameters["mos_quantiles"], expected)
+    if any(after < before for before, after in pairwise(values)):
+        raise _malformed("mos_quantiles", parameters["mos_quantiles"], expected)
+    return tuple(float(value) for value in values)
+
+
+def _json(parameters: Mapping[str, str], name: str) -> Any:
+    text = _text(parameters, name)
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise _malformed(name, text, "JSON") from error
+
+
+def _malformed(name: str, value: str, expected: str) -> WrongModelError:
+    shown = value if len(value) <= 80 else f"{value[:77]}..."
+    return WrongModelError(
+        f"The served model's parameter `{name}` is {shown!r}; expected {expected}. "
+        "Export the model again with export/to_triton.py."
+    )

@@ -1,0 +1,109 @@
+"""A server that speaks Triton's protocol over real gRPC, and whose answers a test decides.
+
+The scorer's own requests reach it over a loopback socket. How the real server answers is tested in
+tests/served.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+
+CARD = {
+    "name": "tiny",
+    "preset": "demo",
+    "dataset": "synthetic",
+    "mos_min": "0",
+    "mos_max": "100",
+    "metrics": json.dumps({"srcc": 0.9, "split": "test"}),
+    "mos_quantiles": json.dumps([float(percent) for percent in range(101)]),
+    "checkpoint_sha256": "0" * 64,
+    "created": "2025-01-31T12:00:00Z",
+    "gate_activation": "none",
+    "note": "The demo model.",
+}
+
+Answer = Callable[[bytes, grpc.ServicerContext], float]
+
+
+def read_number(image: bytes, context: grpc.ServicerContext) -> float:
+    """The score of b"7" is 7; other bytes are refused as Triton's ensemble refuses them."""
+    if not image.isdigit():
+        message = "in ensemble 'ma_agiqa', Not a number. Send digits."
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
+    return float(image)
+
+
+class ScriptedServer(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Counts what it receives; `answer` and `card` may be replaced."""
+
+    def __init__(self) -> None:
+        self.answer: Answer = read_number
+        self.card = dict(CARD)
+        self.requests: list[service_pb2.ModelInferRequest] = []
+        self.card_requests = 0
+        self.peers: set[str] = set()
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self._lock = threading.Lock()
+        self._server = grpc.server(ThreadPoolExecutor(64))
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
+        self.url = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self._server.start()
+
+    def stop(self) -> None:
+        self._server.stop(grace=None).wait()
+
+    def ModelReady(self, request, context):
+        return service_pb2.ModelReadyResponse(ready=request.name == "ma_agiqa")
+
+    def ModelConfig(self, request, context):
+        self.card_requests += 1
+        config = model_config_pb2.ModelConfig(name=request.name)
+        config.input.add(name="IMAGE")
+        for name in ("SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT"):
+            config.output.add(name=name)
+        for name, value in self.card.items():
+            config.parameters[name].string_value = value
+        return service_pb2.ModelConfigResponse(config=config)
+
+    def ModelInfer(self, request, context):
+        with self._lock:
+            self.requests.append(request)
+            self.peers.add(context.peer())
+            self.in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            mos = self.answer(request.raw_input_contents[0][4:], context)
+        finally:
+            with self._lock:
+                self.in_flight -= 1
+        maps = np.full((1, 14, 14), 0.5)
+        arrays = {"SCORE": [[mos]], "GATE": [[-1, 1, 2]], "PATCH_SCORE": maps, "PATCH_WEIGHT": maps}
+        response = service_pb2.ModelInferResponse(model_name="ma_agiqa")
+        for output in request.outputs:
+            array = np.asarray(arrays[output.name], np.float32)
+            response.outputs.add(name=output.name, datatype="FP32", shape=array.shape)
+            response.raw_output_contents.append(array.tobytes())
+        return response
+
+
+@pytest.fixture
+def scripted() -> Iterator[ScriptedServer]:
+    server = ScriptedServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Retries do not wait; the delays they asked for."""
+    delays: list[float] = []
+    monkeypatch.setattr(time, "sleep", delays.append)
+    return delays

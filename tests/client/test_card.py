@@ -1,0 +1,94 @@
+"""The model card: parsing, the 0-1 value and the percentile."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ma_agiqa_client import ModelCard, WrongModelError
+
+PARAMETERS = {
+    "name": "tiny",
+    "preset": "demo",
+    "dataset": "synthetic",
+    "mos_min": "1",
+    "mos_max": "5",
+    "metrics": '{"srcc": 0.9, "split": "test"}',
+    "mos_quantiles": json.dumps([1 + 0.03 * percent for percent in range(101)]),
+    "checkpoint_sha256": "ab" * 32,
+    "created": "2025-01-31T12:00:00Z",
+    "gate_activation": "none",
+    "note": "",
+}
+
+
+def card(**changes: str) -> ModelCard:
+    return ModelCard.from_parameters(PARAMETERS | changes)
+
+
+def test_every_parameter_is_read():
+    model = card(note="The demo model.")
+    assert (model.name, model.preset, model.dataset) == ("tiny", "demo", "synthetic")
+    assert (model.mos_min, model.mos_max) == (1.0, 5.0)
+    assert model.metrics == {"srcc": 0.9, "split": "test"}
+    assert len(model.mos_quantiles) == 101
+    assert model.checkpoint_sha256 == "ab" * 32
+    assert (model.created, model.gate_activation) == ("2025-01-31T12:00:00Z", "none")
+    assert model.note == "The demo model."
+
+
+def test_parameters_of_a_later_version_are_passed_over():
+    assert card(something_new="1") == card()
+
+
+@pytest.mark.parametrize("name", sorted(PARAMETERS))
+def test_a_missing_parameter_is_named(name):
+    with pytest.raises(WrongModelError, match=f"no parameter `{name}`"):
+        ModelCard.from_parameters({key: PARAMETERS[key] for key in PARAMETERS if key != name})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mos_min", "low"),
+        ("mos_min", "nan"),
+        ("mos_max", "inf"),
+        ("mos_max", "1"),
+        ("metrics", "{"),
+        ("metrics", "[]"),
+        ("mos_quantiles", "[1, 2]"),
+        ("mos_quantiles", json.dumps(["a"] * 101)),
+        ("mos_quantiles", json.dumps(list(range(101, 0, -1)))),
+        ("mos_quantiles", "NaN"),
+    ],
+)
+def test_a_malformed_parameter_is_named(name, value):
+    with pytest.raises(WrongModelError, match=f"`{name}`.*expected"):
+        card(**{name: value})
+
+
+@pytest.mark.parametrize(("mos", "expected"), [(1, 0), (3, 0.5), (5, 1), (0.2, 0), (7, 1)])
+def test_normalize(mos, expected):
+    assert card().normalize(mos) == expected
+
+
+@pytest.mark.parametrize(
+    ("mos", "expected"), [(0.5, 0), (1, 0), (1.3, 10), (1.315, 10.5), (4, 100), (9, 100)]
+)
+def test_percentile(mos, expected):
+    assert card().percentile(mos) == pytest.approx(expected)
+
+
+def test_the_percentile_of_a_shared_mos_is_its_middle():
+    quantiles = [1.0] * 41 + [2.0] * 20 + [3.0] * 40  # 0-40 %, 41-60 %, 61-100 %
+    model = card(mos_quantiles=json.dumps(quantiles))
+    given = [model.percentile(mos) for mos in (0.9, 1, 2, 3, 3.1)]
+    assert given == [0, 20, 50.5, 80.5, 100]
+
+
+def test_the_percentile_agrees_with_counting():
+    mos = np.random.default_rng(3).normal(3, 0.7, 20_001)
+    quantiles = np.quantile(mos, np.linspace(0, 1, 101))
+    model = card(mos_quantiles=json.dumps(quantiles.tolist()))
+    for value in (1.5, 2.5, 3.0, 3.3, 4.4):
+        assert model.percentile(value) == pytest.approx(100 * (mos < value).mean(), abs=0.3)

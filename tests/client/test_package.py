@@ -1,0 +1,36 @@
+"""What importing the package gives, and what it must not drag in."""
+
+import subprocess
+import sys
+
+import ma_agiqa_client
+
+
+def test_the_public_names():
+    assert ma_agiqa_client.__all__ == [
+        "ClientError",
+        "DeadlineExceededError",
+        "Gate",
+        "InvalidImageError",
+        "ModelCard",
+        "Score",
+        "Scorer",
+        "ServerError",
+        "ServerUnavailableError",
+        "WrongModelError",
+    ]
+    assert all(hasattr(ma_agiqa_client, name) for name in ma_agiqa_client.__all__)
+
+
+def test_every_error_is_a_client_error():
+    errors = [getattr(ma_agiqa_client, name) for name in ma_agiqa_client.__all__ if "Error" in name]
+    assert len(errors) == 6
+    assert all(issubclass(error, ma_agiqa_client.ClientError) for error in errors)
+
+
+def test_the_import_is_light():
+    heavy = ("torch", "transformers", "timm", "cv2", "scipy", "pandas", "ma_agiqa", "click", "rich")
+    code = f"import sys, ma_agiqa_client; print([m for m in {heavy} if m in sys.modules])"
+    command = [sys.executable, "-c", code]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == "[]"
