@@ -1,0 +1,111 @@
+"""What has to be right before tritonserver starts: repository, ports and command line."""
+
+import contextlib
+import errno
+import secrets
+import socket
+from pathlib import Path
+from typing import NamedTuple
+
+from _serve_errors import PortBusyError, RepositoryError, ServeError
+
+__all__ = ["HOST", "Ports", "check_repository", "find_ports", "server_command"]
+
+HOST = "127.0.0.1"
+EXIT_TIMEOUT_S = 10
+"""How long tritonserver lets running inferences finish after SIGTERM."""
+
+
+class Ports(NamedTuple):
+    """TCP ports of the three services on the loopback address."""
+
+    grpc: int
+    http: int
+    metrics: int
+
+
+def check_repository(repository: Path, complete: bool) -> None:
+    """Check that the repository is there and, if it has to be `complete`, holds an exported model.
+
+    Raises:
+        RepositoryError: it is not, or it does not.
+    """
+    export = "run `python export/to_triton.py` to write one"
+    if not repository.is_dir():
+        raise RepositoryError(f"There is no model repository at {repository}: {export}.")
+    if not complete:
+        return
+    if not (repository / "ma_agiqa" / "config.pbtxt").is_file():
+        raise RepositoryError(
+            f"The model repository {repository} has no ma_agiqa/config.pbtxt: {export}."
+        )
+    versions = [folder for folder in (repository / "maniqa_moe").glob("*") if folder.name.isdigit()]
+    if not any((version / "model.pt").is_file() for version in versions):
+        raise RepositoryError(
+            f"The model repository {repository} has no version of maniqa_moe with a model.pt: "
+            f"{export}."
+        )
+
+
+def find_ports(wanted: Ports | None) -> Ports:
+    """Check that the wanted ports are free, or find three free ones.
+
+    Raises:
+        PortBusyError: a wanted port is taken.
+        ServeError: a wanted port is named twice, or may not be opened.
+    """
+    if wanted and len(set(wanted)) < len(wanted):
+        raise ServeError(
+            "The ports for gRPC, HTTP and metrics have to differ, "
+            f"received {', '.join(map(str, wanted))}."
+        )
+    with contextlib.ExitStack() as stack:
+        taken = []
+        for service, port in (wanted or Ports(0, 0, 0))._asdict().items():
+            listener = stack.enter_context(socket.socket())
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _bind(listener, service, port)
+            taken.append(listener.getsockname()[1])
+    return Ports(*taken)
+
+
+def _bind(listener: socket.socket, service: str, port: int) -> None:
+    try:
+        listener.bind((HOST, port))
+        listener.listen()
+    except OSError as error:
+        option = f"--{service}-port"
+        if error.errno == errno.EADDRINUSE:
+            raise PortBusyError(
+                f"Port {port} on {HOST} is already in use: choose another with {option}, "
+                "or take free ones with --free-ports."
+            ) from error
+        raise ServeError(
+            f"Port {port} on {HOST} cannot be opened ({error.strerror}): "
+            f"choose another with {option}."
+        ) from error
+
+
+def server_command(
+    tritonserver: Path, repository: Path, backends: Path, ports: Ports, shm_prefix: str
+) -> list[str]:
+    """Command line of tritonserver: loopback only, without the services nobody here uses."""
+    key = secrets.token_hex(16)  # nobody learns it: these services are closed
+    closed = "shared-memory,logging,trace"
+    return [
+        str(tritonserver),
+        f"--model-repository={repository}",
+        f"--backend-directory={backends}",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        "--disable-auto-complete-config",  # saves one start of Python and torch per model
+        f"--grpc-address={HOST}",
+        f"--grpc-port={ports.grpc}",
+        f"--http-address={HOST}",
+        f"--http-port={ports.http}",
+        f"--metrics-address={HOST}",
+        f"--metrics-port={ports.metrics}",
+        f"--grpc-restricted-protocol={closed}:closed={key}",
+        f"--http-restricted-api={closed}:closed={key}",
+        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        "--log-format=ISO8601",
+    ]

@@ -1,0 +1,33 @@
+"""The processes of a tritonserver, read from /proc."""
+
+from pathlib import Path
+
+__all__ = ["group_members", "is_alive", "model_of_stub"]
+
+
+def group_members(group: int) -> set[int]:
+    """Pids of the living processes in a process group."""
+    pids = (int(folder.name) for folder in Path("/proc").glob("[0-9]*"))
+    return {pid for pid in pids if is_alive(pid, group)}
+
+
+def is_alive(pid: int, group: int) -> bool:
+    """Whether `pid` is a process of this group, and not a zombie."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return False
+    # "pid (name) state parent group ..."; the name may hold spaces and brackets.
+    state, _, its_group = text.rpartition(")")[2].split()[:3]
+    return state not in ("Z", "X") and int(its_group) == group
+
+
+def model_of_stub(pid: int) -> str | None:
+    """Name of the model that a python stub runs; None for another process."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    if len(command) < 2 or not command[0].endswith(b"triton_python_backend_stub"):
+        return None
+    return Path(command[1].decode(errors="replace")).parent.parent.name  # model/version/file

@@ -1,0 +1,107 @@
+"""One running tritonserver with its guard, from the launch to the last trace of it."""
+
+import contextlib
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import IO
+
+from _serve_errors import ServeError
+from _triton_guard import READY_GRACE_S, REAP_TIMEOUT_S, remove_regions
+from _triton_launch import Ports, server_command
+from _triton_processes import group_members, is_alive, model_of_stub
+from _triton_runtime import find_runtime
+
+__all__ = ["TritonServer"]
+
+_GUARD = Path(__file__).resolve().parent / "_triton_guard.py"
+_STOP_TIMEOUT_S = READY_GRACE_S + REAP_TIMEOUT_S + 5.0
+
+
+class TritonServer:
+    """Processes, shared memory and temporary files of one tritonserver."""
+
+    def __init__(self, repository: Path, ports: Ports, log_file: Path):
+        """Launch the server; it is not ready yet.
+
+        Raises:
+            UnsupportedMachineError: it cannot run here.
+            ServeError: the log cannot be written.
+        """
+        runtime = find_runtime()
+        self._shm_prefix = f"ma-agiqa-{secrets.token_hex(6)}-"
+        self._stubs: dict[int, str] = {}
+        self._scratch = Path(tempfile.mkdtemp(prefix="ma-agiqa-serve-"))
+        try:
+            runtime.lay_out_backends(self._scratch)
+            command = server_command(
+                runtime.tritonserver, repository, self._scratch, ports, self._shm_prefix
+            )
+            with _open_log(log_file) as log:
+                self._guard = subprocess.Popen(
+                    [sys.executable, "-I", "-S", _GUARD, self._scratch, self._shm_prefix, *command],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env=runtime.environment(),
+                    start_new_session=True,  # Ctrl-C in the terminal is for the caller alone
+                )
+        except BaseException:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            raise
+        self._stdin, stdout = _pipes(self._guard)
+        with stdout:
+            pid_line = stdout.readline()  # empty if tritonserver could not be executed
+        self.pid = int(pid_line) if pid_line else None
+
+    def has_ended(self) -> bool:
+        """Whether tritonserver has ended, by itself or because it was stopped."""
+        return self._guard.poll() is not None
+
+    def mark_ready(self) -> None:
+        """Grant the long grace period at the end, and note the processes of the models."""
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.write(b"R")
+            self._stdin.flush()
+        members = group_members(self.pid) if self.pid else set()
+        names = {pid: model_of_stub(pid) for pid in members}
+        self._stubs = {pid: name for pid, name in names.items() if name}
+
+    def dead_models(self) -> list[str]:
+        """Models whose process has ended since `mark_ready`; Triton starts none again."""
+        if self.pid is None:
+            return []
+        stubs = self._stubs.items()
+        return sorted({name for pid, name in stubs if not is_alive(pid, self.pid)})
+
+    def stop(self) -> None:
+        """Have the guard stop and remove everything; do its work if it does not."""
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.close()
+        try:
+            self._guard.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._guard.kill()  # the kernel then kills tritonserver
+            self._guard.wait()
+        remove_regions(self._shm_prefix)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+    if process.stdin is None or process.stdout is None:
+        raise ServeError("The guard was started without pipes.")
+    return process.stdin, process.stdout
+
+
+def _open_log(log_file: Path) -> IO[bytes]:
+    try:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        return log_file.open("wb")
+    except OSError as error:
+        raise ServeError(
+            f"The log file {log_file} cannot be written ({error.strerror}): "
+            "name another with --log-file."
+        ) from error

@@ -1,0 +1,159 @@
+"""Serve the model repository with the embedded tritonserver: `python deploy/serve.py --help`."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from embedded_triton import REPOSITORY_ROOT, EmbeddedTriton, ServeError
+
+CHECK_INTERVAL_S = 0.5
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PORT = click.IntRange(1, 65535)
+
+
+class _StopAsked(BaseException):
+    """A signal asked for the end; not an Exception, so that no handler takes it for a failure."""
+
+
+@click.command(
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    epilog="""\b
+Examples:
+  python deploy/serve.py                          # ports 8001, 8000 and 8002
+  python deploy/serve.py --free-ports --json      # for programs: one JSON line when ready
+  python deploy/serve.py --grpc-port 9001 --http-port 9000 --metrics-port 9002
+""",
+)
+@click.option(
+    "--repository",
+    type=click.Path(path_type=Path),
+    default=REPOSITORY_ROOT / "model_repository",
+    show_default="model_repository of this checkout",
+    help="Folder of the models.",
+)
+@click.option("--grpc-port", type=PORT, default=8001, help="Port of gRPC, which clients use.")
+@click.option("--http-port", type=PORT, default=8000, help="Port of HTTP.")
+@click.option("--metrics-port", type=PORT, default=8002, help="Port of the Prometheus metrics.")
+@click.option("--free-ports", is_flag=True, help="Take free ports instead of these three.")
+@click.option(
+    "--log-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    show_default="logs/serve-<grpc port>.log of this checkout",
+    help="Where the server writes; replaced at each start.",
+)
+@click.option(
+    "--ready-timeout",
+    "ready_timeout_s",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    default=600.0,
+    help="How long the models may take to load.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the status line as a JSON object.")
+@click.option(
+    "--until-stdin-closes",
+    is_flag=True,
+    help="Stop when stdin ends, so that nothing outlives the program that started this one.",
+)
+def main(
+    repository: Path,
+    grpc_port: int,
+    http_port: int,
+    metrics_port: int,
+    free_ports: bool,
+    log_file: Path | None,
+    ready_timeout_s: float,
+    as_json: bool,
+    until_stdin_closes: bool,
+) -> None:
+    """Serve the model repository with a real tritonserver on this machine only (127.0.0.1).
+
+    Prints one line when every model is loaded and a test image is scored, then serves until Ctrl-C
+    or SIGTERM. Exits with 1 if the server cannot start or ends by itself.
+    """
+    server = EmbeddedTriton(
+        repository,
+        grpc_port=grpc_port,
+        http_port=http_port,
+        metrics_port=metrics_port,
+        free_ports=free_ports,
+        log_file=log_file,
+        ready_timeout_s=ready_timeout_s,
+    )
+    if until_stdin_closes:
+        threading.Thread(target=_stop_when_stdin_closes, daemon=True).start()
+    sys.exit(_serve(server, as_json))
+
+
+def _serve(server: EmbeddedTriton, as_json: bool) -> int:
+    """Serve until a signal or a failure; return the exit status."""
+    try:
+        for number in STOP_SIGNALS:
+            signal.signal(number, _raise_stop)
+        if sys.stderr.isatty():
+            click.echo("Starting the server and loading the models ...", err=True)
+        server.start()
+        click.echo(_status_json(server) if as_json else _status_line(server))
+        while True:
+            server.check()
+            time.sleep(CHECK_INTERVAL_S)
+    except _StopAsked:
+        return 0
+    except ServeError as error:
+        click.echo(f"Error: {error}", err=True)
+        return 1
+    finally:
+        _ignore_stop_signals()
+        server.stop()
+
+
+def _raise_stop(number: int, frame: FrameType | None) -> None:
+    _ignore_stop_signals()  # the end must not be interrupted by a second Ctrl-C
+    raise _StopAsked
+
+
+def _ignore_stop_signals() -> None:
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _stop_when_stdin_closes() -> None:
+    try:
+        while os.read(0, 4096):
+            pass
+    except OSError:
+        pass  # there is no stdin at all: the same as a closed one
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _status_line(server: EmbeddedTriton) -> str:
+    name = server.model.name if server.model else "the repository"
+    note = f" ({server.model.note})" if server.model and server.model.note else ""
+    return (
+        f"Serving {name}{note} at {server.grpc_url} (gRPC), {server.http_url} and "
+        f"{server.metrics_url}; log {server.log_file}; Ctrl-C stops it."
+    )
+
+
+def _status_json(server: EmbeddedTriton) -> str:
+    return json.dumps(
+        {
+            "grpc_url": server.grpc_url,
+            "http_url": server.http_url,
+            "metrics_url": server.metrics_url,
+            "model": server.model.name if server.model else None,
+            "log_file": str(server.log_file),
+            "pid": os.getpid(),
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()
