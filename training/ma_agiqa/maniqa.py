@@ -13,6 +13,7 @@ from timm.models.swin_transformer import SwinTransformerBlock
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+import ma_agiqa.backbones  # noqa: F401 - makes our backbone known to timm
 from ma_agiqa.errors import ConfigError
 
 __all__ = ["MANIQA", "FeatureStage", "TransposedAttention", "ViTFeatures"]
