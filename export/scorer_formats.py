@@ -1,0 +1,106 @@
+"""The scorer as TorchScript and as ONNX, each checked against the eager model."""
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import onnxruntime
+import torch
+from torch import Tensor
+
+from ma_agiqa.errors import CheckpointError
+from ma_agiqa.scorer import MAAGIQA, ScorerOutput
+from ma_agiqa.tensors import MAX_BATCH_SIZE
+
+__all__ = ["CHECK_BATCHES", "ONNX_TOLERANCE", "TORCHSCRIPT_TOLERANCE", "export_onnx",
+           "export_torchscript"]  # fmt: skip
+
+CHECK_BATCHES = (1, 3, 8)
+TORCHSCRIPT_TOLERANCE = 1e-4
+ONNX_TOLERANCE = 1e-3
+
+INPUTS = ("QUALITY_VIEW", "SEMANTIC", "COHERENCE")
+OUTPUTS = ("SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT")
+
+logger = logging.getLogger(__name__)
+
+Inputs = tuple[Tensor, Tensor, Tensor]
+
+
+def export_torchscript(model: MAAGIQA, path: Path) -> float:
+    """Write TorchScript and check what was written.
+
+    Returns:
+        The largest difference from the eager model.
+
+    Raises:
+        CheckpointError: it exceeds `TORCHSCRIPT_TOLERANCE`.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        torch.jit.script(model).save(str(path))
+        loaded = torch.jit.load(str(path), map_location="cpu")
+    return _check("TorchScript", model, loaded, TORCHSCRIPT_TOLERANCE)
+
+
+def export_onnx(model: MAAGIQA, path: Path) -> float:
+    """Write ONNX with a free batch dimension, through `torch.export`, and check what was written.
+
+    Returns:
+        The largest difference from the eager model, under ONNX Runtime.
+
+    Raises:
+        CheckpointError: it exceeds `ONNX_TOLERANCE`.
+    """
+    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH_SIZE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            model,
+            _random_inputs(model, 2),
+            dynamo=True,
+            dynamic_shapes=({0: batch}, {0: batch}, {0: batch}),
+            input_names=INPUTS,
+            output_names=OUTPUTS,
+            verbose=False,
+        )
+    program.save(str(path))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(*inputs: Tensor) -> Sequence[Tensor]:
+        named = {name: tensor.numpy() for name, tensor in zip(INPUTS, inputs, strict=True)}
+        return [torch.from_numpy(array) for array in session.run(OUTPUTS, named)]
+
+    return _check("ONNX", model, run, ONNX_TOLERANCE)
+
+
+def _random_inputs(model: MAAGIQA, batch: int) -> Inputs:
+    generator = torch.Generator().manual_seed(batch)
+    side, width = model.config.image_size, model.config.semantic_dim
+    view = torch.randint(0, 256, (batch, side, side, 3), generator=generator, dtype=torch.uint8)
+    semantic, coherence = torch.randn(2, batch, width, generator=generator)
+    return view, semantic, coherence
+
+
+@torch.inference_mode()
+def _check(
+    format_name: str, model: MAAGIQA, run: Callable[..., Sequence[Tensor]], tolerance: float
+) -> float:
+    """Compare `run` with the eager model: relative to the largest value where that exceeds 1."""
+    worst = 0.0
+    for batch in CHECK_BATCHES:
+        inputs = _random_inputs(model, batch)
+        for name, eager, other in zip(
+            ScorerOutput._fields, model(*inputs), run(*inputs), strict=True
+        ):
+            scale = max(1.0, float(eager.abs().max()))
+            difference = float((eager - other).abs().max()) / scale
+            if not difference <= tolerance:
+                raise CheckpointError(
+                    f"The {format_name} model's {name} differs from the eager model's by "
+                    f"{difference:.3g} at batch {batch}; at most {tolerance:g} is accepted. "
+                    "Nothing was written."
+                )
+            worst = max(worst, difference)
+    return worst

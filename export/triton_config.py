@@ -1,0 +1,184 @@
+"""The `config.pbtxt` files of the four served models, from one description of their tensors."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from ma_agiqa.tensors import MAX_BATCH_SIZE, TensorSpec
+
+__all__ = ["WARMUP_IMAGE", "DeploymentSettings", "repository_configs"]
+
+WARMUP_IMAGE = "warmup_image"
+"""Name of the file in preprocess/warmup/ that holds one image as a serialised BYTES tensor."""
+
+
+@dataclass(frozen=True)
+class DeploymentSettings:
+    """How the models run, beside what they compute.
+
+    Attributes:
+        embedder: source of mPLUG-Owl2, as `ma_agiqa.presets.build_embedder` takes it.
+        dtype: of mPLUG-Owl2's weights and arithmetic.
+        gpu: run mPLUG-Owl2 and the scorer on the GPU, one instance on each.
+        queue_delay_us: how long a batch waits for company, in microseconds.
+        warmup_batches: batch sizes run before a model reports ready.
+    """
+
+    embedder: str
+    dtype: str
+    gpu: bool
+    queue_delay_us: int
+    warmup_batches: tuple[int, ...]
+
+
+def repository_configs(
+    specs: Mapping[str, TensorSpec], card: Mapping[str, str], settings: DeploymentSettings
+) -> dict[str, str]:
+    """Write the configurations.
+
+    Args:
+        specs: every tensor, from `ma_agiqa.tensors.tensor_specs`.
+        card: the model card as strings, which become parameters of the ensemble.
+        settings: how the models run.
+
+    Returns:
+        Text of config.pbtxt by model name, each accepted by Triton's own schema.
+    """
+    kind = "KIND_GPU" if settings.gpu else "KIND_CPU"
+    texts = {
+        "ma_agiqa": _ensemble(specs, card),
+        "preprocess": _composing(
+            "preprocess",
+            'backend: "python"',
+            [specs["IMAGE"]],
+            [specs["QUALITY_VIEW"], specs["SEMANTIC_VIEW"]],
+            # One process; it decodes on as many threads as there are cores.
+            instances="instance_group [ { kind: KIND_CPU, count: 1 } ]",
+            settings=settings,
+        ),
+        "mplug_owl2": _composing(
+            "mplug_owl2",
+            'backend: "python"',
+            [specs["SEMANTIC_VIEW"]],
+            [specs["SEMANTIC"], specs["COHERENCE"]],
+            # Each instance holds its own copy of the weights: 16.4 GB at the paper's size.
+            instances=f"instance_group [ {{ kind: {kind}, count: 1 }} ]",
+            settings=settings,
+            parameters={"weights": settings.embedder, "dtype": settings.dtype},
+        ),
+        "maniqa_moe": _composing(
+            "maniqa_moe",
+            'platform: "pytorch_libtorch"',
+            [_numbered(specs[n], i) for i, n in enumerate(("QUALITY_VIEW", *_EMBEDDINGS))],
+            [_numbered(specs[n], i) for i, n in enumerate(_RESULTS)],
+            instances=f"instance_group [ {{ kind: {kind}, count: 1 }} ]",
+            settings=settings,
+            # The profiling executor compiles anew at every batch size it meets, for seconds.
+            parameters={"DISABLE_OPTIMIZED_EXECUTION": "true"},
+        ),
+    }
+    for text in texts.values():
+        text_format.Parse(text, model_config_pb2.ModelConfig())
+    return texts
+
+
+_EMBEDDINGS = ("SEMANTIC", "COHERENCE")
+_RESULTS = ("SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT")
+
+
+def _numbered(spec: TensorSpec, index: int) -> TensorSpec:
+    """Name a tensor by libtorch's convention NAME__i."""
+    return TensorSpec(f"{spec.name}__{index}", spec.data_type, spec.shape)
+
+
+def _composing(
+    name: str,
+    runner: str,
+    inputs: list[TensorSpec],
+    outputs: list[TensorSpec],
+    instances: str,
+    settings: DeploymentSettings,
+    parameters: Mapping[str, str] | None = None,
+) -> str:
+    warmups = [_warmup(batch, inputs) for batch in settings.warmup_batches]
+    parts = [
+        f"name: {_quoted(name)}",
+        runner,
+        f"max_batch_size: {MAX_BATCH_SIZE}",
+        _tensors("input", inputs),
+        _tensors("output", outputs),
+        instances,
+        "# A batch starts when the model is free; an idle model waits this long for more images.",
+        f"dynamic_batching {{ max_queue_delay_microseconds: {settings.queue_delay_us} }}",
+        *(_parameter(key, value) for key, value in (parameters or {}).items()),
+        *warmups,
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _ensemble(specs: Mapping[str, TensorSpec], card: Mapping[str, str]) -> str:
+    embeddings = {name: name for name in _EMBEDDINGS}
+    views = {name: name for name in ("QUALITY_VIEW", "SEMANTIC_VIEW")}
+    numbered_in = {f"{n}__{i}": n for i, n in enumerate(("QUALITY_VIEW", *_EMBEDDINGS))}
+    numbered_out = {f"{n}__{i}": n for i, n in enumerate(_RESULTS)}
+    steps = (
+        _step("preprocess", {"IMAGE": "IMAGE"}, views),
+        _step("mplug_owl2", {"SEMANTIC_VIEW": "SEMANTIC_VIEW"}, embeddings),
+        _step("maniqa_moe", numbered_in, numbered_out),
+    )
+    parts = [
+        'name: "ma_agiqa"',
+        'platform: "ensemble"',
+        f"max_batch_size: {MAX_BATCH_SIZE}",
+        _tensors("input", [specs["IMAGE"]]),
+        _tensors("output", [specs[name] for name in _RESULTS]),
+        "# A chain: no two steps may run side by side, or a rejected one can freeze the other.",
+        "ensemble_scheduling {\n  step [\n" + ",\n".join(steps) + "\n  ]\n}",
+        "# The model card.",
+        *(_parameter(key, value) for key, value in card.items()),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _step(model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> str:
+    lines = [f"    {{\n      model_name: {_quoted(model)}\n      model_version: -1"]
+    for word, names in (("input_map", inputs), ("output_map", outputs)):
+        lines += [
+            f"      {word} {{ key: {_quoted(key)}, value: {_quoted(value)} }}"
+            for key, value in names.items()
+        ]
+    return "\n".join(lines) + "\n    }"
+
+
+def _tensors(word: str, specs: Iterable[TensorSpec]) -> str:
+    rows = [
+        f"  {{ name: {_quoted(spec.name)}, data_type: {spec.data_type}, "
+        f"dims: [ {', '.join(map(str, spec.shape))} ] }}"
+        for spec in specs
+    ]
+    return f"{word} [\n" + ",\n".join(rows) + "\n]"
+
+
+def _warmup(batch: int, inputs: Iterable[TensorSpec]) -> str:
+    values = []
+    for spec in inputs:
+        source = "random_data: true"
+        if spec.data_type == "TYPE_STRING":
+            source = f"input_data_file: {_quoted(WARMUP_IMAGE)}"
+        values.append(
+            f"  inputs {{ key: {_quoted(spec.name)}, value: {{ data_type: {spec.data_type}, "
+            f"dims: [ {', '.join(map(str, spec.shape))} ], {source} }} }}"
+        )
+    lines = "\n".join(values)
+    return f'model_warmup {{\n  name: "batch of {batch}"\n  batch_size: {batch}\n{lines}\n}}'
+
+
+def _parameter(key: str, value: str) -> str:
+    return f"parameters {{ key: {_quoted(key)}, value: {{ string_value: {_quoted(value)} }} }}"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

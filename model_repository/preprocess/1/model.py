@@ -1,0 +1,63 @@
+"""Triton model `preprocess`: encoded image files to the views of the two networks."""
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from ma_agiqa.errors import ImageError
+from ma_agiqa.preprocessing import decode, quality_view, semantic_view
+
+Views = tuple[np.ndarray, np.ndarray]
+
+
+class TritonPythonModel:
+    """IMAGE (B, 1) bytes -> QUALITY_VIEW, SEMANTIC_VIEW uint8 (B, side, side, 3)."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        config = json.loads(args["model_config"])
+        sides = {tensor["name"]: int(tensor["dims"][0]) for tensor in config["output"]}
+        self._semantic_size = sides["SEMANTIC_VIEW"]
+        self._pool = ThreadPoolExecutor(os.cpu_count())
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        files = [
+            [bytes(file) for file in _input(request).as_numpy().ravel()] for request in requests
+        ]
+        work = [[self._pool.submit(self._views, file) for file in batch] for batch in files]
+        return [self._respond(batch) for batch in work]
+
+    def finalize(self) -> None:
+        self._pool.shutdown()
+
+    def _views(self, file: bytes) -> Views:
+        rgb = decode(file)
+        return quality_view(rgb), semantic_view(rgb, self._semantic_size)
+
+    def _respond(self, batch: list[Any]) -> Any:
+        try:
+            quality, semantic = zip(*(future.result() for future in batch), strict=True)
+        except ImageError as error:
+            fault = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+            return pb_utils.InferenceResponse(error=fault)
+        except Exception as error:  # one request's failure must not reach its neighbours
+            pb_utils.Logger.log_error(f"preprocess failed: {error!r}")
+            return pb_utils.InferenceResponse(
+                error=pb_utils.TritonError(
+                    "The image could not be prepared; the server's log says why.",
+                    pb_utils.TritonError.INTERNAL,
+                )
+            )
+        tensors = {"QUALITY_VIEW": np.stack(quality), "SEMANTIC_VIEW": np.stack(semantic)}
+        # NumPy's DLPack capsules crash the 2.51 stub, so arrays go in as they are: right with
+        # NumPy 1 everywhere, and with NumPy 2 from 24.12 on.
+        return pb_utils.InferenceResponse(
+            [pb_utils.Tensor(name, array) for name, array in tensors.items()]
+        )
+
+
+def _input(request: Any) -> Any:
+    return pb_utils.get_input_tensor_by_name(request, "IMAGE")

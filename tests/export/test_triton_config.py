@@ -1,0 +1,82 @@
+"""The configuration of the served models."""
+
+from itertools import pairwise
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from ma_agiqa.tensors import GATE_ORDER, tensor_specs
+from ma_agiqa_client import _protocol
+from triton_config import DeploymentSettings, repository_configs
+
+
+def parse(gpu: bool = False) -> dict[str, model_config_pb2.ModelConfig]:
+    settings = DeploymentSettings("some/owl", "float16", gpu, 1000, warmup_batches=(1, 8))
+    specs = tensor_specs(448, 4096, 224, 28)
+    texts = repository_configs(specs, {"name": 'a "b" \\ ü'}, settings)
+    return {
+        name: text_format.Parse(text, model_config_pb2.ModelConfig())
+        for name, text in texts.items()
+    }
+
+
+def test_the_ensemble_is_a_chain_whose_tensors_fit():
+    configs = parse()
+    ensemble = configs["ma_agiqa"]
+    known = {tensor.name for tensor in ensemble.input}
+    for step in ensemble.ensemble_scheduling.step:
+        composing = configs[step.model_name]
+        assert set(step.input_map) == {tensor.name for tensor in composing.input}
+        assert set(step.output_map) == {tensor.name for tensor in composing.output}
+        assert set(step.input_map.values()) <= known
+        known |= set(step.output_map.values())
+    steps = ensemble.ensemble_scheduling.step
+    assert [step.model_name for step in steps] == ["preprocess", "mplug_owl2", "maniqa_moe"]
+    for earlier, later in pairwise(steps):
+        assert set(earlier.output_map.values()) & set(later.input_map.values())
+
+
+def test_the_paper_sizes():
+    configs = parse()
+    dims = {t.name: list(t.dims) for config in configs.values() for t in config.output}
+    assert dims["SEMANTIC_VIEW"] == [448, 448, 3]
+    assert dims["SEMANTIC"] == dims["COHERENCE"] == [4096]
+    assert dims["PATCH_SCORE__2"] == [28, 28]
+
+
+@pytest.mark.parametrize("name", ["preprocess", "mplug_owl2", "maniqa_moe"])
+def test_composing_models_batch_and_warm_up(name):
+    config = parse()[name]
+    assert config.max_batch_size == 32
+    assert config.HasField("dynamic_batching")
+    assert not config.dynamic_batching.HasField("default_queue_policy")
+    assert [warmup.batch_size for warmup in config.model_warmup] == [1, 8]
+    for warmup in config.model_warmup:
+        assert set(warmup.inputs) == {tensor.name for tensor in config.input}
+
+
+def test_the_gpu_runs_the_networks_only():
+    kinds = {
+        name: config.instance_group[0].Kind.Name(config.instance_group[0].kind)
+        for name, config in parse(gpu=True).items()
+        if config.instance_group
+    }
+    assert kinds == {
+        "preprocess": "KIND_CPU",
+        "mplug_owl2": "KIND_GPU",
+        "maniqa_moe": "KIND_GPU",
+    }
+
+
+def test_parameters_keep_every_character():
+    assert parse()["ma_agiqa"].parameters["name"].string_value == 'a "b" \\ ü'
+
+
+def test_the_client_knows_the_same_tensors():
+    specs = tensor_specs(448, 4096, 224, 28)
+    client = ("IMAGE", "SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT")
+    assert [getattr(_protocol, name) for name in client] == list(client)
+    assert set(client) <= set(specs)
+    assert _protocol.GATE_ORDER == GATE_ORDER
+    assert _protocol.MODEL_NAME in parse()

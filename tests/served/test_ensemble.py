@@ -1,0 +1,150 @@
+"""The shipped repository behind the real Triton, against the same networks in this process."""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import tritonclient.grpc
+from PIL import Image
+from tritonclient.utils import InferenceServerException
+
+from ma_agiqa.checkpoint import checkpoint_sha256, load_checkpoint
+from ma_agiqa.preprocessing import decode, quality_view, semantic_view
+from ma_agiqa.presets import build_embedder
+from ma_agiqa.scorer import ScorerOutput
+
+ROOT = Path(__file__).resolve().parents[2]
+CHECKPOINT = ROOT / "training" / "checkpoints" / "demo"
+EXAMPLES = sorted(p for p in (ROOT / "examples").iterdir() if p.suffix != ".md")
+OUTPUTS = ("SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT")
+TOLERANCE = 1e-4  # of MOS, and of the gate and the maps
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def in_process():
+    model, _ = load_checkpoint(CHECKPOINT)
+    embedder = build_embedder("demo")
+
+    @torch.inference_mode()
+    def score(files: list[bytes]) -> ScorerOutput:
+        images = [decode(file) for file in files]
+        quality = torch.from_numpy(np.stack([quality_view(rgb) for rgb in images]))
+        views = [semantic_view(rgb, embedder.image_size) for rgb in images]
+        embeddings = embedder(torch.from_numpy(np.stack(views)))
+        return model(quality, embeddings["semantic"], embeddings["coherence"])
+
+    return score
+
+
+def infer(client, *files: bytes) -> dict[str, np.ndarray]:
+    tensor = np.array([[file] for file in files], dtype=np.object_)
+    image = tritonclient.grpc.InferInput("IMAGE", list(tensor.shape), "BYTES")
+    image.set_data_from_numpy(tensor)
+    result = client.infer("ma_agiqa", [image], client_timeout=120)
+    return {name: result.as_numpy(name) for name in OUTPUTS}
+
+
+def noise(width: int, height: int, seed: int) -> bytes:
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_served_equals_in_process(client, in_process):
+    files = [path.read_bytes() for path in EXAMPLES] + [noise(90, 40, 1), noise(7, 300, 2)]
+    for file in files:
+        served, expected = infer(client, file), in_process([file])
+        for name, tensor in zip(OUTPUTS, expected, strict=True):
+            np.testing.assert_allclose(served[name], tensor.numpy(), atol=TOLERANCE)
+
+
+def test_several_images_in_one_request(client, in_process):
+    files = [path.read_bytes() for path in EXAMPLES[:5]]
+    served, expected = infer(client, *files), in_process(files)
+    for name, tensor in zip(OUTPUTS, expected, strict=True):
+        np.testing.assert_allclose(served[name], tensor.numpy(), atol=TOLERANCE)
+
+
+def test_the_pristine_example_ranks_above_its_degraded_versions(client):
+    scores = {path.stem: float(infer(client, path.read_bytes())["SCORE"]) for path in EXAMPLES}
+    pristine = [name for name in scores if name.endswith("_pristine")]
+    assert len(pristine) >= 2
+    for name in pristine:
+        subject = name.removesuffix("_pristine")
+        degraded = [other for other in scores if other.startswith(subject) and other != name]
+        assert degraded
+        assert all(scores[name] > scores[other] for other in degraded), subject
+
+
+def test_the_card_names_the_shipped_checkpoint(client):
+    parameters = client.get_model_config("ma_agiqa").config.parameters
+    assert parameters["checkpoint_sha256"].string_value == checkpoint_sha256(CHECKPOINT)
+    assert "demo" in parameters["note"].string_value
+
+
+def batch_sizes(client, model: str) -> dict[int, int]:
+    """Executions by batch size since the server started."""
+    statistics = client.get_inference_statistics(model).model_stats
+    return {b.batch_size: b.compute_infer.count for m in statistics for b in m.batch_stats}
+
+
+def test_200_concurrent_requests_of_mixed_sizes_are_batched(client, record_property):
+    sizes = np.random.default_rng(0).integers(16, 700, (200, 2))
+    files = [noise(int(w), int(h), seed) for seed, (w, h) in enumerate(sizes)]
+    models = ("preprocess", "mplug_owl2", "maniqa_moe")
+    before = {model: batch_sizes(client, model) for model in models}
+    with ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(lambda file: infer(client, file), files))
+    assert all(np.isfinite(answer["SCORE"]).all() for answer in answers)
+    for model in models:
+        after = batch_sizes(client, model)
+        run = {size: count - before[model].get(size, 0) for size, count in after.items()}
+        run = {size: count for size, count in run.items() if count}
+        record_property(f"{model} executions by batch size", str(run))
+        assert sum(size * count for size, count in run.items()) == 200
+        assert sum(run.values()) < 100, f"{model} hardly batched: {run}"
+
+
+@pytest.mark.parametrize("bad", [b"", b"text, not an image", noise(50, 50, 0)[:200]])
+def test_a_bad_image_is_an_invalid_argument_without_internals(client, bad):
+    with pytest.raises(InferenceServerException) as caught:
+        infer(client, bad)
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+    for inside in ("Traceback", ".py", str(ROOT), "site-packages"):
+        assert inside not in caught.value.message()
+
+
+def test_one_bad_image_does_not_fail_its_batch(client):
+    good = noise(64, 64, 5)
+    alone = infer(client, good)["SCORE"]
+    files = [good, b"bad"] * 30
+
+    def outcome(file: bytes) -> float | str:
+        try:
+            return float(infer(client, file)["SCORE"])
+        except InferenceServerException as error:
+            return error.status()
+
+    with ThreadPoolExecutor(60) as pool:
+        outcomes = list(pool.map(outcome, files))
+    assert outcomes[1::2] == ["StatusCode.INVALID_ARGUMENT"] * 30
+    np.testing.assert_allclose(outcomes[::2], float(alone), atol=TOLERANCE)
+
+
+def test_a_request_of_another_shape_is_refused(client):
+    tensor = np.array([[b"a", b"b"]], dtype=np.object_)
+    image = tritonclient.grpc.InferInput("IMAGE", [1, 2], "BYTES")
+    image.set_data_from_numpy(tensor)
+    with pytest.raises(InferenceServerException, match="unexpected shape"):
+        client.infer("ma_agiqa", [image])
