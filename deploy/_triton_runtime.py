@@ -43,6 +43,9 @@ class TritonRuntime:
         inherited = environment.get("LD_LIBRARY_PATH")
         libraries = [str(folder) for folder in self.libraries] + ([inherited] if inherited else [])
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
+        # Two networks compute at the same time, each in a process of its own. Given all cores each,
+        # they spin against one another: 24 images/s instead of 82 with the demo model on two cores.
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
         executables = str(Path(sys.executable).parent)
         environment["PATH"] = os.pathsep.join([executables, environment.get("PATH", os.defpath)])
         return environment
