@@ -1,0 +1,57 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PAPER_REPOSITORY := runs/paper_repository
+
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help install demo score serve test lint format train-demo paper clean
+
+help: ## list the tasks
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(INSTALLED) ## make .venv with everything, at pinned versions (several GB)
+
+$(INSTALLED): constraints.txt requirements.txt training/pyproject.toml client/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
+	  { echo "Python 3.11 or 3.12 is needed, $$($(PYTHON) -V) was found: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements.txt
+	@touch $@
+
+demo: $(INSTALLED) ## score the example images through a real Triton server
+	$(BIN)/python client/score.py examples
+
+score: $(INSTALLED) ## score your files: make score IMAGES="folder or files"
+	@test -n "$(IMAGES)" || { echo 'Say which: make score IMAGES="folder or files"'; exit 2; }
+	$(BIN)/python client/score.py $(IMAGES)
+
+serve: $(INSTALLED) ## serve the model on localhost:8001 until Ctrl-C
+	$(BIN)/python deploy/serve.py
+
+test: $(INSTALLED) ## run every test
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## put the code into its style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+train-demo: $(INSTALLED) ## train the demo model again, into runs/demo
+	$(BIN)/python -m ma_agiqa.train --config training/configs/demo.yaml --output runs/demo
+
+paper: $(INSTALLED) ## fetch the paper's models (17 GB; OWL=folder CHECKPOINT=file if you have them), export and serve
+	$(BIN)/python -m ma_agiqa.paper_weights --output weights \
+	  $(if $(OWL),--owl "$(OWL)") $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") \
+	  | xargs --no-run-if-empty $(BIN)/python export/to_triton.py --preset paper --repository $(PAPER_REPOSITORY)
+	$(BIN)/python deploy/serve.py --repository $(PAPER_REPOSITORY)
+
+clean: ## remove what the tasks made, except .venv and fetched weights
+	rm -rf runs logs .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
