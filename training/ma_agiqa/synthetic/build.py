@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import multiprocessing
 import os
 import shutil
 import zlib
@@ -138,7 +139,9 @@ def build(folder: str | os.PathLike[str], recipe: Recipe | None = None, workers:
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     (part / "images").mkdir(parents=True)
-    with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    spawn = multiprocessing.get_context("spawn")  # a fork can inherit locks of OpenCV and torch
+    spawn = multiprocessing.get_context("spawn")  # a fork of OpenCV's threads can hang
+    with ProcessPoolExecutor(workers, spawn, cv2.setNumThreads, (1,)) as pool:
         jobs = [(view, recipe, part / "images") for view in views(recipe)]
         rows = [row for batch in pool.map(_write_view, *zip(*jobs, strict=True)) for row in batch]
     with open(part / "data.csv", "w", newline="", encoding="utf-8") as file:
