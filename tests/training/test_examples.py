@@ -3,10 +3,40 @@
 import csv
 from pathlib import Path
 
+import pytest
+import torch
+
+from ma_agiqa.checkpoint import load_checkpoint
+from ma_agiqa.preprocessing import decode, quality_view, semantic_view
+from ma_agiqa.presets import build_embedder
 from ma_agiqa.synthetic import Recipe
 from ma_agiqa.synthetic.examples import EXAMPLES, NO_CONTENT, write_examples
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def scores():
+    """Score of every example, by the shipped checkpoint."""
+    embedder = build_embedder("demo")
+    model, _ = load_checkpoint(ROOT / "training" / "checkpoints" / "demo")
+    found = {}
+    for path in (ROOT / "examples").glob("*.jpg"):
+        rgb = decode(path.read_bytes())
+        prompts = embedder(torch.from_numpy(semantic_view(rgb, embedder.image_size))[None])
+        with torch.inference_mode():
+            view = torch.from_numpy(quality_view(rgb))[None]
+            found[path.stem] = float(model(view, prompts["semantic"], prompts["coherence"]).score)
+    return found
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_pristine_picture_ranks_above_its_damaged_versions(scores, name):
+    damaged = {stem: s for stem, s in scores.items() if stem.startswith(f"{name}_")}
+    pristine = damaged.pop(f"{name}_pristine")
+    assert len(damaged) == len(EXAMPLES[name][1])
+    assert pristine > max(damaged.values()) + 0.5
+    assert pristine > max(scores[stem] for stem in NO_CONTENT) + 0.5
 
 
 def test_the_command_writes_the_shipped_files(tmp_path):

@@ -140,7 +140,6 @@ def build(folder: str | os.PathLike[str], recipe: Recipe | None = None, workers:
     shutil.rmtree(part, ignore_errors=True)
     (part / "images").mkdir(parents=True)
     spawn = multiprocessing.get_context("spawn")  # a fork can inherit locks of OpenCV and torch
-    spawn = multiprocessing.get_context("spawn")  # a fork of OpenCV's threads can hang
     with ProcessPoolExecutor(workers, spawn, cv2.setNumThreads, (1,)) as pool:
         jobs = [(view, recipe, part / "images") for view in views(recipe)]
         rows = [row for batch in pool.map(_write_view, *zip(*jobs, strict=True)) for row in batch]
