@@ -1,8 +1,8 @@
-"""Tables of rated images and their split."""
+"""Tables of rated images."""
 
 import pytest
 
-from ma_agiqa.datasets import Columns, RatedImage, read_table, split_by_group
+from ma_agiqa.datasets import Columns, read_table
 from ma_agiqa.errors import ConfigError, DataError
 
 
@@ -12,10 +12,6 @@ def write(folder, text, names=("a.png", "b.png", "c.png")):
         (folder / "images" / name).write_bytes(b"only its presence counts here")
     (folder / "data.csv").write_text(text)
     return folder / "data.csv"
-
-
-def rated(count, per_group=1, path=None):
-    return [RatedImage(f"{i}.png", path, 1.0, f"g{i // per_group}") for i in range(count)]
 
 
 def test_reads_names_scores_and_groups(tmp_path):
@@ -38,7 +34,7 @@ def test_other_column_names_and_folder_and_no_groups(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image,mos\na.png,good\n", r"data.csv, row 2: the score is 'good'"),
+        ("image,mos\na.png,good\n", r"data.csv: row 2: the score is 'good'"),
         ("image,mos\na.png,1\nb.png,nan\n", r"row 3: the score is 'nan'"),
         ("image,mos\na.png,\n", r"row 2: the score is ''"),
         ("image,mos\na.png,5.1\n", r"row 2: the score is '5.1'.*0.0..5.0"),
@@ -62,31 +58,40 @@ def test_a_missing_table_is_an_error(tmp_path):
         read_table(tmp_path / "none.csv")
 
 
-def test_no_group_is_in_two_parts_and_nothing_is_lost():
-    images = rated(500, per_group=5)
-    split = split_by_group(images, seed=1)
-    groups = {part: {image.group for image in members} for part, members in split.items()}
-    assert not groups["train"] & groups["test"]
-    assert not groups["train"] & groups["validation"]
-    assert not groups["validation"] & groups["test"]
-    assert sorted(name for name, _ in split.rows()) == sorted(image.name for image in images)
-    assert {part: len(found) for part, found in groups.items()} == {
-        "train": 70,
-        "validation": 10,
-        "test": 20,
-    }
+def test_every_bad_row_is_listed_up_to_ten(tmp_path):
+    rows = "".join(f"{i}.png,9\n" for i in range(12))
+    with pytest.raises(DataError) as caught:
+        read_table(write(tmp_path, "image,mos\n" + rows, [f"{i}.png" for i in range(12)]))
+    message = str(caught.value)
+    assert "12 problems" in message
+    assert message.count("the score is '9'") == 10
+    assert "2 more" in message
 
 
-def test_the_split_follows_its_seed_and_not_the_order_of_rows():
-    images = rated(100)
-    first = split_by_group(images, seed=1)
-    assert dict(first.rows()) == dict(split_by_group(images[::-1], seed=1).rows())
-    assert first.sha256() == split_by_group(images, seed=1).sha256()
-    assert first.sha256() != split_by_group(images, seed=2).sha256()
+def test_rows_prompts_and_generators(tmp_path):
+    text = "image,mos,prompt,model\na.png,1,a cat,SDXL\nb.png,2,,\nc.png,3, a dog ,IF\n"
+    images = read_table(write(tmp_path, text))
+    assert [(i.row, i.prompt, i.generator) for i in images] == [
+        (2, "a cat", "SDXL"),
+        (3, None, None),
+        (4, "a dog", "IF"),
+    ]
 
 
-def test_impossible_splits_are_errors():
-    with pytest.raises(DataError, match=r"\['validation'\] empty"):
-        split_by_group(rated(4), seed=0)
-    with pytest.raises(ConfigError, match="sum below 1"):
-        split_by_group(rated(10), seed=0, validation=0.5, test=0.5)
+def test_the_generator_can_come_from_the_name(tmp_path):
+    names = ["LCM_SD1.5_0001.png", "DALLE2_0002.png", "c.png"]
+    text = "image,mos\n" + "".join(f"{name},1\n" for name in names)
+    csv = write(tmp_path, text, names)
+    images = read_table(csv, generator_pattern="^(.+)_[0-9]+[.]")
+    assert [i.generator for i in images] == ["LCM_SD1.5", "DALLE2", None]
+    with pytest.raises(ConfigError, match="no group"):
+        read_table(csv, generator_pattern="^.+_")
+    with pytest.raises(ConfigError, match="no regular expression"):
+        read_table(csv, generator_pattern="(")
+
+
+def test_a_prompt_column_that_was_named_must_be_there(tmp_path):
+    csv = write(tmp_path, "image,mos\na.png,1\n")
+    assert read_table(csv)[0].prompt is None
+    with pytest.raises(DataError, match=r"no column \['caption'\]"):
+        read_table(csv, columns=Columns(prompt="caption"))

@@ -18,6 +18,8 @@ __all__ = ["SpectralPatchEmbed", "vit_spectral_patch16_224"]
 
 _WINDOW, _STRIDE = 8, 4  # pixels of a window whose frequencies are measured, and between windows
 _CHROMA_ORDER = 3  # colour varies slowly: only frequencies below this order are measured
+_STRENGTH = (-3.5, 0.65)  # average and deviation of log-amplitudes, over the synthetic set
+_SPREAD = (0.55, 0.25)  # the same of their deviations within a patch
 _FLOOR = 0.01  # amplitude that counts as nothing; pixel values lie in -1..1
 _OPPONENT = ((0.299, 0.587, 0.114), (0.5, 0.0, -0.5), (-0.25, 0.5, -0.25))  # Y, red-blue, green
 
@@ -46,9 +48,9 @@ class SpectralPatchEmbed(nn.Module):
         self.num_patches = self.grid_size[0] * self.grid_size[1]
         self.stride, self.padding, self.floor = _STRIDE, (_WINDOW - _STRIDE) // 2, _FLOOR
         self.windows = patch_size // _STRIDE
+        self.strength, self.spread = _STRENGTH, _SPREAD
         filters = _filters()
         self.register_buffer("filters", filters, persistent=False)
-        self.norm = nn.BatchNorm2d(2 * len(filters) + in_chans)
         self.proj = nn.Conv2d(2 * len(filters) + in_chans, embed_dim, 1)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -57,9 +59,11 @@ class SpectralPatchEmbed(nn.Module):
         waves = F.conv2d(F.pad(pixels, edges, mode="reflect"), self.filters, stride=self.stride)
         strength = (waves.abs() + self.floor).log()
         mean = F.avg_pool2d(strength, self.windows)
-        spread = (F.avg_pool2d(strength.square(), self.windows) - mean.square()).clamp(min=1e-4)
+        variance = (F.avg_pool2d(strength.square(), self.windows) - mean.square()).clamp(min=1e-4)
         colour = F.avg_pool2d(pixels, self.windows * self.stride)
-        tokens = self.proj(self.norm(torch.cat([mean, spread.sqrt(), colour], dim=1)))
+        mean = (mean - self.strength[0]) / self.strength[1]
+        spread = (variance.sqrt() - self.spread[0]) / self.spread[1]
+        tokens = self.proj(torch.cat([mean, spread, colour], dim=1))
         return tokens.flatten(2).transpose(1, 2)
 
 

@@ -4,6 +4,7 @@ model.safetensors   the scorer's weights
 config.yaml         resolved scorer settings, model card, embedder, training settings
 metrics.json        what was measured, on which part
 split.csv           image, part: which images were trained, validated and tested on
+history.csv         one row per epoch: rate, loss, validation metrics
 """
 
 import csv
@@ -12,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,8 @@ from ma_agiqa.state_dict import load_exactly
 
 __all__ = ["ModelCard", "checkpoint_sha256", "load_checkpoint", "save_checkpoint"]
 
-_WEIGHTS, _CONFIG, _METRICS, _SPLIT = (
-    "model.safetensors",
-    "config.yaml",
-    "metrics.json",
-    "split.csv",
-)
+_WEIGHTS, _CONFIG, _METRICS = "model.safetensors", "config.yaml", "metrics.json"
+_SPLIT, _HISTORY = "split.csv", "history.csv"
 
 
 @dataclass(frozen=True)
@@ -50,10 +47,9 @@ class ModelCard:
         created: ISO 8601, UTC.
         note: a sentence every reader of a score should see; may be empty.
         embedder: identity of the prompt embedder.
-        seed: of the training.
-        training: resolved settings of the training.
+        training: resolved settings of the run, as `training_config.TrainingConfig` reads them.
         split_sha256: hash of the split.
-        git_commit: of the code; None outside a repository.
+        git_commit: of the code, with "+changes" where it differed; None outside a repository.
     """
 
     name: str
@@ -65,7 +61,6 @@ class ModelCard:
     created: str
     note: str = ""
     embedder: Mapping[str, Any] = field(default_factory=dict)
-    seed: int | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     split_sha256: str = ""
     git_commit: str | None = None
@@ -77,6 +72,7 @@ def save_checkpoint(
     model: MAAGIQA,
     card: ModelCard,
     split_rows: Iterable[tuple[str, str]] = (),
+    history: Sequence[Mapping[str, float]] = (),
 ) -> Path:
     """Write a checkpoint folder, in one step: a crash leaves the old one or none.
 
@@ -85,6 +81,7 @@ def save_checkpoint(
         model: the trained scorer.
         card: what it is.
         split_rows: (image name, part) of every image.
+        history: of every epoch the same names and their values; none leaves the file out.
     """
     folder = Path(folder).absolute()
     part = folder.with_name(f".{folder.name}.part")
@@ -101,6 +98,11 @@ def save_checkpoint(
     (part / _METRICS).write_text(json.dumps(metrics, indent=2) + "\n")
     with open(part / _SPLIT, "w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([("image", "part"), *split_rows])
+    if history:
+        with open(part / _HISTORY, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(history[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(history)
     _replace(part, folder)
     return folder
 

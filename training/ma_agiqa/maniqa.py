@@ -6,6 +6,9 @@ A stage mixes channels (transposed attention), halves or quarters their number (
 and mixes neighbouring patches (Swin).
 """
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import timm
 import torch
 import torch.nn.functional as F
@@ -16,23 +19,57 @@ from torch import Tensor, nn
 import ma_agiqa.backbones  # noqa: F401 - makes our backbone known to timm
 from ma_agiqa.errors import ConfigError
 
-__all__ = ["MANIQA", "FeatureStage", "TransposedAttention", "ViTFeatures"]
+__all__ = [
+    "MANIQA",
+    "NO_WEIGHTS",
+    "PRETRAINED",
+    "FeatureStage",
+    "TransposedAttention",
+    "ViTFeatures",
+]
+
+PRETRAINED = "timm"
+"""First weights of the backbone: those that timm publishes, from the hub or its cache."""
+
+NO_WEIGHTS = "none"
+"""First weights of the backbone: random ones."""
 
 
-def _create_vit(name: str, pretrained: bool, **model_args: object) -> VisionTransformer:
+def _create_vit(name: str, weights: str, **model_args: object) -> VisionTransformer:
+    if weights not in (PRETRAINED, NO_WEIGHTS):
+        if not Path(weights).is_file():
+            raise ConfigError(
+                f"backbone_weights: there is no file {weights}. Give a weights file of {name!r}, "
+                f"{PRETRAINED!r} to fetch timm's, or {NO_WEIGHTS!r} to start from random ones."
+            )
+        model_args["pretrained_cfg_overlay"] = {"file": weights}
     try:
-        model = timm.create_model(name, pretrained=pretrained, num_classes=0, **model_args)
-    except (TypeError, RuntimeError) as error:
-        raise ConfigError(
-            f"timm cannot make the backbone {name!r} with {model_args}: {error}. A Vision "
-            "Transformer is needed, such as 'vit_base_patch8_224'."
-        ) from error
+        model = timm.create_model(
+            name, pretrained=weights != NO_WEIGHTS, num_classes=0, **model_args
+        )
+    except Exception as error:  # timm, the hub, the network and the file formats raise all kinds
+        raise ConfigError(_explain(name, weights, model_args, error)) from error
     if not isinstance(model, VisionTransformer):
         raise ConfigError(
             f"The backbone {name!r} is a {type(model).__name__}; a Vision Transformer of timm is "
             "needed, such as 'vit_base_patch8_224'."
         )
     return model
+
+
+def _explain(name: str, weights: str, model_args: Mapping[str, object], error: Exception) -> str:
+    if weights == PRETRAINED:
+        return (
+            f"The pretrained weights of {name!r} could not be had: {error} On a machine without "
+            "a network give their file with --backbone-weights FILE (timm's model.safetensors), "
+            f"or --backbone-weights {NO_WEIGHTS} to start from random ones, which scores worse."
+        )
+    if weights != NO_WEIGHTS:
+        return f"backbone_weights: {weights} does not hold weights of {name!r}: {error}"
+    return (
+        f"timm cannot make the backbone {name!r} with {dict(model_args)}: {error}. A Vision "
+        "Transformer is needed, such as 'vit_base_patch8_224'."
+    )
 
 
 def _keep_arithmetic_order(module: nn.Module) -> None:
@@ -55,11 +92,12 @@ class ViTFeatures(nn.Module):
         name: a timm Vision Transformer with a square patch grid.
         blocks: indices of the blocks whose outputs are taken, ascending.
         image_size: side of the input in pixels.
-        pretrained: load timm's weights from the hub.
+        weights: `PRETRAINED`, `NO_WEIGHTS` or a file of timm weights.
         model_args: further arguments of `timm.create_model`.
 
     Raises:
-        ConfigError: the model is no ViT with a square grid, or has too few blocks.
+        ConfigError: the model is no ViT with a square grid or has too few blocks, or the weights
+            cannot be had or do not fit.
     """
 
     def __init__(
@@ -67,11 +105,11 @@ class ViTFeatures(nn.Module):
         name: str,
         blocks: tuple[int, ...],
         image_size: int,
-        pretrained: bool = False,
+        weights: str = NO_WEIGHTS,
         model_args: dict[str, object] | None = None,
     ) -> None:
         super().__init__()
-        vit = _create_vit(name, pretrained, img_size=image_size, **(model_args or {}))
+        vit = _create_vit(name, weights, img_size=image_size, **(model_args or {}))
         height, width = vit.patch_embed.grid_size
         if height != width or not 0 <= min(blocks) <= max(blocks) < len(vit.blocks):
             raise ConfigError(

@@ -9,6 +9,7 @@ The paper spells KRCC "Kullback-Leibler Correlation Coefficient"; its code compu
 """
 
 import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -18,7 +19,10 @@ from scipy import optimize, special, stats
 
 from ma_agiqa.errors import DataError
 
-__all__ = ["Metrics", "evaluate", "fit_logistic", "logistic"]
+__all__ = ["START_WIDTH", "Metrics", "evaluate", "fit_logistic", "logistic"]
+
+START_WIDTH = 0.5
+"""Width of the curve from which the fit starts, as in the official code."""
 
 _MAX_EVALUATIONS = 20_000
 _MIN_SAMPLES = 5  # one more than the curve has parameters
@@ -68,9 +72,11 @@ def fit_logistic(labels: ArrayLike, predictions: ArrayLike) -> tuple[float, ...]
         (top, bottom, centre, width), or None when the least squares do not converge.
     """
     y, x = np.asarray(labels, np.float64), np.asarray(predictions, np.float64)
-    start = (y.max(), y.min(), x.mean(), 0.5)
+    start = (y.max(), y.min(), x.mean(), START_WIDTH)
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            # A curve that fits exactly has no covariance; it is not asked for.
+            warnings.simplefilter("ignore", optimize.OptimizeWarning)
             found, _ = optimize.curve_fit(logistic, x, y, p0=start, maxfev=_MAX_EVALUATIONS)
     except RuntimeError as error:
         _logger.warning("The logistic curve was not fitted (%s); a straight line is used.", error)

@@ -21,6 +21,7 @@ __all__ = [
     "FORMATS",
     "MAX_IMAGE_BYTES",
     "MAX_IMAGE_SIDE",
+    "PREPROCESSING",
     "QUALITY_SIZE",
     "decode",
     "quality_view",
@@ -43,6 +44,13 @@ QUALITY_SIZE = 224
 
 PADDING_RGB = (122, 116, 104)
 """CLIP's mean colour in 0-255, which pads the semantic view to a square."""
+
+PREPROCESSING = {
+    "pixels": "8-bit RGB, alpha dropped, EXIF orientation applied",
+    "quality_view": f"{QUALITY_SIZE}x{QUALITY_SIZE}, OpenCV bicubic, aspect ratio ignored",
+    "semantic_view": f"padded to a square with RGB {PADDING_RGB}, Pillow bicubic",
+}
+"""Both views in words, which change when their pixels do: features are kept with them."""
 
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSE = {

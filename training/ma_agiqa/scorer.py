@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ma_agiqa.errors import ConfigError
 from ma_agiqa.fusion import AdaptiveFusion
-from ma_agiqa.maniqa import MANIQA, ViTFeatures
+from ma_agiqa.maniqa import MANIQA, NO_WEIGHTS, ViTFeatures
 from ma_agiqa.preprocessing import QUALITY_SIZE
 from ma_agiqa.tensors import GATE_ORDER
 
@@ -33,7 +33,7 @@ class MAAGIQAConfig:
         semantic_dim: width of a prompt embedding.
         gate_activation: "none" (released code), "sigmoid" (paper) or "softmax".
         fusion: "moe" or "concat".
-        inputs: which of semantic, coherence, quality are used.
+        inputs: which of semantic, coherence, quality are used; MANIQA is left out without quality.
     """
 
     backbone: str = "vit_base_patch8_224"
@@ -81,6 +81,8 @@ class ScorerOutput(NamedTuple):
         gate: weights of semantic, coherence and quality (Eq. 4), (B, 3).
         patch_score: S of Eq. (2), (B, grid, grid), >= 0.
         patch_weight: W of Eq. (2), (B, grid, grid), in (0, 1).
+
+    Both maps are 0 where quality is none of the inputs.
     """
 
     score: Tensor
@@ -94,35 +96,37 @@ class MAAGIQA(nn.Module):
 
     Args:
         config: sizes and choices.
-        pretrained_backbone: load timm's backbone weights from the hub.
+        backbone_weights: first weights of the ViT, see `maniqa.ViTFeatures`.
 
     Raises:
-        ConfigError: an impossible setting.
+        ConfigError: an impossible setting, or backbone weights that cannot be had.
     """
 
-    def __init__(self, config: MAAGIQAConfig, pretrained_backbone: bool = False) -> None:
+    def __init__(self, config: MAAGIQAConfig, backbone_weights: str = NO_WEIGHTS) -> None:
         super().__init__()
         self.config = config
         backbone = ViTFeatures(
             config.backbone,
             config.feature_blocks,
             config.image_size,
-            pretrained_backbone,
+            backbone_weights,
             dict(config.backbone_args),
         )
         self.grid: int = backbone.grid
-        self.maniqa = MANIQA(
-            backbone,
-            backbone.vit.embed_dim,
-            config.num_transposed_attention,
-            config.swin_depths,
-            config.swin_heads,
-            config.swin_window,
-            config.swin_mlp_dim,
-            config.swin_scale,
-            config.dropout,
-            config.drop_path,
-        )
+        self.maniqa: MANIQA | None = None
+        if "quality" in config.inputs:
+            self.maniqa = MANIQA(
+                backbone,
+                backbone.vit.embed_dim,
+                config.num_transposed_attention,
+                config.swin_depths,
+                config.swin_heads,
+                config.swin_window,
+                config.swin_mlp_dim,
+                config.swin_scale,
+                config.dropout,
+                config.drop_path,
+            )
         self.fusion = AdaptiveFusion(
             backbone.grid**2,
             config.semantic_dim,
@@ -139,8 +143,12 @@ class MAAGIQA(nn.Module):
             quality_view: uint8 (B, image_size, image_size, 3), RGB.
             semantic, coherence: prompt embeddings (Eq. 3), float32 (B, semantic_dim).
         """
-        pixels = (quality_view.permute(0, 3, 1, 2).to(semantic.dtype) / 255 - 0.5) / 0.5
-        patch_score, patch_weight = self.maniqa(pixels)
+        if self.maniqa is not None:
+            pixels = (quality_view.permute(0, 3, 1, 2).to(semantic.dtype) / 255 - 0.5) / 0.5
+            patch_score, patch_weight = self.maniqa(pixels)
+        else:
+            patch_score = semantic.new_zeros((semantic.size(0), self.grid**2))
+            patch_weight = patch_score
         quality = patch_score * patch_weight  # Eq. (2)
         score, gate = self.fusion(quality, semantic, coherence)
         shape = (self.grid, self.grid)

@@ -1,9 +1,10 @@
 """Frozen dataclasses from YAML: unknown names and wrong types are errors."""
 
+import contextlib
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, Union
 
@@ -11,7 +12,7 @@ import yaml
 
 from ma_agiqa.errors import ConfigError
 
-__all__ = ["from_mapping", "read_yaml"]
+__all__ = ["differences", "from_mapping", "read_yaml", "to_mapping"]
 
 _T = TypeVar("_T")
 
@@ -60,6 +61,26 @@ def from_mapping(cls: type[_T], values: Mapping[str, Any], where: str) -> _T:
     return cls(**{k: _convert(hints[k], v, f"{where}.{k}") for k, v in values.items()})
 
 
+def to_mapping(value: Any) -> Any:
+    """Give a dataclass as plain values for YAML or JSON; the inverse of `from_mapping`."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_mapping(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {name: to_mapping(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_mapping(item) for item in value]
+    return value
+
+
+def differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
+    """Give the dotted names of the settings whose values differ."""
+    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
+        for key in found.keys() | wanted.keys():
+            yield from differences(found.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
+    elif found != wanted:
+        yield name
+
+
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
@@ -73,8 +94,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple:
         return _convert_tuple(arguments, value, where)
     expected = origin or hint
-    if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if expected is float and not isinstance(value, bool):
+        with contextlib.suppress(TypeError, ValueError):
+            return float(value)  # YAML takes 1 for an integer and 1e-5 for text
     if (isinstance(value, bool) and expected is not bool) or not isinstance(value, expected):
         raise ConfigError(f"{where} is {value!r}; expected {_name(expected)}.")
     return value

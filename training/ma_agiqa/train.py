@@ -1,107 +1,108 @@
 """Train the scorer and write its checkpoint folder.
 
-    python -m ma_agiqa.train --config training/configs/demo.yaml [--output DIR]
-
 The best epoch is the one with the highest validation SRCC + PLCC (paper §4.2); the checkpoint holds
-its weights, and its metrics on every image of the validation and the test part.
+its weights, and its metrics on every image of the validation and the test part. Features that are
+missing are made first. A run that was killed goes on where it was, and ends with the same weights,
+when the same command is given again.
 """
 
-import argparse
 import dataclasses
 import json
 import logging
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import torch
+from accelerate import PartialState
+from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import set_seed
 
+from ma_agiqa._command import Command, config_option, overrides_option, read_config
+from ma_agiqa._disk import explain_full_disk
 from ma_agiqa.checkpoint import ModelCard, save_checkpoint
-from ma_agiqa.datasets import PARTS, RatedImage, Split, read_table, split_by_group
-from ma_agiqa.errors import ConfigError, MAAGIQAError
-from ma_agiqa.features import Features, ScorerDataset, identify, prepare
+from ma_agiqa.datasets import RatedImage, Split, make_split, read_images
+from ma_agiqa.errors import ConfigError
+from ma_agiqa.features import Features, ScorerDataset, ensure_features
 from ma_agiqa.metrics import evaluate
-from ma_agiqa.presets import build_embedder
+from ma_agiqa.predict import predict
+from ma_agiqa.run_folder import RunFolder
 from ma_agiqa.scorer import MAAGIQA
+from ma_agiqa.settings import to_mapping
 from ma_agiqa.start import start_at_average
-from ma_agiqa.synthetic import ensure
 from ma_agiqa.tensors import GATE_ORDER
-from ma_agiqa.trainer import ScorerTrainer, training_arguments
-from ma_agiqa.training_config import DataSettings, TrainingConfig, load_config
+from ma_agiqa.trainer import ScorerTrainer
+from ma_agiqa.training_config import TrainingConfig
 
-__all__ = ["main", "train"]
+__all__ = ["main", "part_datasets", "train"]
 
 _QUANTILES = 101
+
+_EPILOG = """\b
+Examples:
+  python -m ma_agiqa.train --config training/configs/demo.yaml
+  python -m ma_agiqa.train --config training/configs/agiqa_3k.yaml --output runs/try \\
+      --set optimisation.epochs=3 --backbone-weights vit_base_patch8_224.safetensors
+  torchrun --nproc-per-node 4 -m ma_agiqa.train --config training/configs/aigcqa_20k.yaml
+  tensorboard --logdir runs"""
 
 _logger = logging.getLogger(__name__)
 
 
-def train(config: TrainingConfig, progress: bool = False) -> Path:
-    """Run one training and write the checkpoint folder `config.output`.
+def train(config: TrainingConfig, restart: bool = False, progress: bool = False) -> Path:
+    """Run one training, or what is left of it, and write the checkpoint folder `config.output`.
+
+    Every process of a `torchrun` calls this; the first one writes.
 
     Args:
         config: what to do.
+        restart: begin anew where an unfinished run was left.
         progress: show bars on stderr.
 
     Returns:
         Path of the checkpoint folder.
 
     Raises:
-        ConfigError, DataError: a setting or a row that cannot be used.
+        ConfigError, DataError: a setting or a row that cannot be used, or a full disk.
     """
-    images = read_images(config.data)
-    split = split_by_group(images, config.split.seed, config.split.validation, config.split.test)
-    features, identity = embed(config, images, progress)
+    with PartialState().main_process_first():
+        images = read_images(config.data)
+    split = make_split(images, config.split)
+    features = ensure_features(config, images, progress)
+    _check_width(config, features)
+    folder = RunFolder(config.output)
+    run = {**to_mapping(config), "split_sha256": split.sha256(), "embedder": features.identity}
+    with PartialState().main_process_first(), explain_full_disk(folder.path):
+        if PartialState().is_main_process:
+            folder.start(run, restart)
     datasets = part_datasets(config, images, split, features)
-    set_seed(config.seed)
-    scorer = MAAGIQA(config.scorer_config())
-    if config.optimisation.start == "average":
-        start_at_average(scorer, float(np.mean([image.mos for image in split.train])))
-    freeze(scorer, config.optimisation.frozen)
+    scorer = _new_scorer(config, split)
+    trainer = ScorerTrainer(
+        scorer,
+        folder,
+        config.optimisation,
+        config.seed,
+        datasets["train"],
+        datasets["validation"],
+        progress,
+    )
+    with explain_full_disk(folder.path), logging_redirect_tqdm():
+        epoch = _run(trainer, folder)
     output = Path(config.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".train-", dir=output.parent) as work:
-        trainer = ScorerTrainer(
-            scorer=scorer,
-            args=training_arguments(work, config.optimisation, config.seed, progress),
-            train_dataset=datasets["train"],
-            eval_dataset=datasets["validation"],
-        )
-        trainer.train()  # ends with the weights of the best epoch
-        best = trainer.state.best_global_step / max(trainer.state.max_steps, 1)
-        metrics = _measure(trainer, datasets)
-    metrics["best_epoch"] = round(best * config.optimisation.epochs)
-    card = _card(config, split, identity, metrics)
-    return save_checkpoint(output, scorer, card, split.rows())
-
-
-def read_images(data: DataSettings) -> tuple[RatedImage, ...]:
-    """Read the table of a run; builds the synthetic set where it is asked for and missing."""
-    if data.synthetic is not None:
-        ensure(Path(data.csv).parent, data.synthetic)
-    return read_table(data.csv, data.image_folder, data.columns, data.mos_range)
-
-
-def embed(
-    config: TrainingConfig, images: Sequence[RatedImage], progress: bool
-) -> tuple[Features, dict[str, Any]]:
-    """Features of all images, and the identity of the embedder that made them."""
-    embedder = build_embedder(config.embedder)
-    width, wanted = embedder.hidden_size, config.scorer_config().semantic_dim
-    if width != wanted:
-        raise ConfigError(
-            f"scorer.semantic_dim is {wanted}, but the embeddings of {config.embedder!r} have "
-            f"{width} values; set it to {width}."
-        )
-    identity = identify(config.embedder, embedder)
-    folder, size = config.feature_folder, embedder.image_size
-    return prepare(folder, images, embedder, identity, size, progress=progress), identity
+    if trainer.is_world_process_zero():
+        metrics = {**_measure(scorer, split, datasets), "best_epoch": epoch}
+        card = _card(config, split, features.identity, metrics)
+        history = _history(trainer)
+        with explain_full_disk(output):
+            save_checkpoint(output, scorer.cpu(), card, split.rows(), history)
+        folder.finish()
+    PartialState().wait_for_everyone()
+    return output
 
 
 def part_datasets(
@@ -115,6 +116,7 @@ def part_datasets(
             [row_of[image.name] for image in members],
             [image.mos for image in members],
             config.augmentation if part == "train" else None,
+            config.seed,
         )
         for part, members in split.items()
     }
@@ -134,25 +136,69 @@ def freeze(scorer: MAAGIQA, beginnings: Sequence[str]) -> None:
             parameter.requires_grad_(False)
 
 
-def _measure(trainer: ScorerTrainer, datasets: Mapping[str, ScorerDataset]) -> dict[str, Any]:
+def _check_width(config: TrainingConfig, features: Features) -> None:
+    width, wanted = features.semantic.shape[1], config.scorer_config().semantic_dim
+    if width != wanted:
+        raise ConfigError(
+            f"scorer.semantic_dim is {wanted}, but the embeddings of {config.embedder!r} have "
+            f"{width} values; set it to {width}."
+        )
+
+
+def _new_scorer(config: TrainingConfig, split: Split) -> MAAGIQA:
+    set_seed(config.seed)
+    scorer = MAAGIQA(config.scorer_config(), config.backbone_weights)
+    if config.optimisation.start == "average":
+        start_at_average(scorer, float(np.mean([image.mos for image in split.train])))
+    freeze(scorer, config.optimisation.frozen)
+    return scorer
+
+
+def _run(trainer: ScorerTrainer, folder: RunFolder) -> int:
+    """Train to the end; the scorer then has the weights of the best epoch, which is returned."""
+    unfinished = folder.newest_whole()
+    if unfinished is not None:
+        _logger.info("Going on from %s.", unfinished)
+    trainer.train(resume_from_checkpoint=str(unfinished) if unfinished else None)
+    steps_per_epoch = (
+        len(trainer.get_train_dataloader()) // trainer.args.gradient_accumulation_steps
+    )
+    return round((trainer.state.best_global_step or 0) / steps_per_epoch)
+
+
+def _measure(
+    scorer: MAAGIQA, split: Split, datasets: Mapping[str, ScorerDataset]
+) -> dict[str, Any]:
     """Metrics of the test part at the top, those of the validation part below."""
     results: dict[str, Any] = {}
-    for part in PARTS[1:]:
-        output = trainer.predict(datasets[part])
-        scores, gates = output.predictions
-        results[part] = evaluate(output.label_ids, scores).to_dict()
+    for part, members in split.items():
+        if part == "train":
+            continue
+        scores, gates = predict(scorer, datasets[part])
+        results[part] = evaluate([image.mos for image in members], scores).to_dict()
         means = zip(GATE_ORDER, np.mean(gates, axis=0, dtype=np.float64), strict=True)
         results[part]["gate_mean"] = {name: float(mean) for name, mean in means}
     test = results.pop("test")
     return {"split": "test", **test, **results}
 
 
+def _history(trainer: ScorerTrainer) -> list[dict[str, float]]:
+    """One row per epoch: what was logged for it."""
+    rows: dict[int, dict[str, float]] = {}
+    for entry in trainer.state.log_history:
+        row = rows.setdefault(round(entry["epoch"]), {"epoch": round(entry["epoch"])})
+        for name in ("learning_rate", "loss"):
+            if name in entry:
+                row[name] = entry[name]
+        for name in ("srcc", "plcc", "krcc", "rmse"):
+            if f"eval_{name}" in entry:
+                row[f"validation_{name}"] = entry[f"eval_{name}"]
+    return list(rows.values())
+
+
 def _card(
     config: TrainingConfig, split: Split, identity: Mapping[str, Any], metrics: Mapping[str, Any]
 ) -> ModelCard:
-    settings = dataclasses.asdict(config)
-    resolved = {name: settings[name] for name in ("data", "split", "optimisation", "augmentation")}
-    resolved["data"]["mos_range"] = list(config.data.mos_range)
     mos = [image.mos for image in split.train]
     quantiles = np.quantile(mos, np.linspace(0, 1, _QUANTILES)).round(4)
     return ModelCard(
@@ -165,8 +211,7 @@ def _card(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         note=config.note,
         embedder=identity,
-        seed=config.seed,
-        training=resolved,
+        training=to_mapping(config),
         split_sha256=split.sha256(),
         git_commit=_git_commit(),
         metrics=metrics,
@@ -174,41 +219,49 @@ def _card(
 
 
 def _git_commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """The commit of this code, with "+changes" where files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        commit = _output([*git, "rev-parse", "HEAD"])
+        return commit + "+changes" if _output([*git, "status", "--porcelain", "."]) else commit
+    except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code: 0, or 1 after an error that stderr explains."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ma_agiqa.train",
-        description="Train the scorer and write its checkpoint folder.",
-        epilog="example: python -m ma_agiqa.train --config training/configs/demo.yaml",
-    )
-    parser.add_argument("--config", required=True, help="YAML file with the settings of the run")
-    parser.add_argument("--output", help="checkpoint folder, instead of the config's")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    try:
-        config = load_config(options.config)
-        if options.output:
-            config = dataclasses.replace(config, output=options.output)
-        folder = train(config, progress=sys.stderr.isatty())
-    except MAAGIQAError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    metrics = json.loads((folder / "metrics.json").read_text())
-    sys.stdout.write(json.dumps({"checkpoint": str(folder), **metrics}, indent=2) + "\n")
-    return 0
+def _output(command: Sequence[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()
+
+
+@click.command(cls=Command, help=__doc__, epilog=_EPILOG)
+@config_option()
+@click.option("--output", metavar="DIR", help="Checkpoint folder, instead of the config's.")
+@click.option(
+    "--backbone-weights",
+    metavar="FILE",
+    help="First weights of the ViT, instead of the config's: a file, 'timm' or 'none'.",
+)
+@click.option("--restart", is_flag=True, help="Begin anew where an unfinished run was left.")
+@click.option("--threads", type=int, metavar="N", help="CPU threads. Default: all cores.")
+@overrides_option
+def main(
+    config_path: str,
+    output: str | None,
+    backbone_weights: str | None,
+    restart: bool,
+    threads: int | None,
+    overrides: tuple[str, ...],
+) -> None:
+    if threads:
+        torch.set_num_threads(threads)
+    config = read_config(config_path, overrides)
+    given = {"output": output, "backbone_weights": backbone_weights}
+    config = dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
+    folder = train(config, restart, progress=sys.stderr.isatty())
+    if PartialState().is_main_process:
+        metrics = json.loads((folder / "metrics.json").read_text())
+        click.echo(json.dumps({"checkpoint": str(folder), **metrics}, indent=2))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(prog_name="python -m ma_agiqa.train")

@@ -8,47 +8,46 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ma_agiqa.datasets import Columns
+import yaml
+
+from ma_agiqa.datasets import DataSettings, SplitSettings
 from ma_agiqa.errors import ConfigError
 from ma_agiqa.features import Augmentation
+from ma_agiqa.presets import DTYPES
 from ma_agiqa.scorer import MAAGIQAConfig
 from ma_agiqa.settings import from_mapping, read_yaml
-from ma_agiqa.synthetic import Recipe
 
-__all__ = ["DataSettings", "Optimisation", "SplitSettings", "TrainingConfig", "load_config"]
+__all__ = ["FeatureSettings", "Optimisation", "TrainingConfig", "load_config"]
 
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "cosine", "released_cosine")
 STARTS = ("random", "average")
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
-class DataSettings:
-    """Where the rated images are.
+class FeatureSettings:
+    """How the features of the images are made and kept, see `ma_agiqa.features`.
 
     Attributes:
-        name: of the data set, as the model card states it.
-        csv: the table.
-        image_folder: by default `images` beside the table.
-        columns: names of the table's columns.
-        mos_range: lowest and highest possible score.
-        synthetic: the recipe of the synthetic set, which is then built where `csv` is missing.
+        folder: of the store; by default `features` beside the table.
+        dtype: of mPLUG-Owl2's weights and arithmetic: "float32", "float16" or "bfloat16".
+        batch_size: images per call of mPLUG-Owl2, on each GPU.
+        workers: threads that decode images.
     """
 
-    name: str
-    csv: str
-    image_folder: str | None = None
-    columns: Columns = field(default_factory=Columns)
-    mos_range: tuple[float, float] = (0.0, 5.0)
-    synthetic: Recipe | None = None
+    folder: str | None = None
+    dtype: str = "float32"
+    batch_size: int = 32
+    workers: int = 4
 
-
-@dataclass(frozen=True)
-class SplitSettings:
-    """How images are divided: by group, see `datasets.split_by_group`."""
-
-    seed: int
-    validation: float = 0.1
-    test: float = 0.2
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"features.dtype is {self.dtype!r}; choose from {sorted(DTYPES)}.")
+        if self.batch_size < 1 or self.workers < 1:
+            raise ConfigError(
+                f"features: batch_size {self.batch_size} and workers {self.workers} must be 1 or "
+                "more."
+            )
 
 
 @dataclass(frozen=True)
@@ -57,36 +56,46 @@ class Optimisation:
 
     Attributes:
         epochs: passes over the train part.
-        batch_size: images per step.
+        batch_size: images per step, over all processes and accumulated parts.
+        accumulation: parts in which each process takes its share of a step, to save memory.
         learning_rate: of Adam, at its highest.
         weight_decay: L2 penalty inside Adam, as torch.optim.Adam adds it.
-        schedule: "constant" (paper), or "cosine": down to 0 over the whole run.
-        warmup_share: share of all steps in which the rate rises from 0.
+        schedule: "constant" (paper); "cosine": down to 0 over the whole run; "released_cosine":
+            what the authors' code does, CosineAnnealingLR with T_max 50 at every step, so that
+            the rate swings between its highest and 0 with a period of 100 steps.
+        warmup_share: share of all steps in which the rate rises from 0; not with
+            "released_cosine".
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them.
+        precision: "float32", or "bfloat16" for automatic mixed precision.
+        patience: epochs without a better validation SRCC + PLCC after which the training ends;
+            None trains all epochs.
         start: "random" (paper), or "average", see `start.start_at_average`.
         frozen: beginnings of names of parameters that keep their first values.
     """
 
     epochs: int = 30
     batch_size: int = 8
+    accumulation: int = 1
     learning_rate: float = 1e-5
     weight_decay: float = 1e-5
     schedule: str = "constant"
     warmup_share: float = 0.0
     max_grad_norm: float = 0.0
+    precision: str = "float32"
+    patience: int | None = None
     start: str = "random"
     frozen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise ConfigError(f"schedule is {self.schedule!r}; choose one of {SCHEDULES}.")
-        if self.start not in STARTS:
-            raise ConfigError(f"start is {self.start!r}; choose one of {STARTS}.")
-        if self.epochs < 1 or self.batch_size < 1 or self.learning_rate <= 0:
-            raise ConfigError(
-                f"epochs {self.epochs}, batch_size {self.batch_size} and learning_rate "
-                f"{self.learning_rate} must all be above 0."
-            )
+        choices = {"schedule": SCHEDULES, "precision": PRECISIONS, "start": STARTS}
+        for name, allowed in choices.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ConfigError(f"optimisation.{name} is {value!r}; choose one of {allowed}.")
+        for name in ("epochs", "batch_size", "accumulation", "learning_rate", "patience"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ConfigError(f"optimisation.{name} is {value}; it must be above 0.")
+        if self.schedule == "released_cosine" and self.warmup_share:
+            raise ConfigError("optimisation.warmup_share must be 0 with 'released_cosine'.")
 
 
 @dataclass(frozen=True)
@@ -100,10 +109,11 @@ class TrainingConfig:
             or a folder.
         note: a sentence that every reader of a score should see; may be empty.
         output: folder of the checkpoint.
-        cache: folder of the features; by default `features` beside the table.
         seed: of the scorer's weights, the order of the samples and the augmentation.
+        backbone_weights: first weights of the ViT: "timm" (pretrained, from the hub or its
+            cache), a file of them, or "none" for random ones.
         scorer: settings of `MAAGIQAConfig`; the defaults are the paper's.
-        data, split, optimisation, augmentation: see there.
+        data, split, features, optimisation, augmentation: see there.
     """
 
     name: str
@@ -114,8 +124,9 @@ class TrainingConfig:
     data: DataSettings
     split: SplitSettings
     note: str = ""
-    cache: str | None = None
+    backbone_weights: str = "timm"
     scorer: Mapping[str, Any] = field(default_factory=dict)
+    features: FeatureSettings = field(default_factory=FeatureSettings)
     optimisation: Optimisation = field(default_factory=Optimisation)
     augmentation: Augmentation = field(default_factory=Augmentation)
 
@@ -130,15 +141,36 @@ class TrainingConfig:
     @property
     def feature_folder(self) -> Path:
         """Where the features are kept."""
-        return Path(self.cache) if self.cache else Path(self.data.csv).parent / "features"
+        folder = self.features.folder
+        return Path(folder) if folder else Path(self.data.csv).parent / "features"
 
 
-def load_config(path: str | Path) -> TrainingConfig:
+def load_config(path: str | Path, overrides: Mapping[str, str] | None = None) -> TrainingConfig:
     """Read and check a YAML file.
+
+    Args:
+        path: of the file.
+        overrides: settings that replace those of the file, by dotted name; the values are read
+            as YAML: {"optimisation.epochs": "3"}.
 
     Raises:
         ConfigError: the file cannot be read, or a setting is unknown, missing or impossible.
     """
-    config = from_mapping(TrainingConfig, read_yaml(path), Path(path).name)
+    values = read_yaml(path)
+    for name, text in (overrides or {}).items():
+        _replace(values, name, text)
+    config = from_mapping(TrainingConfig, values, Path(path).name)
     config.scorer_config()
     return config
+
+
+def _replace(values: dict[str, Any], name: str, text: str) -> None:
+    *sections, last = name.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{name}: {section} is no section; it is {values!r}.")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}={text} cannot be read as YAML: {error}") from error

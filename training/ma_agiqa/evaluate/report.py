@@ -1,0 +1,148 @@
+"""What an evaluation found: as Markdown for people, as JSON for programs."""
+
+import contextlib
+import json
+import os
+import re
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ma_agiqa.errors import DataError
+from ma_agiqa.evaluate.measurement import Group
+from ma_agiqa.evaluate.result import Result
+from ma_agiqa.paper_results import AIGCQA_20K, DIGITAL_SUBSET_SRCC, OURS
+from ma_agiqa.predictions import write_predictions
+from ma_agiqa.tables import METRIC_HEADINGS, markdown, metric_cells, number, spread
+
+__all__ = ["report", "write_report"]
+
+
+def report(results: Sequence[Result]) -> str:
+    """Lay out results as Markdown: the main table, then generators, subsets and notes."""
+    titles = {result.title: None for result in results}
+    heading = next(iter(titles)) if len(titles) == 1 else "evaluation"
+    how = results[0].overall.intervals
+    parts = [
+        f"# {heading[:1].upper()}{heading[1:]}",
+        markdown(list(_main_rows(results, titled=len(titles) > 1))),
+        f"In brackets: {how.level:.0%} interval, bootstrap over images ({how.resamples:,} "
+        f"resamples, seed {how.seed}). PLCC and RMSE after a logistic fit with four parameters.",
+        _group_tables("By generator", [(r.name, r.generators, ()) for r in results]),
+        _group_tables("By subset", [(r.name, r.subsets, _paper_subsets(r)) for r in results]),
+        "\n".join(f"- {r.name}: {note}" for r in results for note in r.notes),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def write_report(results: Sequence[Result], folder: str | os.PathLike[str]) -> list[Path]:
+    """Write report.md, metrics.json and the predictions.
+
+    Args:
+        results: one writes predictions.csv, several predictions-NAME.csv each.
+        folder: is made if it does not exist.
+
+    Returns:
+        Paths of the files.
+
+    Raises:
+        DataError: a file cannot be written.
+    """
+    folder = Path(folder)
+    written = []
+    for result in results:
+        suffix = "" if len(results) == 1 else f"-{re.sub(r'[^A-Za-z0-9._-]+', '_', result.name)}"
+        written.append(write_predictions(result.frame, folder / f"predictions{suffix}.csv"))
+    texts = {
+        "metrics.json": json.dumps(_document(results), indent=2, allow_nan=False) + "\n",
+        "report.md": report(results),
+    }
+    for name, text in texts.items():
+        written.append(_write_whole(folder / name, text))
+    return written
+
+
+def _main_rows(results: Sequence[Result], titled: bool) -> Iterator[Mapping[str, str]]:
+    shown: set[str] = set()
+    for result in results:
+        overall = result.overall
+        row = {"scorer": result.name}
+        if titled:
+            row["data"] = result.title
+        row["images"] = f"{overall.metrics.count:,}"
+        yield {**row, **metric_cells(overall.metrics, overall.intervals)}
+        if result.paper is not None and result.paper[0] not in shown:
+            shown.add(result.paper[0])
+            yield {"scorer": result.paper[0], **metric_cells(result.paper[1])}
+    if len(runs := _runs(results)) > 1:
+        cells = {METRIC_HEADINGS[name]: spread(values) for name, values in _values(runs).items()}
+        yield {"scorer": f"mean ± standard deviation of {len(runs)} checkpoints", **cells}
+
+
+def _runs(results: Sequence[Result]) -> list[Result]:
+    """The results of our own checkpoints."""
+    return [result for result in results if result.method == OURS]
+
+
+def _values(results: Sequence[Result]) -> dict[str, list[float]]:
+    return {name: [getattr(r.overall.metrics, name) for r in results] for name in METRIC_HEADINGS}
+
+
+def _group_tables(
+    heading: str,
+    groups: Sequence[tuple[str, Sequence[Group], Sequence[Mapping[str, str]]]],
+) -> str:
+    """One table per result that has groups, under one heading."""
+    tables = []
+    for name, members, more in groups:
+        rows = [*map(_group_row, members), *more]
+        if rows:
+            title = f"{name}:\n\n" if len(groups) > 1 else ""
+            tables.append(title + markdown(rows))
+    return "\n\n".join([f"## {heading}", *tables]) if tables else ""
+
+
+def _group_row(group: Group) -> dict[str, str]:
+    row = {"images of": group.name, "images": f"{group.count:,}"}
+    if group.measurement is None:
+        return {**row, **metric_cells(None)}
+    return {**row, **metric_cells(group.measurement.metrics, group.measurement.intervals)}
+
+
+def _paper_subsets(result: Result) -> list[Mapping[str, str]]:
+    """The paper's numbers of Fig. 2, where its subset is among ours."""
+    wanted = ("digital", "LCM_Pixart")
+    subsets = result.selection.config.data.subsets if result.selection else ()
+    conditions = [(subset.prompt_contains, subset.generator) for subset in subsets]
+    if result.tested_on != AIGCQA_20K or wanted not in conditions:
+        return []
+    return [
+        {"images of": f"{method}, paper Fig. 2", METRIC_HEADINGS["srcc"]: number(srcc)}
+        for method, srcc in DIGITAL_SUBSET_SRCC.items()
+    ]
+
+
+def _document(results: Sequence[Result]) -> dict[str, Any]:
+    document: dict[str, Any] = {"results": [result.to_dict() for result in results]}
+    if len(runs := _runs(results)) > 1:
+        values = {
+            name: found
+            for name, found in _values(runs).items()
+            if all(value == value for value in found)  # NaN has no place in JSON
+        }
+        document["mean"] = {name: statistics.fmean(found) for name, found in values.items()}
+        document["standard_deviation"] = {n: statistics.stdev(v) for n, v in values.items()}
+    return document
+
+
+def _write_whole(path: Path, text: str) -> Path:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise DataError(f"Cannot write {path}: {error.strerror}.") from error
+    return path

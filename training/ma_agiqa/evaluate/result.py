@@ -1,0 +1,115 @@
+"""The measured predictions of one model, and what they are to be compared with."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from ma_agiqa.evaluate.measurement import (
+    Group,
+    Measurement,
+    measure,
+    measure_generators,
+    measure_subsets,
+)
+from ma_agiqa.evaluate.selection import ALL_PARTS, Selection
+from ma_agiqa.intervals import RESAMPLES
+from ma_agiqa.paper_results import COMPARISON, CROSS, PaperMetrics
+
+__all__ = ["Result"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The measured predictions of one model.
+
+    Attributes:
+        name: of its row; no two results of a report have the same.
+        method: as the paper's tables call it; None where they do not have it.
+        trained_on: name of a data set; None if not known.
+        selection: the images; None if nothing but their predictions is known.
+        frame: the predictions.
+        overall: of all images.
+        generators, subsets: of some of them.
+        notes: sentences that a reader must know.
+    """
+
+    name: str
+    method: str | None
+    trained_on: str | None
+    selection: Selection | None
+    frame: pd.DataFrame
+    overall: Measurement
+    generators: tuple[Group, ...]
+    subsets: tuple[Group, ...]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        frame: pd.DataFrame,
+        selection: Selection | None = None,
+        method: str | None = None,
+        trained_on: str | None = None,
+        notes: tuple[str, ...] = (),
+        resamples: int = RESAMPLES,
+        seed: int = 0,
+    ) -> "Result":
+        """Measure a table of predictions as a whole, by generator and by the subsets of its set.
+
+        Raises:
+            DataError: fewer than 5 images.
+        """
+        subsets = selection.config.data.subsets if selection else ()
+        overall = measure(frame, resamples, seed)
+        generators = measure_generators(frame, resamples, seed)
+        groups = generators, measure_subsets(frame, subsets, resamples, seed)
+        return cls(name, method, trained_on, selection, frame, overall, *groups, notes)
+
+    @property
+    def tested_on(self) -> str | None:
+        """Name of the data set of the images, if known."""
+        return self.selection.config.data.name if self.selection else None
+
+    @property
+    def part(self) -> str | None:
+        """Part of that data set, if known."""
+        return self.selection.part if self.selection else None
+
+    @property
+    def title(self) -> str:
+        """What was trained and tested on what, in words."""
+        trained = f"trained on {self.trained_on}, " if self.trained_on else ""
+        part = "all images" if self.part == ALL_PARTS else f"the {self.part} part"
+        tested = f"tested on {part} of {self.tested_on}" if self.tested_on else "predictions"
+        return trained + tested
+
+    @property
+    def paper(self) -> tuple[str, PaperMetrics] | None:
+        """The paper's number for the same method and data, and where it stands there."""
+        if self.part != "test" or self.method is None or self.tested_on is None:
+            return None
+        tables = {
+            "Table 1": COMPARISON.get(self.tested_on, {}),
+            "Table 2": CROSS.get((self.trained_on or "", self.tested_on), {}),
+        }
+        own = self.trained_on in (None, self.tested_on)
+        place = "Table 1" if own else "Table 2"
+        found = tables[place].get(self.method)
+        return (f"{self.method}, paper {place}", found) if found else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        paper = self.paper
+        return {
+            "name": self.name,
+            "trained_on": self.trained_on,
+            "tested_on": self.tested_on,
+            "part": self.part,
+            **self.overall.to_dict(),
+            "generators": {group.name: group.to_dict() for group in self.generators},
+            "subsets": {group.name: group.to_dict() for group in self.subsets},
+            "paper": None if paper is None else {"source": paper[0], **vars(paper[1])},
+            "notes": list(self.notes),
+        }
