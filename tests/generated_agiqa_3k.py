@@ -1,4 +1,4 @@
-"""AGIQA-3k without its pictures: small generated images under the real names, beside the real table.
+"""AGIQA-3k without its pictures: generated images under the real names, beside the real table.
 
     python tests/generated_agiqa_3k.py data/agiqa_3k
 

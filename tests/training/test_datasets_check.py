@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from generated_agiqa_3k import write_tree
 
+from generated_agiqa_3k import write_tree
 from ma_agiqa.datasets.__main__ import main
 
 CONFIG = Path(__file__).resolve().parents[2] / "training" / "configs" / "agiqa_3k.yaml"

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from reference import GOLDEN
 
 from ma_agiqa.datasets import PARTS, RatedImage, SplitSettings, make_split, split_from_file
 from ma_agiqa.errors import ConfigError, DataError
+from reference import GOLDEN
 
 PAPER = json.loads((GOLDEN / "splits.json").read_text())
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import click
 import pandas as pd
-from accelerate import PartialState
 
 from ma_agiqa._command import Command, config_option, overrides_option, read_config
 from ma_agiqa.checkpoint import ModelCard, load_checkpoint
 from ma_agiqa.errors import ConfigError
 from ma_agiqa.paper_results import ABLATION, DATASETS, FUSION, PaperMetrics
+from ma_agiqa.processes import process_state
 from ma_agiqa.settings import differences, to_mapping
 from ma_agiqa.tables import METRIC_HEADINGS, markdown, number
 from ma_agiqa.tensors import GATE_ORDER
@@ -190,7 +190,7 @@ def main(
     config = read_config(config_path, overrides)
     variants = [variant for variant in VARIANTS if not names or variant.name in names]
     cards = ablate(config, output, variants, progress=sys.stderr.isatty())
-    if PartialState().is_main_process:
+    if process_state().is_main_process:
         rows = list(_rows(cards, variants, config.data.name))
         output.mkdir(parents=True, exist_ok=True)
         report = _report(config, rows)

@@ -19,7 +19,6 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from accelerate import PartialState
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import set_seed
 
@@ -31,6 +30,7 @@ from ma_agiqa.errors import ConfigError
 from ma_agiqa.features import Features, ScorerDataset, ensure_features
 from ma_agiqa.metrics import evaluate
 from ma_agiqa.predict import predict
+from ma_agiqa.processes import joined_processes, process_state
 from ma_agiqa.run_folder import RunFolder
 from ma_agiqa.scorer import MAAGIQA
 from ma_agiqa.settings import to_mapping
@@ -70,16 +70,15 @@ def train(config: TrainingConfig, restart: bool = False, progress: bool = False)
     Raises:
         ConfigError, DataError: a setting or a row that cannot be used, or a full disk.
     """
-    with PartialState().main_process_first():
-        images = read_images(config.data)
+    with joined_processes() as processes:
+        images = processes.on_main(lambda: read_images(config.data))
     split = make_split(images, config.split)
     features = ensure_features(config, images, progress)
     _check_width(config, features)
     folder = RunFolder(config.output)
     run = {**to_mapping(config), "split_sha256": split.sha256(), "embedder": features.identity}
-    with PartialState().main_process_first(), explain_full_disk(folder.path):
-        if PartialState().is_main_process:
-            folder.start(run, restart)
+    with joined_processes() as processes:
+        processes.on_main(lambda: folder.start(run, restart))
     datasets = part_datasets(config, images, split, features)
     scorer = _new_scorer(config, split)
     trainer = ScorerTrainer(
@@ -101,7 +100,7 @@ def train(config: TrainingConfig, restart: bool = False, progress: bool = False)
         with explain_full_disk(output):
             save_checkpoint(output, scorer.cpu(), card, split.rows(), history)
         folder.finish()
-    PartialState().wait_for_everyone()
+    process_state().wait_for_everyone()
     return output
 
 
@@ -157,8 +156,16 @@ def _new_scorer(config: TrainingConfig, split: Split) -> MAAGIQA:
 def _run(trainer: ScorerTrainer, folder: RunFolder) -> int:
     """Train to the end; the scorer then has the weights of the best epoch, which is returned."""
     unfinished = folder.newest_whole()
-    if unfinished is not None:
-        _logger.info("Going on from %s.", unfinished)
+    if trainer.is_world_process_zero():
+        _logger.info(
+            "%d images a step on %d x %s, %s.",
+            trainer.args.train_batch_size
+            * trainer.args.gradient_accumulation_steps
+            * trainer.args.world_size,
+            trainer.args.world_size,
+            trainer.args.device.type,
+            f"going on from {unfinished}" if unfinished else "from the start",
+        )
     trainer.train(resume_from_checkpoint=str(unfinished) if unfinished else None)
     steps_per_epoch = (
         len(trainer.get_train_dataloader()) // trainer.args.gradient_accumulation_steps
@@ -258,7 +265,7 @@ def main(
     given = {"output": output, "backbone_weights": backbone_weights}
     config = dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
     folder = train(config, restart, progress=sys.stderr.isatty())
-    if PartialState().is_main_process:
+    if process_state().is_main_process:
         metrics = json.loads((folder / "metrics.json").read_text())
         click.echo(json.dumps({"checkpoint": str(folder), **metrics}, indent=2))
 

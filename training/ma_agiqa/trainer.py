@@ -60,6 +60,7 @@ def training_arguments(
         lr_scheduler_type="cosine" if optimisation.schedule == "cosine" else "constant_with_warmup",
         warmup_steps=optimisation.warmup_share,
         max_grad_norm=optimisation.max_grad_norm,
+        use_cpu=not torch.cuda.is_available(),
         bf16=optimisation.precision == "bfloat16",
         seed=seed,
         eval_strategy="epoch",

@@ -6,9 +6,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ma_agiqa.processes import process_state
 from ma_agiqa.run_folder import RunFolder
 
 __all__ = ["EpochTable", "MarkWhole"]
@@ -92,6 +92,6 @@ class MarkWhole(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Wait for all processes, then mark."""
-        PartialState().wait_for_everyone()
+        process_state().wait_for_everyone()
         if state.is_world_process_zero:
             self._folder.mark_whole(state.global_step)

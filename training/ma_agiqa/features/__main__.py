@@ -10,6 +10,7 @@ from ma_agiqa._command import Command, config_option, overrides_option, read_con
 from ma_agiqa.datasets import read_images
 from ma_agiqa.features.ensure import extract_features
 from ma_agiqa.features.extract import Extraction
+from ma_agiqa.processes import joined_processes
 
 __all__ = ["main"]
 
@@ -50,7 +51,8 @@ def main(
     Under torchrun every process takes its share, each with a GPU of its own.
     """
     config = read_config(config_path, overrides)
-    images = read_images(config.data)
+    with joined_processes() as processes:
+        images = processes.on_main(lambda: read_images(config.data))
     show = sys.stderr.isatty()
     done = extract_features(config, images, url, device, overwrite, progress=show)
     if os.environ.get("RANK", "0") == "0":

@@ -12,10 +12,10 @@ from ma_agiqa.errors import ConfigError, DataError
 from ma_agiqa.features.embedders import Embedder, InProcessEmbedder, choose_device
 from ma_agiqa.features.extract import Extraction, extract
 from ma_agiqa.features.identity import wanted_identity
-from ma_agiqa.features.processes import Processes
 from ma_agiqa.features.source_files import changed_files
 from ma_agiqa.features.store import Features, FeatureStore, name_some
 from ma_agiqa.presets import embedder_config
+from ma_agiqa.processes import Processes
 
 if TYPE_CHECKING:  # a training's settings hold those of its augmentation
     from ma_agiqa.training_config import TrainingConfig
@@ -70,9 +70,7 @@ def extract_features(
 
     def load(processes: Processes) -> Embedder:
         if url is not None:
-            from ma_agiqa.features.served import ServedEmbedder  # Triton's client is an extra
-
-            return ServedEmbedder(url)
+            return _served(url)
         chosen = device or choose_device(processes.local_index)
         return InProcessEmbedder(config.embedder, settings.dtype, chosen)
 
@@ -106,6 +104,16 @@ def open_features(
             "Run `python -m ma_agiqa.features`, which makes these again."
         )
     return features
+
+
+def _served(url: str) -> Embedder:
+    try:
+        from ma_agiqa.features.served import ServedEmbedder  # Triton's client is an extra
+    except ImportError as error:
+        raise ConfigError(
+            f"--url needs the package {error.name}: pip install 'tritonclient[grpc]'."
+        ) from error
+    return ServedEmbedder(url)
 
 
 def _check_width(config: TrainingConfig) -> None:

@@ -23,9 +23,9 @@ from ma_agiqa.datasets import RatedImage
 from ma_agiqa.errors import ConfigError, DataError
 from ma_agiqa.features.embedders import Embedder, Embeddings
 from ma_agiqa.features.identity import differences, store_identity
-from ma_agiqa.features.processes import Processes, joined_processes
 from ma_agiqa.features.source_files import FILE_RECORD, SourceViews, changed_files, read_views
 from ma_agiqa.features.store import FeatureStore, FeatureWriter
+from ma_agiqa.processes import Processes, joined_processes
 
 __all__ = ["Extraction", "extract"]
 
@@ -121,7 +121,8 @@ def extract(
             errors = job.run(share, workers, progress and processes.index == 0)
         finally:
             embedder.close()
-        _report(sorted(processes.gather(errors)), len(images))
+        errors = sorted(processes.gather(errors))
+        processes.on_main(lambda: _report(errors, len(images)))
         return Extraction(len(images), len(pending), time.perf_counter() - start)
 
 

@@ -12,7 +12,7 @@ from accelerate import PartialState
 
 from ma_agiqa.errors import ConfigError, MAAGIQAError
 
-__all__ = ["Processes", "joined_processes"]
+__all__ = ["Processes", "joined_processes", "process_state"]
 
 _T = TypeVar("_T")
 
@@ -39,7 +39,7 @@ class Processes:
             ConfigError: torchrun was started on several.
         """
         local = int(os.environ.get("LOCAL_WORLD_SIZE", self.count))
-        if local != self.count:
+        if local < self.count:
             raise ConfigError(
                 f"Features are made by the processes of one machine; {local} of the {self.count} "
                 "processes run on this one. Run `python -m ma_agiqa.features` with torchrun "
@@ -47,7 +47,11 @@ class Processes:
             )
 
     def on_main(self, action: Callable[[], _T]) -> _T:
-        """Do something in the main process; every process gets its result, or its error."""
+        """Do something in the main process; every process gets its result.
+
+        After an error of this package the main process raises it, and the others end (SystemExit),
+        so that it is said once.
+        """
         outcome: list[Any] = [None, None]
         if self.index == 0:
             try:
@@ -58,7 +62,7 @@ class Processes:
             torch.distributed.broadcast_object_list(outcome, src=0, group=self._group)
         result, error = outcome
         if error is not None:
-            raise error
+            raise error if self.index == 0 else SystemExit(1)
         return result
 
     def gather(self, values: list[_T]) -> list[_T]:
@@ -70,10 +74,15 @@ class Processes:
         return [value for part in lists for value in part]
 
 
+def process_state() -> PartialState:
+    """Accelerate's view of the job; without GPUs its processes meet only if it is told so."""
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
 @contextmanager
 def joined_processes() -> Iterator[Processes]:
     """Join the other processes, in a group that does not time out while one is still working."""
-    state = PartialState(cpu=not torch.cuda.is_available())  # on CPUs they meet only if told so
+    state = process_state()
     group = None
     if state.num_processes > 1:
         group = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)

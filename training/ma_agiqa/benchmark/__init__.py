@@ -1,0 +1,8 @@
+"""How fast the package is on this machine, measured on the real work.
+
+python -m ma_agiqa.benchmark train --config training/configs/demo.yaml
+"""
+
+from ma_agiqa.benchmark.training import TrainingSpeed, measure_training
+
+__all__ = ["TrainingSpeed", "measure_training"]
