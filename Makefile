@@ -7,7 +7,7 @@ PAPER_REPOSITORY := runs/paper_repository
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo score serve test lint format train-demo paper clean
+.PHONY: help install demo score serve test test-baselines lint format train-demo paper clean
 
 help: ## list the tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,10 @@ serve: $(INSTALLED) ## serve the model on localhost:8001 until Ctrl-C
 
 test: $(INSTALLED) ## run every test
 	$(BIN)/python -m pytest
+
+test-baselines: $(INSTALLED) ## run the tests of the baselines that need a package of their own (C++ compiler)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e './training[baselines]'
+	$(BIN)/python -m pytest tests/training/test_baselines.py
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check .

@@ -44,6 +44,8 @@ def test_other_column_names_and_folder_and_no_groups(tmp_path):
         ("image,mos\na.png,1\nb.png,2\na.png,3\n", r"row 2: a.png is listed more than once"),
         ("image,mos\n,1\n", r"row 2: the image name is empty"),
         ("file,score\na.png,1\n", r"no column \['image', 'mos'\].*\['file', 'score'\]"),
+        ("image,mos\na.png,1,a prompt, with a comma\n", "row 2: more values than the 2 columns"),
+        ("image,mos\na.png,1\nb.png,2,3\n", "line 3"),
         ("image,mos\n", "no rows"),
         ("", "not a CSV table"),
     ],
@@ -95,3 +97,8 @@ def test_a_prompt_column_that_was_named_must_be_there(tmp_path):
     assert read_table(csv)[0].prompt is None
     with pytest.raises(DataError, match=r"no column \['caption'\]"):
         read_table(csv, columns=Columns(prompt="caption"))
+
+
+def test_a_table_that_a_spreadsheet_saved_with_a_byte_order_mark(tmp_path):
+    csv = write(tmp_path, "\ufeffimage,mos\na.png,1\n")
+    assert read_table(csv)[0].name == "a.png"

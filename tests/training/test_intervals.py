@@ -90,7 +90,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
 
 
 def test_width_is_that_of_the_textbook():
-    y, x = normal_pair(np.random.default_rng(3), 2000, 0.6)
+    y, x = normal_pair(np.random.default_rng(3), 1000, 0.6)
     found = bootstrap(y, x).plcc_raw
     expected = stats.pearsonr(x, y).confidence_interval(0.95)  # Fisher's transformation
     assert (found.low, found.high) == pytest.approx(tuple(expected), abs=0.005)

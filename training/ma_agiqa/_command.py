@@ -10,7 +10,7 @@ import click
 from ma_agiqa.errors import ConfigError, MAAGIQAError
 from ma_agiqa.training_config import TrainingConfig, load_config
 
-__all__ = ["Command", "config_option", "overrides_option", "read_config"]
+__all__ = ["Command", "config_option", "overrides_option", "read_config", "read_overrides"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -67,7 +67,16 @@ def read_config(path: str, overrides: tuple[str, ...]) -> TrainingConfig:
     Raises:
         ConfigError: an override without `=`, or a setting that cannot be used.
     """
+    return load_config(path, read_overrides(overrides))
+
+
+def read_overrides(overrides: tuple[str, ...]) -> dict[str, str]:
+    """Split what `--set` was given into names and values.
+
+    Raises:
+        ConfigError: one without `=`.
+    """
     pairs = [text.partition("=") for text in overrides]
     if wrong := [name for name, equals, _ in pairs if not equals or not name]:
         raise ConfigError(f"--set {wrong[0]}: write NAME=VALUE, such as optimisation.epochs=3.")
-    return load_config(path, {name: value for name, _, value in pairs})
+    return {name: value for name, _, value in pairs}

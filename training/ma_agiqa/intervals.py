@@ -6,6 +6,10 @@ interval holds the middle 95 % of what was found. Intervals of two methods on th
 overlap although one is better on nearly every resample: they say how far a number carries, they do
 not compare.
 
+Few images give too narrow an interval of RMSE, because the curve follows each resample: on a
+bivariate normal of correlation 0.8 it holds the truth in 76 % of 50-image sets, 89 % of 100, 91 %
+of 200 and 98 % of 600; those of SRCC and KRCC in 93 % or more throughout.
+
 Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
 
 A resample is kept as how often each image was drawn. So the images are sorted once for all
@@ -23,10 +27,13 @@ from ma_agiqa._logistic_refit import refit
 from ma_agiqa.errors import ConfigError
 from ma_agiqa.metrics import START_WIDTH, evaluate, fit_logistic
 
-__all__ = ["RESAMPLES", "Interval", "Intervals", "bootstrap"]
+__all__ = ["ENOUGH_IMAGES", "RESAMPLES", "Interval", "Intervals", "bootstrap"]
 
 RESAMPLES = 1000
 """Resamples where nothing else is asked for."""
+
+ENOUGH_IMAGES = 200
+"""Below this many images the interval of RMSE is too narrow."""
 
 _LEVEL = 0.95
 _CHUNK_VALUES = 2**21  # counts held at once: 16 MiB as float64

@@ -3,6 +3,7 @@
 Paths are relative to the working directory. Every setting has one place; unknown names are errors.
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from ma_agiqa.presets import DTYPES
 from ma_agiqa.scorer import MAAGIQAConfig
 from ma_agiqa.settings import from_mapping, read_yaml
 
-__all__ = ["FeatureSettings", "Optimisation", "TrainingConfig", "load_config"]
+__all__ = ["FeatureSettings", "Optimisation", "TrainingConfig", "build_config", "load_config"]
 
 SCHEDULES = ("constant", "cosine", "released_cosine")
 STARTS = ("random", "average")
@@ -146,20 +147,32 @@ class TrainingConfig:
 
 
 def load_config(path: str | Path, overrides: Mapping[str, str] | None = None) -> TrainingConfig:
-    """Read and check a YAML file.
-
-    Args:
-        path: of the file.
-        overrides: settings that replace those of the file, by dotted name; the values are read
-            as YAML: {"optimisation.epochs": "3"}.
+    """Read and check a YAML file; see `build_config`.
 
     Raises:
         ConfigError: the file cannot be read, or a setting is unknown, missing or impossible.
     """
-    values = read_yaml(path)
+    return build_config(read_yaml(path), Path(path).name, overrides)
+
+
+def build_config(
+    values: Mapping[str, Any], where: str, overrides: Mapping[str, str] | None = None
+) -> TrainingConfig:
+    """Check the settings of a run.
+
+    Args:
+        values: as YAML gives them.
+        where: they come from, for messages.
+        overrides: settings that replace those in `values`, by dotted name; read as YAML:
+            {"optimisation.epochs": "3"}.
+
+    Raises:
+        ConfigError: a setting is unknown, missing or impossible.
+    """
+    values = copy.deepcopy(dict(values))
     for name, text in (overrides or {}).items():
         _replace(values, name, text)
-    config = from_mapping(TrainingConfig, values, Path(path).name)
+    config = from_mapping(TrainingConfig, values, where)
     config.scorer_config()
     return config
 

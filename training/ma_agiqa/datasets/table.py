@@ -139,11 +139,19 @@ def listed(sentences: "Iterator[str] | list[str]") -> str:
 
 def _read_csv(csv: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(csv, dtype=str, keep_default_na=False, skip_blank_lines=False)
+        table = pd.read_csv(
+            csv, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
+        )
     except OSError as error:
         raise DataError(f"Cannot read the table {csv}: {error.strerror}.") from error
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise DataError(f"{csv} is not a CSV table: {error}") from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too much for names
+        raise DataError(
+            f"{csv}, row {_FIRST_ROW}: more values than the {len(table.columns)} columns of the "
+            "header. Put values with commas in quotation marks."
+        )
+    return table
 
 
 def _numbered(values: "Iterator | pd.Series") -> Iterator[tuple[int, object]]:

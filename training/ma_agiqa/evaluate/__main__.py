@@ -15,7 +15,7 @@ from typing import Any
 import click
 import pandas as pd
 
-from ma_agiqa._command import Command, config_option, overrides_option, read_config
+from ma_agiqa._command import Command, config_option, overrides_option, read_config, read_overrides
 from ma_agiqa.checkpoint import ModelCard, checkpoint_sha256, load_checkpoint
 from ma_agiqa.datasets import PARTS
 from ma_agiqa.errors import ConfigError
@@ -32,7 +32,7 @@ from ma_agiqa.evaluate.served import score_served
 from ma_agiqa.intervals import RESAMPLES
 from ma_agiqa.paper_results import METHODS, OURS
 from ma_agiqa.predictions import align_predictions, build_predictions, read_predictions
-from ma_agiqa.training_config import TrainingConfig
+from ma_agiqa.tensors import GATE_ORDER
 
 _EPILOG = """\b
 Examples:
@@ -56,18 +56,15 @@ class _Options:
     resamples: int
     seed: int
 
-    def read(self, path: str | Path) -> TrainingConfig:
-        return read_config(str(path), self.overrides)
-
     def select(self, folder: Path | None = None, card: ModelCard | None = None) -> Selection:
         """The images to score, with the checkpoint in a folder or without one."""
         if self.config_path is not None:
-            config = self.read(self.config_path)
+            config = read_config(self.config_path, self.overrides)
             same = card is not None and card.dataset == config.data.name
             return select_own(config, self.part, folder if same else None)
         if folder is None or card is None:
             raise ConfigError("--url needs --config or --checkpoint, to know the images.")
-        return select_saved(folder, card, self.part, self.read)
+        return select_saved(folder, card, self.part, read_overrides(self.overrides))
 
     def measured(
         self, name: str, frame: pd.DataFrame, selection: Selection | None, **more: Any
@@ -83,8 +80,10 @@ def _evaluate_checkpoints(options: _Options) -> Iterator[Result]:
         selection = options.select(folder, card)
         size, device = options.batch_size, options.device
         frame = score_selection(scorer, card, selection, size, device, sys.stderr.isatty())
+        full = set(scorer.config.inputs) == set(GATE_ORDER) and scorer.config.fusion == "moe"
+        method = OURS if full else None
         yield options.measured(
-            name, frame, selection, method=OURS, trained_on=card.dataset, notes=selection.notes
+            name, frame, selection, method=method, trained_on=card.dataset, notes=selection.notes
         )
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from ma_agiqa.errors import DataError
 from ma_agiqa.evaluate.measurement import Group
 from ma_agiqa.evaluate.result import Result
-from ma_agiqa.paper_results import AIGCQA_20K, DIGITAL_SUBSET_SRCC, OURS
+from ma_agiqa.intervals import ENOUGH_IMAGES
+from ma_agiqa.paper_results import AIGCQA_20K, DIGITAL_SUBSET_SRCC
 from ma_agiqa.predictions import write_predictions
 from ma_agiqa.tables import METRIC_HEADINGS, markdown, metric_cells, number, spread
 
@@ -28,7 +29,8 @@ def report(results: Sequence[Result]) -> str:
         f"# {heading[:1].upper()}{heading[1:]}",
         markdown(list(_main_rows(results, titled=len(titles) > 1))),
         f"In brackets: {how.level:.0%} interval, bootstrap over images ({how.resamples:,} "
-        f"resamples, seed {how.seed}). PLCC and RMSE after a logistic fit with four parameters.",
+        f"resamples, seed {how.seed}). PLCC and RMSE after a logistic fit with four parameters."
+        f"{_small_sets(results)}",
         _group_tables("By generator", [(r.name, r.generators, ()) for r in results]),
         _group_tables("By subset", [(r.name, r.subsets, _paper_subsets(r)) for r in results]),
         "\n".join(f"- {r.name}: {note}" for r in results for note in r.notes),
@@ -80,9 +82,17 @@ def _main_rows(results: Sequence[Result], titled: bool) -> Iterator[Mapping[str,
         yield {"scorer": f"mean ± standard deviation of {len(runs)} checkpoints", **cells}
 
 
+def _small_sets(results: Sequence[Result]) -> str:
+    counts = [result.overall.metrics.count for result in results]
+    counts += [group.count for result in results for group in (*result.generators, *result.subsets)]
+    if min(counts) >= ENOUGH_IMAGES:
+        return ""
+    return f" With fewer than {ENOUGH_IMAGES} images the interval of RMSE is too narrow."
+
+
 def _runs(results: Sequence[Result]) -> list[Result]:
-    """The results of our own checkpoints."""
-    return [result for result in results if result.method == OURS]
+    """The results of checkpoints; of files of predictions it is not known what made them."""
+    return [result for result in results if result.trained_on is not None]
 
 
 def _values(results: Sequence[Result]) -> dict[str, list[float]]:

@@ -97,7 +97,9 @@ class Result:
         own = self.trained_on in (None, self.tested_on)
         place = "Table 1" if own else "Table 2"
         found = tables[place].get(self.method)
-        return (f"{self.method}, paper {place}", found) if found else None
+        same = self.selection is None or self.selection.config.split.kind == "paper"
+        where = f"{self.method}, paper {place}" + ("" if same else ", another split")
+        return (where, found) if found else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -1,13 +1,11 @@
 """Which images an evaluation scores, and their scores by a checkpoint in this process."""
 
 import csv
-import tempfile
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from ma_agiqa.checkpoint import ModelCard
 from ma_agiqa.datasets import PARTS, RatedImage, Split, make_split, read_images, split_from_file
@@ -17,8 +15,7 @@ from ma_agiqa.features.identity import differences
 from ma_agiqa.predict import predict
 from ma_agiqa.predictions import build_predictions
 from ma_agiqa.scorer import MAAGIQA
-from ma_agiqa.settings import to_mapping
-from ma_agiqa.training_config import TrainingConfig
+from ma_agiqa.training_config import TrainingConfig, build_config
 
 __all__ = ["ALL_PARTS", "Selection", "score_selection", "select_own", "select_saved"]
 
@@ -48,7 +45,7 @@ class Selection:
 
 
 def select_saved(
-    folder: Path, card: ModelCard, part: str, read: Callable[[Path], TrainingConfig]
+    folder: Path, card: ModelCard, part: str, overrides: Mapping[str, str]
 ) -> Selection:
     """Choose a part of the data set and split that a checkpoint was trained with.
 
@@ -56,7 +53,7 @@ def select_saved(
         folder: of the checkpoint; its split.csv says which image is in which part.
         card: of the checkpoint; it holds the run's settings.
         part: one of PARTS, or ALL_PARTS.
-        read: gives the settings of a YAML file, with what the user wants otherwise.
+        overrides: settings that are wanted otherwise, as `training_config.build_config` takes them.
 
     Raises:
         ConfigError: a setting that cannot be used, or a checkpoint without its settings.
@@ -64,10 +61,7 @@ def select_saved(
     """
     if "data" not in card.training:
         raise ConfigError(f"The card in {folder} names no data set; name one with --config.")
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / "config.yaml"
-        path.write_text(yaml.safe_dump(to_mapping(card.training)), encoding="utf-8")
-        config = read(path)
+    config = build_config(card.training, f"the card in {folder}", overrides)
     images = read_images(config.data)
     try:
         split = split_from_file(images, folder / _SPLIT)
@@ -127,7 +121,7 @@ def score_selection(
         ConfigError: the config's features come from another embedder than the scorer's.
         DataError: an image that cannot be read; names its row.
     """
-    config = selection.config
+    config = replace(selection.config, scorer=scorer.config.to_dict())  # not the config's scorer
     _check_embedder(card, wanted_identity(config.embedder, config.features.dtype)["embedder"])
     # A new store gets a row for every image, as training needs it; a store that is there need not
     # be complete for the images that are not scored.

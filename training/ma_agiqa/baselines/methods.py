@@ -1,0 +1,51 @@
+"""The methods of Table 1 and how the paper uses them (§4.2)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+__all__ = ["METHODS", "TRAINABLE", "Method"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of Table 1.
+
+    Attributes:
+        key: name on the command line.
+        name: as `paper_results.COMPARISON` has it.
+        trained: whether the paper trains it on the data set; the others it uses as they are.
+        lower_is_better: whether the method's own value falls as quality rises. Its sign is then
+            turned, so that a higher score is better everywhere; all correlations follow from that.
+        cpu_bound: whether images are best shared out to processes, one core each.
+    """
+
+    key: str
+    name: str
+    trained: bool = False
+    lower_is_better: bool = False
+    cpu_bound: bool = False
+
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        method.key: method
+        for method in (
+            Method("brisque", "BRISQUE", lower_is_better=True, cpu_bound=True),
+            Method("niqe", "NIQE", lower_is_better=True, cpu_bound=True),
+            Method("ilniqe", "ILNIQE", lower_is_better=True, cpu_bound=True),
+            Method("clipiqa", "CLIPIQA"),
+            Method("clipiqa+", "CLIPIQA+"),
+            Method("qalign", "Q-Align"),
+            Method("hyperiqa", "HyperIQA", trained=True),
+            Method("maniqa", "MANIQA", trained=True),
+            Method("dbcnn", "DBCNN", trained=True),
+            Method("stairiqa", "StairIQA", trained=True),
+            Method("baid", "BAID", trained=True),
+            Method("musiq", "MUSIQ", trained=True),
+        )
+    }
+)
+"""All methods by key, in the order of Table 1."""
+
+TRAINABLE = tuple(key for key, method in METHODS.items() if method.trained)

@@ -1,0 +1,106 @@
+"""The look of all figures, and writing them."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ma_agiqa.errors import DataError
+
+__all__ = [
+    "BASELINE",
+    "CURVE",
+    "FORMATS",
+    "MOS_LABEL",
+    "OURS",
+    "WIDTH_INCHES",
+    "caption",
+    "save",
+    "shorten",
+    "styled",
+    "title",
+]
+
+FORMATS = ("png", "pdf")
+
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+OURS, BASELINE, CURVE = "#0072B2", "#D55E00", "#000000"
+
+MOS_LABEL = "mean opinion score (MOS)"
+
+WIDTH_INCHES = 7.2
+"""Of a figure; at _DOTS_PER_INCH a little more than a README shows."""
+
+_DOTS_PER_INCH = 160
+_GREY = "#555555"
+_LONGEST_NAME = 18  # characters
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _GREY,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.8,
+    "xtick.color": _GREY,
+    "ytick.color": _GREY,
+    "xtick.labelcolor": "black",
+    "ytick.labelcolor": "black",
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # text stays text
+}
+
+
+@contextlib.contextmanager
+def styled() -> Iterator[None]:
+    """Use the look for the figures made inside."""
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def title(axes: Axes, text: str) -> None:
+    """Write the title of a figure, at the left."""
+    axes.set_title(text, pad=10)
+
+
+def caption(figure: Figure, text: str) -> None:
+    """Write a grey text of one or more lines below everything else."""
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=8.5, color=_GREY)
+
+
+def shorten(text: str) -> str:
+    """Cut a name that is longer than its place under a picture."""
+    return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a figure in one step; its folder is made.
+
+    Args:
+        figure: what the functions of this package draw.
+        path: its ending is one of FORMATS.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    path = Path(path)
+    kind = path.suffix.removeprefix(".")
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with styled():
+            figure.savefig(part, format=kind, dpi=_DOTS_PER_INCH)
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise DataError(f"Cannot write {path}: {error.strerror or error}.") from error
+    return path
