@@ -29,6 +29,7 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("team")
     write_tree(folder / "data" / "agiqa_3k", 80)
     settings = yaml.safe_load((ROOT / "training/configs/agiqa_3k_small.yaml").read_text())
+    settings["data"]["name"] = "AGIQA-3k"
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     return folder
 

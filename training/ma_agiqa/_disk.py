@@ -1,21 +1,40 @@
-"""A full disk, said in a sentence."""
+"""Files that are whole or not there, and a full disk said in a sentence."""
 
 import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from ma_agiqa.errors import DataError
 
-__all__ = ["explain_full_disk"]
+__all__ = ["explain_full_disk", "write_whole"]
 
 _CODES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _WORDS = [os.strerror(code) for code in sorted(_CODES)]
 _TORCH_WORDS = ("PytorchStreamWriter failed", "file write failed")
+
+
+def write_whole(path: str | os.PathLike[str], text: str) -> Path:
+    """Write a text file beside its place and move it there; makes its folder.
+
+    Raises:
+        DataError: it cannot be written; what was there before is kept.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise DataError(f"Cannot write {path}: {error.strerror or error}.") from error
+    return path
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import click
 import pandas as pd
 
 from ma_agiqa._command import Command, config_option, overrides_option, read_config
+from ma_agiqa._disk import write_whole
 from ma_agiqa.checkpoint import ModelCard, load_checkpoint
 from ma_agiqa.errors import ConfigError
 from ma_agiqa.paper_results import ABLATION, DATASETS, FUSION, PaperMetrics
@@ -192,10 +193,9 @@ def main(
     cards = ablate(config, output, variants, progress=sys.stderr.isatty())
     if process_state().is_main_process:
         rows = list(_rows(cards, variants, config.data.name))
-        output.mkdir(parents=True, exist_ok=True)
         report = _report(config, rows)
-        (output / "ablation.md").write_text(report, encoding="utf-8")
-        pd.DataFrame(rows).to_csv(output / "ablation.csv", index=False)
+        write_whole(output / "ablation.md", report)
+        write_whole(output / "ablation.csv", pd.DataFrame(rows).to_csv(index=False))
         click.echo(report)
 
 

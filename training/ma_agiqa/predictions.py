@@ -15,7 +15,6 @@ Numbers are written so that reading gives them back exactly. A file from elsewhe
 everything but the first three columns; columns of other names are not read.
 """
 
-import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from ma_agiqa._disk import write_whole
 from ma_agiqa.errors import DataError
 from ma_agiqa.tensors import GATE_ORDER
 
@@ -124,17 +124,7 @@ def write_predictions(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path
     Raises:
         DataError: the file cannot be written.
     """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        frame.to_csv(part, columns=list(COLUMNS), index=False, lineterminator="\n")
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise DataError(f"Cannot write {path}: {error.strerror or error}.") from error
-    return path
+    return write_whole(path, frame.to_csv(columns=list(COLUMNS), index=False, lineterminator="\n"))
 
 
 def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:

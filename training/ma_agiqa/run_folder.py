@@ -10,13 +10,13 @@ following epochs depend on, so the run ends with the weights it would have had a
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ma_agiqa.errors import ConfigError, DataError
+from ma_agiqa._disk import write_whole
+from ma_agiqa.errors import ConfigError
 from ma_agiqa.settings import differences
 
 __all__ = ["RunFolder"]
@@ -47,7 +47,7 @@ class RunFolder:
 
         Raises:
             ConfigError: the folder holds another run, unfinished.
-            DataError: the disk is full, or cannot be written.
+            DataError: the disk is full, or cannot be written to.
         """
         if restart:
             shutil.rmtree(self.path, ignore_errors=True)
@@ -57,13 +57,7 @@ class RunFolder:
                 f"{self.path} holds an unfinished run with other settings ({', '.join(different)})."
                 " Give --restart to begin anew, or another --output."
             )
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            temporary = self.path / f".{_RUN}"
-            temporary.write_text(json.dumps(run, indent=2) + "\n")
-            os.replace(temporary, self.path / _RUN)
-        except OSError as error:
-            raise DataError(f"Cannot write {self.path}: {error.strerror}.") from error
+        write_whole(self.path / _RUN, json.dumps(run, indent=2) + "\n")
 
     def newest_whole(self) -> Path | None:
         """The checkpoint to go on from; None when there is none."""

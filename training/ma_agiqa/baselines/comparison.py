@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from safetensors.torch import save_model
 
-from ma_agiqa._disk import explain_full_disk
+from ma_agiqa._disk import explain_full_disk, write_whole
 from ma_agiqa.baselines.loading import NetworkScorer, Options, load, load_network
 from ma_agiqa.baselines.methods import METHODS, Method
 from ma_agiqa.baselines.scoring import score_images
@@ -140,7 +139,8 @@ def _run(
         _logger.warning("%s is left out: %s", method.name, error)
         return Outcome(method.name, kind, reason=str(error))
     csv = _csv(method, kind, output)
-    _write_json(csv.with_suffix(".json"), {"method": method.name, "kind": kind, "origin": origin})
+    about = {"method": method.name, "kind": kind, "origin": origin}
+    write_whole(csv.with_suffix(".json"), json.dumps(about, indent=2) + "\n")
     write_predictions(frame, csv)
     return Outcome(method.name, kind, origin, measure(frame["mos"], frame["score"]))
 
@@ -222,9 +222,3 @@ def _of_these_images(path: Path, images: Sequence[RatedImage]) -> pd.DataFrame:
 def _csv(method: Method, kind: str, output: Path) -> Path:
     suffix = "-trained" if kind == TRAINED else ""
     return output / "predictions" / f"{method.key}{suffix}.csv"
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    with explain_full_disk(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(values, indent=2) + "\n")

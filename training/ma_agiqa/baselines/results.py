@@ -2,12 +2,11 @@
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ma_agiqa._disk import write_whole
 from ma_agiqa.baselines.comparison import Outcome
-from ma_agiqa.errors import DataError
 from ma_agiqa.paper_results import COMPARISON, DATASETS
 
 __all__ = ["to_csv", "to_markdown", "write_tables"]
@@ -69,15 +68,7 @@ def write_tables(outcomes: Sequence[Outcome], dataset: str, part: str, output: s
         "baselines.csv": to_csv(outcomes),
     }
     for name, text in texts.items():
-        path = Path(output, name)
-        temporary = path.with_name(f".{name}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise DataError(f"Cannot write {path}: {error.strerror}.") from error
+        write_whole(Path(output, name), text)
 
 
 def _cells(outcome: Outcome) -> list[str]:

@@ -1,6 +1,5 @@
 """What an evaluation found: as Markdown for people, as JSON for programs."""
 
-import contextlib
 import json
 import os
 import re
@@ -9,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ma_agiqa.errors import DataError
+from ma_agiqa._disk import write_whole
 from ma_agiqa.evaluate.measurement import Group
 from ma_agiqa.evaluate.result import Result
 from ma_agiqa.intervals import ENOUGH_IMAGES
@@ -61,7 +60,7 @@ def write_report(results: Sequence[Result], folder: str | os.PathLike[str]) -> l
         "report.md": report(results),
     }
     for name, text in texts.items():
-        written.append(_write_whole(folder / name, text))
+        written.append(write_whole(folder / name, text))
     return written
 
 
@@ -144,15 +143,3 @@ def _document(results: Sequence[Result]) -> dict[str, Any]:
         document["mean"] = {name: statistics.fmean(found) for name, found in values.items()}
         document["standard_deviation"] = {n: statistics.stdev(v) for n, v in values.items()}
     return document
-
-
-def _write_whole(path: Path, text: str) -> Path:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise DataError(f"Cannot write {path}: {error.strerror}.") from error
-    return path
