@@ -35,11 +35,14 @@ def test_the_readme_has_the_commands_of_every_step():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_command_is_understood(command):
+def test_the_command_is_understood(command, monkeypatch):
     module, *words = shlex.split(command)
     found = command_of(module)
     if isinstance(found, click.Group):
         found, words = found.commands[words[0]], words[1:]
+    for parameter in found.params:
+        if isinstance(parameter.type, click.Path):  # earlier commands make these files
+            monkeypatch.setattr(parameter.type, "exists", False)
     context = found.make_context(module, words)
     config = context.params.get("config_path")
     if config:
