@@ -4,16 +4,19 @@ import contextlib
 import errno
 import secrets
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from _serve_errors import PortBusyError, RepositoryError, ServeError
 
-__all__ = ["HOST", "Ports", "check_repository", "find_ports", "server_command"]
+__all__ = ["HOST", "Ports", "check_repository", "find_ports", "models_to_load", "server_command"]
 
 HOST = "127.0.0.1"
 EXIT_TIMEOUT_S = 10
 """How long tritonserver lets running inferences finish after SIGTERM."""
+
+ANSWERING_MODEL = "mplug_owl2_answer"
 
 
 class Ports(NamedTuple):
@@ -24,8 +27,9 @@ class Ports(NamedTuple):
     metrics: int
 
 
-def check_repository(repository: Path, complete: bool) -> None:
-    """Check that the repository is there and, if it has to be `complete`, holds an exported model.
+def check_repository(repository: Path, complete: bool, explain: bool = False) -> None:
+    """Check that the repository is there and, if it has to be `complete`, holds an exported model;
+    and to `explain`, the model that answers questions.
 
     Raises:
         RepositoryError: it is not, or it does not.
@@ -33,6 +37,11 @@ def check_repository(repository: Path, complete: bool) -> None:
     export = "run `python export/to_triton.py` to write one"
     if not repository.is_dir():
         raise RepositoryError(f"There is no model repository at {repository}: {export}.")
+    if explain and not (repository / ANSWERING_MODEL / "config.pbtxt").is_file():
+        raise RepositoryError(
+            f"The model repository {repository} has no {ANSWERING_MODEL}/config.pbtxt, which "
+            f"--explain asks for: {export}."
+        )
     if not complete:
         return
     if not (repository / "ma_agiqa" / "config.pbtxt").is_file():
@@ -86,15 +95,28 @@ def _bind(listener: socket.socket, service: str, port: int) -> None:
         ) from error
 
 
+def models_to_load(repository: Path, explain: bool) -> list[str]:
+    """Names of the repository's models; the one that answers questions only to `explain`."""
+    folders = (path for path in repository.iterdir() if path.is_dir() and path.name[0] != ".")
+    return sorted(path.name for path in folders if explain or path.name != ANSWERING_MODEL)
+
+
 def server_command(
-    tritonserver: Path, repository: Path, backends: Path, ports: Ports, shm_prefix: str
+    tritonserver: Path,
+    repository: Path,
+    models: Sequence[str],
+    backends: Path,
+    ports: Ports,
+    shm_prefix: str,
 ) -> list[str]:
     """Command line of tritonserver: loopback only, without the services nobody here uses."""
     key = secrets.token_hex(16)  # nobody learns it: these services are closed
-    closed = "shared-memory,logging,trace"
+    closed = "shared-memory,logging,trace,model-repository"
     return [
         str(tritonserver),
         f"--model-repository={repository}",
+        "--model-control-mode=explicit",
+        *(f"--load-model={model}" for model in models),
         f"--backend-directory={backends}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         "--disable-auto-complete-config",  # saves one start of Python and torch per model

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -24,8 +25,8 @@ _STOP_TIMEOUT_S = READY_GRACE_S + REAP_TIMEOUT_S + 5.0
 class TritonServer:
     """Processes, shared memory and temporary files of one tritonserver."""
 
-    def __init__(self, repository: Path, ports: Ports, log_file: Path):
-        """Launch the server; it is not ready yet.
+    def __init__(self, repository: Path, models: Sequence[str], ports: Ports, log_file: Path):
+        """Launch the server with some models of a repository; it is not ready yet.
 
         Raises:
             UnsupportedMachineError: it cannot run here.
@@ -38,7 +39,7 @@ class TritonServer:
         try:
             runtime.lay_out_backends(self._scratch)
             command = server_command(
-                runtime.tritonserver, repository, self._scratch, ports, self._shm_prefix
+                runtime.tritonserver, repository, models, self._scratch, ports, self._shm_prefix
             )
             with _open_log(log_file) as log:
                 self._guard = subprocess.Popen(

@@ -21,7 +21,7 @@ from _serve_errors import (
     UnsupportedMachineError,
 )
 from _served_model import ServedModel
-from _triton_launch import HOST, Ports, check_repository, find_ports
+from _triton_launch import HOST, Ports, check_repository, find_ports, models_to_load
 from _triton_log import explain_failure, lost_the_race_for_a_port
 from _triton_server import TritonServer
 
@@ -70,6 +70,7 @@ class EmbeddedTriton:
         log_file: Path | str | None = None,
         ready_timeout_s: float = 600.0,
         self_test: bool = True,
+        explain: bool = False,
     ):
         """Describe the server; `start`, or entering the context, starts it.
 
@@ -82,12 +83,14 @@ class EmbeddedTriton:
             ready_timeout_s: how long the models may take to load.
             self_test: the repository holds the ensemble `ma_agiqa`: require its parts before the
                 start, and one real inference after it.
+            explain: also serve `mplug_owl2_answer`, which answers questions about images.
         """
         self.repository = Path(repository).resolve()
         self._wanted_ports = None if free_ports else Ports(grpc_port, http_port, metrics_port)
         self._wanted_log_file = Path(log_file).resolve() if log_file else None
         self._ready_timeout_s = ready_timeout_s
         self._self_test = self_test
+        self._explain = explain
         self._server: TritonServer | None = None
         self.model = None
 
@@ -129,7 +132,7 @@ class EmbeddedTriton:
         """
         if self._server:
             raise ServeError("The server is already running: stop it first.")
-        check_repository(self.repository, complete=self._self_test)
+        check_repository(self.repository, complete=self._self_test, explain=self._explain)
         for attempt in range(1, PORT_ATTEMPTS + 1):
             try:
                 self._start_once()
@@ -172,7 +175,8 @@ class EmbeddedTriton:
         name = f"serve-{self.ports.grpc}.log"
         self.log_file = self._wanted_log_file or REPOSITORY_ROOT / "logs" / name
         try:
-            self._server = TritonServer(self.repository, self.ports, self.log_file)
+            models = models_to_load(self.repository, self._explain)
+            self._server = TritonServer(self.repository, models, self.ports, self.log_file)
             self._wait_until_ready(self._server)
             self._server.mark_ready()
             if self._self_test:

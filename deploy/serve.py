@@ -28,6 +28,7 @@ class _StopAsked(BaseException):
 Examples:
   python deploy/serve.py                          # ports 8001, 8000 and 8002
   python deploy/serve.py --free-ports --json      # for programs: one JSON line when ready
+  python deploy/serve.py --explain                # answers questions about images, too
   python deploy/serve.py --grpc-port 9001 --http-port 9000 --metrics-port 9002
 """,
 )
@@ -56,6 +57,11 @@ Examples:
     default=600.0,
     help="How long the models may take to load.",
 )
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Also serve mplug_owl2_answer, which explains images in words; it shares the weights.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the status line as a JSON object.")
 @click.option(
     "--until-stdin-closes",
@@ -70,6 +76,7 @@ def main(
     free_ports: bool,
     log_file: Path | None,
     ready_timeout_s: float,
+    explain: bool,
     as_json: bool,
     until_stdin_closes: bool,
 ) -> None:
@@ -86,6 +93,7 @@ def main(
         free_ports=free_ports,
         log_file=log_file,
         ready_timeout_s=ready_timeout_s,
+        explain=explain,
     )
     if until_stdin_closes:
         threading.Thread(target=_stop_when_stdin_closes, daemon=True).start()

@@ -32,7 +32,12 @@ from triton_config import WARMUP_IMAGE, DeploymentSettings, repository_configs
 ROOT = Path(__file__).resolve().parent.parent
 REPOSITORY = ROOT / "model_repository"
 DEMO_CHECKPOINT = ROOT / "training" / "checkpoints" / "demo"
-ADAPTERS = ("ma_agiqa/1/.gitkeep", "preprocess/1/model.py", "mplug_owl2/1/model.py")
+ADAPTERS = (
+    "ma_agiqa/1/.gitkeep",
+    "preprocess/1/model.py",
+    "mplug_owl2/1/model.py",
+    "mplug_owl2_answer/1/model.py",
+)
 QUEUE_DELAY_US = 1000
 
 Say = Callable[[str], None]
@@ -69,7 +74,7 @@ def export(
     gpu: bool,
     say: Say = lambda _: None,
 ) -> int:
-    """Write the next version, and the configuration of all four models.
+    """Write the next version, and the configuration of every model.
 
     Everything is written and checked in a hidden folder first and then moved into place: a
     failure or a crash before that leaves the repository as it was.

@@ -1,4 +1,4 @@
-"""The `config.pbtxt` files of the four served models, from one description of their tensors."""
+"""The `config.pbtxt` files of the served models, from one description of their tensors."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -62,8 +62,9 @@ def repository_configs(
         "mplug_owl2": _composing(
             "mplug_owl2",
             'backend: "python"',
-            [specs["SEMANTIC_VIEW"]],
-            [specs["SEMANTIC"], specs["COHERENCE"]],
+            # PROMPT asks for the next token of an answer instead of the embeddings.
+            [specs["SEMANTIC_VIEW"], specs["PROMPT"]],
+            [specs["SEMANTIC"], specs["COHERENCE"], specs["NEXT_TOKEN"]],
             # Each instance holds its own copy of the weights: 16.4 GB at the paper's size.
             instances=f"instance_group [ {{ kind: {kind}, count: 1 }} ]",
             settings=settings,
@@ -79,6 +80,7 @@ def repository_configs(
             # The profiling executor compiles anew at every batch size it meets, for seconds.
             parameters={"DISABLE_OPTIMIZED_EXECUTION": "true"},
         ),
+        "mplug_owl2_answer": _answering(specs, settings),
     }
     for text in texts.values():
         text_format.Parse(text, model_config_pb2.ModelConfig())
@@ -115,6 +117,23 @@ def _composing(
         f"dynamic_batching {{ max_queue_delay_microseconds: {settings.queue_delay_us} }}",
         *(_parameter(key, value) for key, value in (parameters or {}).items()),
         *warmups,
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _answering(specs: Mapping[str, TensorSpec], settings: DeploymentSettings) -> str:
+    parts = [
+        'name: "mplug_owl2_answer"',
+        'backend: "python"',
+        "max_batch_size: 0",
+        "# Many responses to a request: the pieces of the answer, as they come.",
+        "model_transaction_policy { decoupled: true }",
+        _tensors("input", [specs["IMAGE"], specs["QUESTION"]]),
+        _tensors("output", [specs["TEXT"]]),
+        "# Each instance answers one question at a time. They hold no weights: mplug_owl2 does.",
+        "instance_group [ { kind: KIND_CPU, count: 2 } ]",
+        _parameter("weights", settings.embedder),
+        _parameter("view_size", str(specs["SEMANTIC_VIEW"].shape[0])),
     ]
     return "\n".join(parts) + "\n"
 
@@ -156,7 +175,7 @@ def _step(model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> 
 def _tensors(word: str, specs: Iterable[TensorSpec]) -> str:
     rows = [
         f"  {{ name: {_quoted(spec.name)}, data_type: {spec.data_type}, "
-        f"dims: [ {', '.join(map(str, spec.shape))} ] }}"
+        f"dims: [ {', '.join(map(str, spec.shape))} ]{', optional: true' * spec.optional} }}"
         for spec in specs
     ]
     return f"{word} [\n" + ",\n".join(rows) + "\n]"
@@ -164,7 +183,7 @@ def _tensors(word: str, specs: Iterable[TensorSpec]) -> str:
 
 def _warmup(batch: int, inputs: Iterable[TensorSpec]) -> str:
     values = []
-    for spec in inputs:
+    for spec in (spec for spec in inputs if not spec.optional):
         source = "random_data: true"
         if spec.data_type == "TYPE_STRING":
             source = f"input_data_file: {_quoted(WARMUP_IMAGE)}"

@@ -79,6 +79,8 @@ def test_the_repository_is_complete(repository):
         "preprocess/warmup/warmup_image",
         "mplug_owl2/config.pbtxt",
         "mplug_owl2/1/model.py",
+        "mplug_owl2_answer/config.pbtxt",
+        "mplug_owl2_answer/1/model.py",
         "maniqa_moe/config.pbtxt",
         "maniqa_moe/1/model.pt",
         "maniqa_moe/1/model.onnx",

@@ -1,6 +1,7 @@
 """The configuration of the served models."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
@@ -9,6 +10,8 @@ from tritonclient.grpc import model_config_pb2
 from ma_agiqa.tensors import GATE_ORDER, tensor_specs
 from ma_agiqa_client import _protocol
 from triton_config import DeploymentSettings, repository_configs
+
+REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 
 
 def parse(gpu: bool = False) -> dict[str, model_config_pb2.ModelConfig]:
@@ -27,8 +30,9 @@ def test_the_ensemble_is_a_chain_whose_tensors_fit():
     known = {tensor.name for tensor in ensemble.input}
     for step in ensemble.ensemble_scheduling.step:
         composing = configs[step.model_name]
-        assert set(step.input_map) == {tensor.name for tensor in composing.input}
-        assert set(step.output_map) == {tensor.name for tensor in composing.output}
+        assert set(step.input_map) == {t.name for t in composing.input if not t.optional}
+        unused = {tensor.name for tensor in composing.output} - set(step.output_map)
+        assert unused == ({"NEXT_TOKEN"} if step.model_name == "mplug_owl2" else set())
         assert set(step.input_map.values()) <= known
         known |= set(step.output_map.values())
     steps = ensemble.ensemble_scheduling.step
@@ -53,7 +57,7 @@ def test_composing_models_batch_and_warm_up(name):
     assert not config.dynamic_batching.HasField("default_queue_policy")
     assert [warmup.batch_size for warmup in config.model_warmup] == [1, 8]
     for warmup in config.model_warmup:
-        assert set(warmup.inputs) == {tensor.name for tensor in config.input}
+        assert set(warmup.inputs) == {t.name for t in config.input if not t.optional}
 
 
 def test_the_gpu_runs_the_networks_only():
@@ -66,7 +70,30 @@ def test_the_gpu_runs_the_networks_only():
         "preprocess": "KIND_CPU",
         "mplug_owl2": "KIND_GPU",
         "maniqa_moe": "KIND_GPU",
+        "mplug_owl2_answer": "KIND_CPU",
     }
+
+
+def test_the_answering_model_streams_and_holds_no_weights():
+    configs = parse()
+    config = configs["mplug_owl2_answer"]
+    assert config.model_transaction_policy.decoupled
+    assert config.max_batch_size == 0
+    assert config.parameters["weights"].string_value == "some/owl"  # for its tokenizer
+    assert config.parameters["view_size"].string_value == "448"
+    step = {tensor.name: tensor for tensor in configs["mplug_owl2"].input}
+    assert step["PROMPT"].optional
+    assert not step["SEMANTIC_VIEW"].optional
+    steps = configs["ma_agiqa"].ensemble_scheduling.step
+    assert config.name not in {step.model_name for step in steps}
+
+
+def test_the_shipped_configuration_is_what_is_written():
+    settings = DeploymentSettings("demo", "float32", False, 1000, warmup_batches=(1, 8))
+    texts = repository_configs(tensor_specs(224, 128, 224, 14), {}, settings)
+    for name in set(texts) - {"ma_agiqa"}:  # which holds the card
+        shipped = REPOSITORY / name / "config.pbtxt"
+        assert shipped.read_text(encoding="utf-8") == texts[name], name
 
 
 def test_parameters_keep_every_character():

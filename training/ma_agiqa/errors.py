@@ -7,6 +7,8 @@
     ├── CheckpointError            weights that do not fit the model, or cannot be read
     ├── ConfigError                a setting with an unknown name or an impossible value
     ├── DataError                  a table or image of a data set that cannot be used
+    ├── QuestionError              a question to the LMM that is empty or too long
+    ├── CannotAnswerError          an LMM that has no words: random weights, no head, no tokenizer
     └── DownloadError             weights that could not be fetched
 
 A message says what was received, what was expected, and what to do next; it never holds a path
@@ -14,6 +16,7 @@ of the server, so it may be shown to whoever sent the request.
 """
 
 __all__ = [
+    "CannotAnswerError",
     "CheckpointError",
     "ConfigError",
     "DataError",
@@ -22,6 +25,7 @@ __all__ = [
     "ImageTooLargeError",
     "InvalidImageError",
     "MAAGIQAError",
+    "QuestionError",
 ]
 
 
@@ -51,6 +55,14 @@ class ConfigError(MAAGIQAError, ValueError):
 
 class DataError(MAAGIQAError, ValueError):
     """A table or an image of a data set that cannot be used."""
+
+
+class QuestionError(MAAGIQAError, ValueError):
+    """A question to the LMM that is empty, too long, or asks for too long an answer."""
+
+
+class CannotAnswerError(MAAGIQAError, RuntimeError):
+    """The LMM that is served has no words: random weights, no language head or no tokenizer."""
 
 
 class DownloadError(MAAGIQAError, RuntimeError):

@@ -89,7 +89,7 @@ class PromptEmbedder:
         Returns:
             For every prompt, float32 (B, hidden) on the model's device.
         """
-        tokens = self.model.encode_images(self._pixels(images))  # (B, I, hidden)
+        tokens = self.model.encode_images(self.pixels(images))  # (B, I, hidden)
         prompts, batch = len(self._ids), len(tokens)
         sequence = torch.cat(
             [
@@ -115,12 +115,13 @@ class PromptEmbedder:
     @torch.inference_mode()
     def full_sequence(self, images: Tensor) -> dict[str, Tensor]:
         """Embed as `__call__` does, by one plain pass over each prompt's whole sequence."""
-        pixels = self._pixels(images)
+        pixels = self.pixels(images)
         return {
             name: self.model(pixels, ids).float().mean(dim=1) for name, ids in self._ids.items()
         }
 
-    def _pixels(self, images: Tensor) -> Tensor:
+    def pixels(self, images: Tensor) -> Tensor:
+        """Normalise images, as `__call__` takes them, to the model's input: (B, 3, S, S)."""
         images = images.to(self.model.device)
         if images.dtype == torch.uint8:
             images = (images.float() / 255 - self._mean) / self._std

@@ -6,6 +6,11 @@
     QUALITY_VIEW, SEMANTIC, COHERENCE --maniqa_moe--> SCORE, GATE,
                                                       PATCH_SCORE, PATCH_WEIGHT (Eq. 1-4)
 
+and, where images are explained in words (paper Fig. 5),
+
+    IMAGE, QUESTION --mplug_owl2_answer--> TEXT, piece by piece, by way of
+    SEMANTIC_VIEW, PROMPT --mplug_owl2--> NEXT_TOKEN
+
 Shapes leave out the batch dimension.
 """
 
@@ -23,17 +28,21 @@ GATE_ORDER = ("semantic", "coherence", "quality")
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A served tensor: its name, Triton data type and shape without the batch dimension."""
+    """A served tensor: its name, Triton data type and shape without the batch dimension.
+
+    A size of -1 is any; an optional input may be left out of a request.
+    """
 
     name: str
     data_type: str
     shape: tuple[int, ...]
+    optional: bool = False
 
 
 def tensor_specs(
     semantic_size: int, hidden_size: int, quality_size: int, patch_grid: int
 ) -> Mapping[str, TensorSpec]:
-    """Describe every tensor of the ensemble for one pair of models.
+    """Describe every served tensor for one pair of models.
 
     Args:
         semantic_size: side of the LMM's view in pixels (paper: 448).
@@ -51,5 +60,9 @@ def tensor_specs(
         TensorSpec("GATE", "TYPE_FP32", (3,)),
         TensorSpec("PATCH_SCORE", "TYPE_FP32", (patch_grid, patch_grid)),
         TensorSpec("PATCH_WEIGHT", "TYPE_FP32", (patch_grid, patch_grid)),
+        TensorSpec("QUESTION", "TYPE_STRING", (1,)),
+        TensorSpec("TEXT", "TYPE_STRING", (1,)),
+        TensorSpec("PROMPT", "TYPE_INT32", (-1,), optional=True),
+        TensorSpec("NEXT_TOKEN", "TYPE_INT32", (1,)),
     )
     return {spec.name: spec for spec in specs}

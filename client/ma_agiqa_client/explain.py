@@ -1,0 +1,220 @@
+"""What the served language model says about an image, as it writes it (paper Fig. 5).
+
+    encoded bytes, question --> IMAGE [1], QUESTION [1] --> model `mplug_owl2_answer`
+                                                        --> TEXT [1], many times
+
+`Scorer.explain` and `AsyncScorer.explain` are the ways in. Nothing is tried again: text that was
+given cannot be taken back.
+"""
+
+import struct
+import threading
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]
+from tritonclient.grpc import service_pb2, service_pb2_grpc  # type: ignore[import-untyped]
+
+from ma_agiqa_client import _protocol
+from ma_agiqa_client._cancellation import cancelled
+from ma_agiqa_client.connection import Connection, check_url
+from ma_agiqa_client.errors import (
+    CannotExplainError,
+    ClientError,
+    DeadlineExceededError,
+    InvalidQuestionError,
+)
+from ma_agiqa_client.retry import Clock
+
+__all__ = [
+    "ANSWERING_MODEL",
+    "MAX_ANSWER_TOKENS",
+    "QUESTIONS",
+    "AnswerChannel",
+    "AnswerPart",
+    "AsyncAnswerChannel",
+    "Inquiry",
+]
+
+ANSWERING_MODEL = "mplug_owl2_answer"
+
+MAX_ANSWER_TOKENS = 512
+"""The longest answer that can be asked for, in tokens of about three quarters of a word."""
+
+QUESTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "semantic": "Evaluate the input image to determine if its quality is compromised due to a "
+        "lack of meaningful semantic content.",
+        "coherence": "Evaluate if the image quality is compromised due to violations of coherence.",
+    }
+)
+"""The two questions whose embeddings the score rests on (paper §3.2)."""
+
+_GRPC_COMPRESSION = {"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
+# Triton then ends a stream that failed with a status instead of a bare sentence.
+_WITH_STATUS = ("triton_grpc_error", "true")
+
+
+@dataclass(frozen=True)
+class AnswerPart:
+    """A piece of an answer, a few letters or a word.
+
+    Attributes:
+        question: `semantic` or `coherence` for the paper's questions, else the question itself.
+        text: the piece; all pieces of a question, one after the other, are the answer.
+    """
+
+    question: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """What is asked about one image.
+
+    Attributes:
+        question: free text; None asks the paper's two questions, one after the other.
+        max_tokens: where each answer is cut off.
+
+    Raises:
+        InvalidQuestionError: nothing is asked, or `max_tokens` is not in 1 to `MAX_ANSWER_TOKENS`.
+    """
+
+    question: str | None
+    max_tokens: int
+
+    def __post_init__(self) -> None:
+        if self.question is not None and not self.question.strip():
+            raise InvalidQuestionError("The question is empty. Ask something about the image.")
+        if not 1 <= self.max_tokens <= MAX_ANSWER_TOKENS:
+            raise InvalidQuestionError(
+                f"max_tokens is {self.max_tokens}; expected 1 to {MAX_ANSWER_TOKENS}."
+            )
+
+    def requests(self, image: bytes) -> Iterator[tuple[str, Any]]:
+        """Give the name of each question, and the protobuf `ModelInferRequest` that asks it."""
+        asked = QUESTIONS if self.question is None else {self.question: self.question}
+        for name, question in asked.items():
+            request = service_pb2.ModelInferRequest(model_name=ANSWERING_MODEL)
+            for tensor, value in (("IMAGE", image), ("QUESTION", question.encode())):
+                request.inputs.add(name=tensor, datatype="BYTES", shape=[1])
+                request.raw_input_contents.append(struct.pack("<I", len(value)) + value)
+            request.parameters["max_tokens"].int64_param = self.max_tokens
+            yield name, request
+
+
+class _Channel:
+    """What both kinds of channel have in common."""
+
+    def __init__(self, url: str, connection: Connection) -> None:
+        """Prepare; the channel is made at the first question.
+
+        Raises:
+            ValueError: `url` is not an address for gRPC.
+        """
+        self._url = check_url(url)
+        self._connection = connection
+        self._made: Any = None
+        self._lock = threading.Lock()
+
+    def _channel(self, grpc_module: Any) -> Any:
+        tls, options = self._connection.tls, self._connection.channel_args(self._url)
+        with self._lock:
+            if self._made is None and tls:
+                made = grpc_module.secure_channel(self._url, tls.credentials(), options=options)
+                self._made = made
+            elif self._made is None:
+                self._made = grpc_module.insecure_channel(self._url, options=options)
+            return self._made
+
+    def _call(self, grpc_module: Any, request: Any, clock: Clock) -> Any:
+        """Start the stream of one answer."""
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel(grpc_module))
+        compression = self._connection.compression
+        return stub.ModelStreamInfer(
+            iter([request]),
+            timeout=max(clock.left_s(), 0.0),
+            metadata=(*self._connection.headers().items(), _WITH_STATUS),
+            compression=_GRPC_COMPRESSION[compression] if compression else None,
+        )
+
+    def _text(self, response: Any, clock: Clock) -> str:
+        if response.error_message:  # of requests that reach no model, in spite of `_WITH_STATUS`
+            raise self._error(None, response.error_message, clock)
+        contents: Sequence[bytes] = response.infer_response.raw_output_contents
+        return contents[0][4:].decode() if contents else ""
+
+    def _failed(self, error: Any, clock: Clock) -> ClientError:
+        return self._error(error.code(), error.details() or "", clock)
+
+    def _error(self, code: Any, message: str, clock: Clock) -> ClientError:
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            return CannotExplainError(message)
+        if ANSWERING_MODEL in message and ("unknown model" in message or "available" in message):
+            return CannotExplainError(
+                f"The server at {self._url} does not answer questions: its model "
+                f"{ANSWERING_MODEL} is not loaded. Start the server with --explain."
+            )
+        if message.startswith("DEADLINE_EXCEEDED"):
+            return DeadlineExceededError(message)
+        if code is grpc.StatusCode.INVALID_ARGUMENT and message.startswith("The question"):
+            return InvalidQuestionError(message)
+        status = f"StatusCode.{code.name}" if code else None
+        return _protocol.to_client_error(status, message, self._url, clock.timeout_s)
+
+
+class AnswerChannel(_Channel):
+    """A channel for streams of answers, kept. Thread-safe."""
+
+    def parts(self, inquiry: Inquiry, image: bytes, clock: Clock) -> Iterator[AnswerPart]:
+        """Ask; give the answers as they are written.
+
+        Closing the iterator, or the channel, has the server stop.
+
+        Raises:
+            ClientError: as `Scorer.explain` says.
+        """
+        for name, request in inquiry.requests(image):
+            try:
+                call = self._call(grpc, request, clock)
+            except ValueError as error:  # the channel was closed
+                raise cancelled() from error
+            try:
+                for response in call:
+                    if text := self._text(response, clock):
+                        yield AnswerPart(name, text)
+            except grpc.RpcError as error:
+                raise self._failed(error, clock) from error
+            finally:
+                call.cancel()
+
+    def close(self) -> None:
+        """Close the channel; answers under way end with `RequestCancelledError`."""
+        if self._made is not None:
+            self._made.close()
+
+
+class AsyncAnswerChannel(_Channel):
+    """The same for asyncio. It belongs to the event loop of its first question."""
+
+    async def parts(
+        self, inquiry: Inquiry, image: bytes, clock: Clock
+    ) -> AsyncGenerator[AnswerPart, None]:
+        """Ask; give the answers as they are written; as `AnswerChannel.parts`."""
+        for name, request in inquiry.requests(image):
+            call = self._call(grpc.aio, request, clock)
+            try:
+                async for response in call:
+                    if text := self._text(response, clock):
+                        yield AnswerPart(name, text)
+            except grpc.RpcError as error:
+                raise self._failed(error, clock) from error
+            finally:
+                call.cancel()
+
+    async def close(self) -> None:
+        """Close the channel; answers under way end with `RequestCancelledError`."""
+        if self._made is not None:
+            await self._made.close()

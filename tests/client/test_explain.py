@@ -1,0 +1,229 @@
+"""What is asked of a server that explains, and how its failures are called, over real gRPC."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+import trustme
+from click.testing import CliRunner
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from ma_agiqa_client import (
+    AnswerPart,
+    AsyncScorer,
+    AuthenticationError,
+    CannotExplainError,
+    DeadlineExceededError,
+    InvalidImageError,
+    InvalidQuestionError,
+    Scorer,
+    ServerError,
+    ServerUnavailableError,
+    Tls,
+    cli,
+)
+from ma_agiqa_client.explain import QUESTIONS
+
+Request = service_pb2.ModelInferRequest
+STATUS = grpc.StatusCode
+
+
+class Speaker(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Streams what `answer` gives: text, or a sentence as Triton's own error message."""
+
+    def __init__(self) -> None:
+        self.answer: Callable[[Request, grpc.ServicerContext], Iterator[str]] = self.repeat
+        self.error_message = ""
+        self.requests: list[Request] = []
+        self.headers: list[dict[str, str]] = []
+        self.server = grpc.server(ThreadPoolExecutor(8))
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self.server)
+
+    @staticmethod
+    def repeat(request: Request, context: grpc.ServicerContext) -> Iterator[str]:
+        """The question, word by word."""
+        for word in request.raw_input_contents[1][4:].decode().split():
+            yield word
+            yield ""
+
+    def ModelStreamInfer(self, request_iterator, context):
+        for request in request_iterator:
+            self.requests.append(request)
+            self.headers.append({k: str(v) for k, v in context.invocation_metadata()})
+            if self.error_message:
+                yield service_pb2.ModelStreamInferResponse(error_message=self.error_message)
+                continue
+            for text in self.answer(request, context):
+                response = service_pb2.ModelStreamInferResponse()
+                data = text.encode()
+                response.infer_response.outputs.add(name="TEXT", datatype="BYTES", shape=[1])
+                response.infer_response.raw_output_contents.append(
+                    len(data).to_bytes(4, "little") + data
+                )
+                yield response
+
+
+@pytest.fixture
+def speaker() -> Iterator[Speaker]:
+    speaker = Speaker()
+    speaker.url = f"127.0.0.1:{speaker.server.add_insecure_port('127.0.0.1:0')}"
+    speaker.server.start()
+    yield speaker
+    speaker.server.stop(grace=None).wait()
+
+
+@pytest.fixture
+def scorer(speaker):
+    with Scorer(speaker.url, timeout_s=20) as scorer:
+        yield scorer
+
+
+def test_a_question_is_answered_piece_by_piece(scorer, speaker):
+    parts = list(scorer.explain(b"image", "How come, Zoë?", max_tokens=7))
+    assert parts == [AnswerPart("How come, Zoë?", word) for word in ("How", "come,", "Zoë?")]
+    request = speaker.requests[0]
+    assert request.model_name == "mplug_owl2_answer"
+    assert [(i.name, i.datatype, list(i.shape)) for i in request.inputs] == [
+        ("IMAGE", "BYTES", [1]),
+        ("QUESTION", "BYTES", [1]),
+    ]
+    assert request.raw_input_contents[0] == b"\5\0\0\0image"
+    assert request.parameters["max_tokens"].int64_param == 7
+
+
+def test_by_default_the_papers_questions_are_asked_one_after_the_other(scorer, speaker):
+    answers: dict[str, list[str]] = {}
+    for part in scorer.explain(b"image"):
+        answers.setdefault(part.question, []).append(part.text)
+    assert {name: " ".join(words) for name, words in answers.items()} == dict(QUESTIONS)
+    assert len(speaker.requests) == 2
+    assert {r.parameters["max_tokens"].int64_param for r in speaker.requests} == {512}
+
+
+def test_headers_and_token_travel(speaker):
+    with Scorer(speaker.url, token="secret", metadata={"x-team": "red"}) as scorer:
+        list(scorer.explain(b"image", "Why?"))
+    sent = {"authorization": "Bearer secret", "x-team": "red", "triton_grpc_error": "true"}
+    assert sent.items() <= speaker.headers[0].items()
+
+
+def test_an_encrypted_channel():
+    issuer = trustme.CA()
+    mine = issuer.issue_cert("localhost")
+    pair = (mine.private_key_pem.bytes(), mine.cert_chain_pems[0].bytes())
+    other = Speaker()
+    number = other.server.add_secure_port("localhost:0", grpc.ssl_server_credentials([pair]))
+    other.server.start()
+    try:
+        with issuer.cert_pem.tempfile() as trusted:
+            tls = Tls(root_certificates=trusted)
+            with Scorer(f"localhost:{number}", tls=tls) as scorer:
+                assert list(scorer.explain(b"image", "Why?")) == [AnswerPart("Why?", "Why?")]
+    finally:
+        other.server.stop(grace=None).wait()
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "error", "sentence"),
+    [
+        (STATUS.UNIMPLEMENTED, "It has no words.", CannotExplainError, "It has no words."),
+        (STATUS.INVALID_ARGUMENT, "The question is odd.", InvalidQuestionError, "is odd."),
+        (STATUS.INVALID_ARGUMENT, "The image is odd.", InvalidImageError, "The image is odd."),
+        (STATUS.UNAVAILABLE, "Too busy.", ServerUnavailableError, "Too busy."),
+        (STATUS.CANCELLED, "DEADLINE_EXCEEDED: late.", DeadlineExceededError, "late."),
+        (STATUS.UNAUTHENTICATED, "Who?", AuthenticationError, "Who?"),
+        (STATUS.INTERNAL, "Oh.\nTraceback: /opt/x.py", ServerError, "Oh."),
+    ],
+)
+def test_failures_have_types_after_the_text_that_came(
+    scorer, speaker, status, said, error, sentence
+):
+    def answer(request, context):
+        yield "Well"
+        context.abort(status, said)
+
+    speaker.answer = answer
+    parts = scorer.explain(b"image", "Why?")
+    assert next(parts).text == "Well"
+    with pytest.raises(error) as caught:
+        next(parts)
+    assert sentence in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+    assert len(speaker.requests) == 1  # nothing is tried again
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Request for unknown model: 'mplug_owl2_answer' is not found",
+        "Request for unknown model: 'mplug_owl2_answer' has no available versions",
+    ],
+)
+def test_a_model_that_is_not_loaded_is_named(scorer, speaker, said):
+    speaker.error_message = said
+    with pytest.raises(CannotExplainError, match="Start the server with --explain"):
+        list(scorer.explain(b"image", "Why?"))
+
+
+def test_a_server_that_is_not_there():
+    with Scorer("127.0.0.1:1") as scorer, pytest.raises(ServerUnavailableError):
+        list(scorer.explain(b"image", "Why?"))
+
+
+def test_the_deadline_is_for_the_whole_answer(scorer, speaker):
+    def slowly(request, context):
+        yield "Well"
+        while context.is_active():
+            pass
+
+    speaker.answer = slowly
+    parts = scorer.explain(b"image", "Why?", timeout_s=0.5)
+    assert next(parts).text == "Well"
+    with pytest.raises(DeadlineExceededError, match=r"within 0\.5 s"):
+        next(parts)
+
+
+@pytest.mark.parametrize("question", ["", " \n"])
+@pytest.mark.parametrize("make", [Scorer, AsyncScorer])
+def test_what_can_be_known_beforehand_is_not_sent(speaker, make, question):
+    scorer = make(speaker.url)
+    for arguments in ((question,), ("Why?", {"max_tokens": 0}), ("Why?", {"max_tokens": 513})):
+        options = arguments[1] if len(arguments) > 1 else {}
+        with pytest.raises(InvalidQuestionError):
+            scorer.explain(b"image", arguments[0], **options)
+    with pytest.raises(ValueError, match="timeout_s"):
+        scorer.explain(b"image", "Why?", timeout_s=0)
+    assert not speaker.requests
+
+
+def test_a_closed_scorer_asks_nothing(speaker):
+    with Scorer(speaker.url) as scorer:
+        pass
+    with pytest.raises(RuntimeError, match="closed"):
+        scorer.explain(b"image", "Why?")
+
+
+def test_the_asyncio_scorer_gives_the_same(scorer, speaker):
+    async def ask() -> list[AnswerPart]:
+        async with AsyncScorer(speaker.url) as other:
+            return [part async for part in other.explain(b"image")]
+
+    assert asyncio.run(ask()) == list(scorer.explain(b"image"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--explain", "--format", "json"), "json has no place for it"),
+        (("--question", "Why?", "--output", "scores.csv"), "csv has no place for it"),
+        (("--question", " "), "--question is empty"),
+    ],
+)
+def test_the_command_line_refuses_what_cannot_be(tmp_path, speaker, arguments, sentence):
+    (tmp_path / "a.png").write_bytes(b"1")
+    result = CliRunner().invoke(cli.main, [str(tmp_path), "--url", speaker.url, *arguments])
+    assert result.exit_code == 2
+    assert sentence in " ".join(result.stderr.split())
+    assert not speaker.requests

@@ -1,0 +1,328 @@
+"""Streamed answers of the real server, against the same network in this process."""
+
+import asyncio
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from embedded_triton import EmbeddedTriton
+from llama_tokenizer import write_tokenizer
+from ma_agiqa import questions
+from ma_agiqa.answer import Answerer, language_head
+from ma_agiqa.preprocessing import decode, semantic_view
+from ma_agiqa.presets import build_embedder
+from ma_agiqa.questions import Tokenizer
+from ma_agiqa.tensors import tensor_specs
+from ma_agiqa_client import (
+    AsyncScorer,
+    CannotExplainError,
+    ClientError,
+    DeadlineExceededError,
+    InvalidImageError,
+    InvalidQuestionError,
+    RequestCancelledError,
+    Scorer,
+    explain,
+)
+from ma_agiqa_client._output import printable
+from published_weights import write_owl
+from triton_config import WARMUP_IMAGE, DeploymentSettings, repository_configs
+
+ROOT = Path(__file__).resolve().parents[2]
+REPOSITORY = ROOT / "model_repository"
+IMAGE = next((ROOT / "examples").glob("*.jpg"))
+QUESTION = "What is wrong with this image?"
+TOKENS = 16
+
+
+@pytest.fixture(scope="module")
+def owl(tiny_owl, tmp_path_factory) -> Path:
+    """The small mPLUG-Owl2 as a folder of the hub, with a tokenizer. It never ends an answer."""
+    folder = tmp_path_factory.mktemp("owl")
+    config = {**tiny_owl["config"], "max_position_embeddings": 2048}
+    write_owl(folder, config, tiny_owl["state"])
+    write_tokenizer(folder)
+    return folder
+
+
+def write_repository(folder: Path, owl: Path) -> Path:
+    """The shipped repository with another mPLUG-Owl2; the scorer takes embeddings of its width."""
+    shutil.copytree(REPOSITORY, folder)
+    text = (folder / "ma_agiqa" / "config.pbtxt").read_text(encoding="utf-8")
+    shipped = text_format.Parse(text, model_config_pb2.ModelConfig())
+    card = {name: value.string_value for name, value in shipped.parameters.items()}
+    settings = DeploymentSettings(str(owl), "float32", False, 1000, warmup_batches=(1,))
+    configs = repository_configs(tensor_specs(112, 128, 224, 14), card, settings)
+    for name, config in configs.items():
+        (folder / name / "config.pbtxt").write_text(config, encoding="utf-8")
+    assert (folder / "preprocess" / "warmup" / WARMUP_IMAGE).is_file()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def speaking(owl, tmp_path_factory):
+    """A server whose language model has words, if random ones."""
+    repository = write_repository(tmp_path_factory.mktemp("speaking") / "models", owl)
+    with EmbeddedTriton(repository, free_ports=True, explain=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def scorer(speaking):
+    with Scorer(speaking.grpc_url) as scorer:
+        yield scorer
+
+
+@pytest.fixture(scope="module")
+def in_process(owl):
+    """The answer's text, computed here."""
+    embedder = build_embedder(str(owl))
+    answerer = Answerer(embedder, language_head(str(owl), embedder.model))
+    tokenizer = Tokenizer.of_checkpoint(str(owl))
+
+    def answer(image: bytes, question: str, max_tokens: int) -> str:
+        view = torch.from_numpy(semantic_view(decode(image), embedder.image_size))
+        return tokenizer.text(list(answerer.generate(view, tokenizer.prompt(question), max_tokens)))
+
+    return answer
+
+
+def text_of(parts, question: str = QUESTION) -> str:
+    return "".join(part.text for part in parts if part.question == question)
+
+
+def wait_for(server: EmbeddedTriton, sentence: str, count: int = 1) -> None:
+    """Wait until the log has a sentence so often."""
+    end = time.monotonic() + 30
+    while server.log_file.read_text(errors="replace").count(sentence) < count:
+        assert time.monotonic() < end, f"the log never says {sentence!r}"
+        time.sleep(0.02)
+
+
+def test_an_answer_comes_in_pieces_and_equals_in_process(scorer, in_process):
+    parts = list(scorer.explain(IMAGE, QUESTION, max_tokens=TOKENS))
+    assert len(parts) > TOKENS // 2
+    assert text_of(parts) == in_process(IMAGE.read_bytes(), QUESTION, TOKENS)
+
+
+def test_without_a_question_the_papers_two_are_answered(scorer, in_process):
+    parts = list(scorer.explain(IMAGE, max_tokens=TOKENS))
+    assert list(dict.fromkeys(part.question for part in parts)) == list(explain.QUESTIONS)
+    answers = {name: text_of(parts, name) for name in explain.QUESTIONS}
+    data = IMAGE.read_bytes()
+    assert answers == {n: in_process(data, q, TOKENS) for n, q in explain.QUESTIONS.items()}
+    assert len(set(answers.values())) == 2
+
+
+def test_the_client_asks_the_questions_of_the_paper():
+    assert dict(explain.QUESTIONS) == dict(questions.QUESTIONS)
+    assert explain.MAX_ANSWER_TOKENS == questions.MAX_ANSWER_TOKENS
+
+
+def test_the_asyncio_client_gives_the_same(speaking, in_process):
+    async def ask() -> list[explain.AnswerPart]:
+        async with AsyncScorer(speaking.grpc_url) as scorer:
+            return [part async for part in scorer.explain(IMAGE, QUESTION, max_tokens=TOKENS)]
+
+    assert text_of(asyncio.run(ask())) == in_process(IMAGE.read_bytes(), QUESTION, TOKENS)
+
+
+def test_answers_and_scores_at_once_do_not_mix(scorer, in_process):
+    rng = np.random.default_rng(3)
+    images = [rng.integers(0, 256, (90, 120, 3), np.uint8) for _ in range(5)]
+    data = [scorer._encoder.encode(image, 1.0) for image in images]
+    alone = [scorer.score(image).mos for image in images]
+    expected = [in_process(one, QUESTION, TOKENS) for one in data]
+    with ThreadPoolExecutor(5) as pool:
+        answers = pool.map(
+            lambda one: text_of(scorer.explain(one, QUESTION, max_tokens=TOKENS)), data
+        )
+        together = [score.mos for score in scorer.score_many(images * 20)]
+        assert list(answers) == expected
+    assert together == pytest.approx(alone * 20, abs=1e-4)
+    assert len(set(expected)) > 1
+
+
+def test_the_weights_are_in_one_process(scorer, speaking):
+    list(scorer.explain(IMAGE, QUESTION, max_tokens=1))
+    maps = {
+        model: Path(f"/proc/{pid}/maps").read_text()
+        for pid, model in speaking._server._stubs.items()
+    }
+    assert {"mplug_owl2", "mplug_owl2_answer"} <= set(maps)
+    assert "libtorch" in maps["mplug_owl2"]
+    assert "libtorch" not in maps["mplug_owl2_answer"]
+
+
+@pytest.mark.parametrize(
+    ("image", "question", "error", "sentence"),
+    [
+        (b"no image", QUESTION, InvalidImageError, "not an image that can be read"),
+        (b"", QUESTION, InvalidImageError, "0 bytes"),
+        (IMAGE, "", InvalidQuestionError, "The question is empty"),
+        (IMAGE, " \n", InvalidQuestionError, "The question is empty"),
+        (IMAGE, "é" * 600, InvalidQuestionError, "1,2.. tokens; at most 1,000"),
+        (IMAGE, "a" * 20_000, InvalidQuestionError, "20,000 characters; at most 10,000"),
+    ],
+)
+def test_what_cannot_be_asked_is_typed(scorer, image, question, error, sentence):
+    with pytest.raises(error, match=sentence) as caught:
+        list(scorer.explain(image, question))
+    for inside in ("Traceback", ".py", str(ROOT), "site-packages"):
+        assert inside not in str(caught.value)
+
+
+@pytest.mark.parametrize("max_tokens", [0, 513])
+def test_lengths_have_limits_in_the_client_and_the_server(scorer, monkeypatch, max_tokens):
+    with pytest.raises(InvalidQuestionError, match="expected 1 to 512"):
+        scorer.explain(IMAGE, QUESTION, max_tokens=max_tokens)
+    monkeypatch.setattr(explain.Inquiry, "__post_init__", lambda self: None)
+    with pytest.raises(InvalidQuestionError, match=rf"max_tokens = {max_tokens}; expected 1 to"):
+        list(scorer.explain(IMAGE, QUESTION, max_tokens=max_tokens))
+
+
+def given_up(server: EmbeddedTriton) -> int:
+    return server.log_file.read_text(errors="replace").count("given up by the client")
+
+
+def test_closing_the_iterator_stops_the_server(scorer, speaking):
+    before = given_up(speaking)
+    parts = scorer.explain(IMAGE, QUESTION, max_tokens=512)
+    next(parts)
+    parts.close()
+    wait_for(speaking, "given up by the client", before + 1)
+    assert len(list(scorer.explain(IMAGE, QUESTION, max_tokens=2))) >= 1
+
+
+def test_cancelling_the_task_stops_the_server(speaking):
+    before = given_up(speaking)
+
+    async def ask() -> None:
+        async with AsyncScorer(speaking.grpc_url) as scorer:
+            first = asyncio.Event()
+
+            async def read() -> None:
+                async for _ in scorer.explain(IMAGE, QUESTION, max_tokens=512):
+                    first.set()
+
+            task = asyncio.create_task(read())
+            await first.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(ask())
+    wait_for(speaking, "given up by the client", before + 1)
+
+
+def test_closing_the_scorer_ends_its_answers(speaking):
+    before = given_up(speaking)
+    scorer = Scorer(speaking.grpc_url)
+    first, ended = threading.Event(), []
+
+    def read() -> None:
+        try:
+            for _ in scorer.explain(IMAGE, QUESTION, max_tokens=512):
+                first.set()
+        except ClientError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    assert first.wait(30)
+    scorer.close()
+    thread.join(30)
+    assert [type(error) for error in ended] == [RequestCancelledError]
+    wait_for(speaking, "given up by the client", before + 1)
+
+
+def test_a_deadline_ends_an_answer_here_and_there(scorer, speaking):
+    before = given_up(speaking)
+    with pytest.raises(DeadlineExceededError):
+        list(scorer.explain(IMAGE, QUESTION, max_tokens=512, timeout_s=0.25))
+    wait_for(speaking, "given up by the client", before + 1)
+
+
+def expiring_requests(scorer: Scorer, monkeypatch, after_s: float) -> None:
+    """Send a deadline of which gRPC knows nothing."""
+    requests = explain.Inquiry.requests
+
+    def with_deadline(self, image):
+        for name, request in requests(self, image):
+            deadline_us = time.time_ns() // 1000 + round(after_s * 1e6)
+            request.parameters["deadline_unix_us"].int64_param = deadline_us
+            yield name, request
+
+    monkeypatch.setattr(explain.Inquiry, "requests", with_deadline)
+
+
+@pytest.mark.parametrize(
+    ("after_s", "sentence"), [(-1.0, "came to step mplug_owl2_answer"), (0.5, "the time was over")]
+)
+def test_the_server_keeps_deadlines_itself(scorer, monkeypatch, after_s, sentence):
+    expiring_requests(scorer, monkeypatch, after_s)
+    with pytest.raises(DeadlineExceededError, match=sentence):
+        list(scorer.explain(IMAGE, QUESTION, max_tokens=512))
+
+
+def test_the_demo_says_that_it_cannot_answer():
+    with EmbeddedTriton(REPOSITORY, free_ports=True, explain=True) as server:
+        with Scorer(server.grpc_url) as scorer:
+            with pytest.raises(CannotExplainError, match="random weights and no tokenizer"):
+                list(scorer.explain(IMAGE, QUESTION))
+            assert scorer.score(IMAGE).mos is not None
+        done = command_line(IMAGE, "--url", server.grpc_url, "--explain")
+        assert done.returncode == 6
+        assert "The demo's language model has random weights" in done.stderr
+        assert IMAGE.name in done.stdout
+
+        async def ask() -> None:
+            async with AsyncScorer(server.grpc_url) as scorer:
+                async for _ in scorer.explain(IMAGE):
+                    pass
+
+        with pytest.raises(CannotExplainError, match="random weights and no tokenizer"):
+            asyncio.run(ask())
+
+
+def command_line(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, str(ROOT / "client" / "score.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_the_command_line_writes_answers_below_the_table(speaking, scorer, tmp_path):
+    images = [tmp_path / name for name in ("a.jpg", "b.jpg")]
+    for image in images:
+        shutil.copyfile(IMAGE, image)
+    done = command_line(*images, "--url", speaking.grpc_url, "--question", QUESTION)
+    assert done.returncode == 0, done.stderr
+    table, *answers = done.stdout.split(f"\n  {QUESTION}: ")
+    assert "Model: ma-agiqa-demo" in table
+    assert table.endswith(f"\n\n{images[0]}")
+    expected = text_of(scorer.explain(IMAGE, QUESTION))
+    assert "\n" not in expected
+    assert [answer.split("\n")[0] for answer in answers] == [printable(expected)] * 2
+
+
+def test_the_command_line_says_that_the_server_has_no_words(server):
+    done = command_line(IMAGE, "--url", server.grpc_url, "--explain")
+    assert done.returncode == 6
+    assert IMAGE.name in done.stdout
+    assert "Start the server with --explain" in done.stderr
+
+
+def test_a_server_that_does_not_explain_says_so(server):
+    with Scorer(server.grpc_url) as scorer:
+        with pytest.raises(CannotExplainError, match="Start the server with --explain"):
+            list(scorer.explain(IMAGE, QUESTION))
+        assert scorer.score(IMAGE).mos is not None
