@@ -1,0 +1,60 @@
+"""Repair a damaged picture by evolution, with the served score as the only guide.
+
+    python client/examples/evolve_picture.py examples/coffee_pristine.jpg --url localhost:8001
+
+Blurs the picture, adds noise, takes contrast and colour away. Evolution starts there, is told
+nothing but rewards, and looks for the best amount of each. What it finds is what the served model
+likes, which need not be the undamaged picture. Writes before_after.png, curve.png and curve.csv.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
+
+from ma_agiqa_client import Scorer
+from ma_agiqa_client.rewards import ma_agiqa_score
+
+START = np.array([0.8, 0.8, 0.8, 0.8])  # blur, noise, loss of contrast, of colour: each in 0-1
+CHILDREN, STEP = 15, 0.25
+
+
+def render(picture: Image.Image, genes: np.ndarray) -> Image.Image:
+    blur, noise, contrast, colour = genes.tolist()
+    image = ImageEnhance.Color(picture).enhance(1 - colour)
+    image = ImageEnhance.Contrast(image).enhance(1 - 0.8 * contrast)
+    image = image.filter(ImageFilter.GaussianBlur(5 * blur))
+    grain = np.random.default_rng(0).normal(0, 70 * noise, (*image.size[::-1], 3))
+    return Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8))
+
+
+def evolve(picture, reward, generations: int, rng: np.random.Generator):
+    parent, curve = START, []
+    for _ in range(generations):
+        children = parent + rng.normal(0, STEP, (CHILDREN, START.size))
+        family = np.vstack([parent, children]).clip(0, 1)
+        scores, _ = reward([render(picture, genes) for genes in family], None, None)
+        curve.append([scores[0], *parent])  # the parent's
+        parent = family[scores.argmax()]
+    return parent, np.array([*curve, [scores.max(), *parent]])
+
+
+parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+parser.add_argument("picture", type=Path)
+parser.add_argument("--url", default="localhost:8001", help="gRPC address of the server")
+parser.add_argument("--output", type=Path, default=Path("evolved"), help="folder of the results")
+parser.add_argument("--generations", type=int, default=20)
+options = parser.parse_args()
+picture = Image.open(options.picture).convert("RGB")
+with Scorer(options.url) as scorer:
+    reward, rng = ma_agiqa_score(scorer=scorer), np.random.default_rng(7)
+    genes, curve = evolve(picture, reward, options.generations, rng)
+options.output.mkdir(parents=True, exist_ok=True)
+pair = np.hstack([render(picture, START), render(picture, genes)])
+Image.fromarray(pair).save(options.output / "before_after.png")
+np.savetxt(options.output / "curve.csv", curve, "%.4f", ",", header="reward,amounts of damage")
+chart = Image.new("RGB", (400, 200), "white")  # reward 0 at the bottom, 1 at the top
+points = [(400 * i / (len(curve) - 1), 200 - 200 * row[0]) for i, row in enumerate(curve)]
+ImageDraw.Draw(chart).line(points, "black", 2)
+chart.save(options.output / "curve.png")

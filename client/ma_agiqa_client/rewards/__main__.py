@@ -1,0 +1,122 @@
+"""The reward server's command line: `python -m ma_agiqa_client.rewards --help`."""
+
+import signal
+import sys
+from contextlib import suppress
+
+import click
+
+from ma_agiqa_client._options import ServerOptions, server_options
+from ma_agiqa_client._serving import connect
+from ma_agiqa_client._voice import Voice
+from ma_agiqa_client.errors import ClientError
+from ma_agiqa_client.rewards._batch import TIMEOUT_S, check_fallback
+from ma_agiqa_client.rewards._server import RewardServer
+
+__all__ = ["main"]
+
+EXIT_NO_SERVER = 3
+EXIT_PORT = 4
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_MIB = 2**20
+
+_EPILOG = """\b
+Examples:
+  python -m ma_agiqa_client.rewards
+  python -m ma_agiqa_client.rewards --url triton.example.org:8001 --port 9000
+  python -m ma_agiqa_client.rewards --fallback 0.1
+
+\b
+Then, from a shell:
+  curl localhost:18086/health
+  echo "{\\"images\\": [\\"$(base64 -w0 cat.png)\\"]}" | curl -d @- localhost:18086
+
+\b
+18086 is the port at which flow_grpo looks for its "deqa" reward. For verl-omni
+give http_scorer_client the server_url http://localhost:18086.
+
+\b
+Exit status:
+  0  stopped by Ctrl-C or SIGTERM
+  2  wrong usage
+  3  no server that can score
+  4  the port cannot be listened on
+"""
+
+
+@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@server_options
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on. Whoever reaches it can have images scored.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=18086,
+    show_default=True,
+    help="Port of it; 0 takes a free one.",
+)
+@click.option(
+    "--fallback",
+    metavar="X",
+    type=float,
+    help="Reward of an image that cannot be scored, or while no server answers. Without it, the "
+    "trainer gets an error.",
+)
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    default=TIMEOUT_S,
+    show_default=True,
+    help="Time each image may take.",
+)
+@click.option(
+    "--max-body-mib",
+    metavar="MIB",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Largest request.",
+)
+def main(
+    host: str,
+    port: int,
+    fallback: float | None,
+    timeout: float,
+    max_body_mib: int,
+    **values: object,
+) -> None:
+    """Answer trainers that ask a reward server: JSON, or pickles of plain values."""
+    server = ServerOptions.take_from(values)
+    voice = Voice()
+    try:
+        check_fallback(fallback)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if host not in _LOOPBACK:
+        voice.say(f"Listening on {host}: whoever reaches this address can have images scored.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also ends an embedded server
+    try:
+        with (
+            suppress(KeyboardInterrupt),
+            connect(server, timeout_s=timeout, say=voice.say) as (scorer, card),
+            RewardServer(
+                host, port, scorer, fallback=fallback, max_body_bytes=max_body_mib * _MIB
+            ) as rewards,
+        ):
+            voice.say(f"Rewards of {card.name} at {rewards.address}")
+            rewards.serve_forever()
+    except ClientError as error:
+        voice.say(str(error))
+        sys.exit(EXIT_NO_SERVER)
+    except OSError as error:
+        voice.say(f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port.")
+        sys.exit(EXIT_PORT)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m ma_agiqa_client.rewards")

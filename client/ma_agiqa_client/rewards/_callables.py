@@ -1,0 +1,101 @@
+"""Reward functions for trainers that call `fn(images, prompts, metadata)` on threads of theirs."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ma_agiqa_client.rewards._batch import (
+    TIMEOUT_S,
+    Rewards,
+    check_fallback,
+    default_urls,
+    reward_batch,
+)
+from ma_agiqa_client.scorer import Scorer
+
+__all__ = ["ddpo_trainer_reward", "ma_agiqa_score"]
+
+Info: TypeAlias = dict[str, npt.NDArray[Any]]
+RewardFunction: TypeAlias = Callable[[Any, Any, Any], tuple[Any, Info]]
+
+
+def ma_agiqa_score(
+    device: Any = None, *, scorer: Scorer | None = None, fallback: float | None = None
+) -> RewardFunction:
+    """Make the reward function of ddpo-pytorch and flow_grpo.
+
+    It may be called from several threads, as both do. Its arguments are
+
+    - images: (n, 3, height, width) floating point in 0-1 or uint8, such as a torch tensor on any
+      device; (n, height, width, 3) uint8 or floating point; or a list of images that `Scorer`
+      takes, such as Pillow's.
+    - prompts, metadata: not looked at.
+
+    It returns the scores, float32 (n,) in 0-1, higher is better, and a dictionary with `mos`,
+    float32 (n,), NaN where there is none, and `failed`, bool (n,), true where the score is the
+    fallback.
+
+    Args:
+        device: not looked at, for the server computes. flow_grpo passes it to whatever has an
+            argument of this name.
+        scorer: the connection; by default to the servers in MA_AGIQA_URL, or localhost:8001,
+            shared by all reward functions of this process, with 300 s for each image.
+        fallback: score of an image that cannot be scored; None makes that an error.
+
+    Raises:
+        ValueError: `fallback` is not finite, or MA_AGIQA_URL holds no addresses.
+    """
+    reward = _rewarder(scorer, fallback)
+
+    def score(images: Any, prompts: Any, metadata: Any) -> tuple[npt.NDArray[np.float32], Info]:
+        rewards = reward(images)
+        return np.array(rewards.scores, np.float32), _info(rewards)
+
+    return score
+
+
+def ddpo_trainer_reward(
+    *, scorer: Scorer | None = None, fallback: float | None = None
+) -> RewardFunction:
+    """Make the reward function of the DDPOTrainer that earlier versions of TRL had.
+
+    As `ma_agiqa_score`, but the scores are a torch tensor, float32 (n,), on the CPU. Loads torch
+    when it is called. The trainer's `async_reward_computation` has to be off, as it is by default:
+    it waits for `.result()` of the scores, which no ordinary reward function has.
+
+    Args:
+        scorer: as in `ma_agiqa_score`.
+        fallback: as in `ma_agiqa_score`.
+
+    Raises:
+        ValueError: as in `ma_agiqa_score`.
+    """
+    reward = _rewarder(scorer, fallback)
+
+    def score(images: Any, prompts: Any, metadata: Any) -> tuple[Any, Info]:
+        import torch  # only who trains with TRL has it
+
+        rewards = reward(images)
+        return torch.tensor(rewards.scores, dtype=torch.float32), _info(rewards)
+
+    return score
+
+
+def _rewarder(scorer: Scorer | None, fallback: float | None) -> Callable[[Any], Rewards]:
+    connection = scorer or _shared_scorer(default_urls())
+    checked = check_fallback(fallback)
+    return lambda images: reward_batch(connection, images, fallback=checked)
+
+
+@cache
+def _shared_scorer(urls: tuple[str, ...]) -> Scorer:
+    """One connection for all reward functions; it lives as long as the process."""
+    return Scorer(urls, timeout_s=TIMEOUT_S)
+
+
+def _info(rewards: Rewards) -> Info:
+    mos = [np.nan if value is None else value for value in rewards.mos]
+    return {"mos": np.array(mos, np.float32), "failed": np.array([m is None for m in rewards.mos])}

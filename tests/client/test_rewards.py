@@ -1,0 +1,232 @@
+"""The reward callables over real gRPC to a scripted server: forms, failures, fallbacks."""
+
+import asyncio
+import inspect
+import io
+import logging
+import math
+import socket
+import subprocess
+import sys
+
+import grpc
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ma_agiqa_client import (
+    InvalidImageError,
+    Retry,
+    Scorer,
+    ServerError,
+    ServerUnavailableError,
+    WrongModelError,
+    rewards,
+)
+
+LEVELS = (51, 0, 255, 102)  # of 255; the scripted reward is the level as a share
+
+
+def brightness(image, context):
+    """The scripted score: how bright the picture is, in percent."""
+    with Image.open(io.BytesIO(image)) as picture:
+        return float(np.asarray(picture).mean()) / 2.55
+
+
+def level_images() -> np.ndarray:
+    """NHWC uint8, one grey level each."""
+    levels = np.array(LEVELS, np.uint8)[:, None, None, None]
+    return np.broadcast_to(levels, (4, 6, 8, 3)).copy()
+
+
+def tensor(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """NCHW in 0-1, as a diffusion pipeline gives it with output_type="pt"."""
+    return torch.from_numpy(level_images()).permute(0, 3, 1, 2).to(dtype) / 255
+
+
+@pytest.fixture
+def bright(scripted, monkeypatch):
+    """A server of brightness, at the address in the environment."""
+    scripted.answer = brightness
+    monkeypatch.setenv("MA_AGIQA_URL", scripted.url)
+    return scripted
+
+
+@pytest.fixture
+def gone():
+    """A scorer whose server is not there: the address is taken by nobody who listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"127.0.0.1:{taken.getsockname()[1]}"
+        with Scorer(url, timeout_s=5, retry=Retry(first_contact_s=0)) as scorer:
+            yield scorer
+
+
+def test_the_public_names():
+    assert rewards.__all__ == [
+        "compute_score",
+        "ddpo_trainer_reward",
+        "default_urls",
+        "ma_agiqa_score",
+    ]
+
+
+def test_the_import_is_light():
+    heavy = ("torch", "transformers", "click", "rich", "aiohttp", "requests", "http.server")
+    code = f"import sys, ma_agiqa_client.rewards; print([m for m in {heavy} if m in sys.modules])"
+    command = [sys.executable, "-c", code]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == "[]"
+
+
+FORMS = {
+    "NCHW float32": tensor,
+    "NCHW float16": lambda: tensor(torch.float16),
+    "NCHW bfloat16": lambda: tensor(torch.bfloat16),
+    "NCHW with gradient": lambda: tensor().requires_grad_(),
+    "NCHW uint8 tensor": lambda: torch.from_numpy(level_images()).permute(0, 3, 1, 2),
+    "NHWC uint8": level_images,
+    "NHWC float32": lambda: (level_images() / 255).astype(np.float32),
+    "NCHW float array": lambda: tensor().numpy(),
+    "list of Pillow": lambda: [Image.fromarray(image) for image in level_images()],
+    "list of arrays": lambda: list(level_images()),
+    "list of CHW tensors": lambda: list(tensor()),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.usefixtures("bright")
+def test_every_form_of_a_batch_gives_the_same_rewards(form):
+    scores, info = rewards.ma_agiqa_score("cpu")(FORMS[form](), ["p"] * 4, [{}] * 4)
+    assert scores.dtype == info["mos"].dtype == np.float32
+    assert scores == pytest.approx(np.array(LEVELS) / 255, abs=1 / 255)
+    assert info["mos"] == pytest.approx(100 * scores, rel=1e-6)
+    assert info["failed"].tolist() == [False] * 4
+
+
+@pytest.mark.usefixtures("bright")
+def test_the_default_address_is_that_of_the_environment(monkeypatch):
+    monkeypatch.delenv("MA_AGIQA_URL")
+    assert rewards.default_urls() == ("localhost:8001",)
+    monkeypatch.setenv("MA_AGIQA_URL", "one:8001 two:8001")
+    assert rewards.default_urls() == ("one:8001", "two:8001")
+
+
+def test_an_image_that_fails_is_an_error(bright):
+    bad = [Image.fromarray(level_images()[0]), b"no image"]
+    bright.answer = lambda image, context: (
+        brightness(image, context)
+        if image[:2] == b"P6"
+        else context.abort(grpc.StatusCode.INVALID_ARGUMENT, "Not an image.")
+    )
+    with pytest.raises(InvalidImageError, match=r"Image 1 of the batch.*Not an image") as caught:
+        rewards.ma_agiqa_score()(bad, None, None)
+    assert caught.value.request_id
+
+
+def test_the_fallback_stands_for_an_image_that_fails_and_is_logged(bright, caplog):
+    images = tensor()
+    images[1, 0, 0, 0] = math.nan  # what a generator that has diverged makes
+    with caplog.at_level(logging.WARNING):
+        scores, info = rewards.ma_agiqa_score(fallback=-1.0)(images, None, None)
+    assert scores[1] == -1
+    assert np.isnan(info["mos"]).tolist() == info["failed"].tolist() == [False, True, False, False]
+    assert scores[[0, 2, 3]] == pytest.approx(np.array(LEVELS)[[0, 2, 3]] / 255, abs=1e-6)
+    assert "1 of 4 images get the fallback reward -1.0" in caplog.text
+    assert "NaN" in caplog.text
+
+
+def test_a_server_that_is_gone_is_an_error(gone):
+    with pytest.raises(ServerUnavailableError, match="Image 0 of the batch"):
+        rewards.ma_agiqa_score(scorer=gone)(tensor(), None, None)
+
+
+def test_the_fallback_stands_for_a_server_that_is_gone(gone):
+    scores, info = rewards.ma_agiqa_score(scorer=gone, fallback=0.25)(tensor(), None, None)
+    assert scores.tolist() == [0.25] * 4
+    assert info["failed"].all()
+
+
+def test_no_fallback_hides_the_wrong_model(bright):
+    del bright.card["mos_quantiles"]
+    with pytest.raises(WrongModelError):
+        rewards.ma_agiqa_score(fallback=0.5)(tensor(), None, None)
+
+
+@pytest.mark.parametrize("shape", [(4, 16, 64, 64), (2, 4, 32, 32)])
+@pytest.mark.usefixtures("bright")
+def test_no_fallback_hides_latents(shape):
+    with pytest.raises(ValueError, match="not latents"):
+        rewards.ma_agiqa_score(fallback=0.5)(torch.zeros(shape), None, None)
+
+
+@pytest.mark.usefixtures("bright")
+def test_one_image_is_no_batch():
+    with pytest.raises(TypeError, match="several images"):
+        rewards.ma_agiqa_score()(tensor()[0], None, None)
+
+
+@pytest.mark.parametrize("fallback", [math.nan, math.inf])
+@pytest.mark.parametrize("make", [rewards.ma_agiqa_score, rewards.ddpo_trainer_reward])
+def test_a_fallback_is_a_number(make, fallback):
+    with pytest.raises(ValueError, match="fallback"):
+        make(fallback=fallback)
+
+
+@pytest.mark.usefixtures("bright")
+def test_trl_gets_a_tensor():
+    scores, meta = rewards.ddpo_trainer_reward()(tensor(), ("p",) * 4, ({},) * 4)
+    assert isinstance(scores, torch.Tensor)
+    assert scores.dtype == torch.float32
+    assert scores.numpy() == pytest.approx(np.array(LEVELS) / 255, abs=1e-6)
+    assert set(meta) == {"mos", "failed"}
+
+
+def verl(image, **others):
+    """One call as verl-omni's managers make it: by keyword, with what they have besides."""
+    return rewards.compute_score(
+        data_source="prompts", solution_image=image, ground_truth="a cat", extra_info={}, **others
+    )
+
+
+def test_verl_omni_sees_a_coroutine_function():
+    assert inspect.iscoroutinefunction(rewards.compute_score)
+
+
+@pytest.mark.parametrize("batch_axis", [False, True])
+@pytest.mark.usefixtures("bright")
+def test_verl_omni_scores_one_image(batch_axis):
+    image = torch.from_numpy(level_images())[0].permute(2, 0, 1)
+    result = asyncio.run(verl(image[None] if batch_axis else image))
+    assert result == {"score": 0.2, "ma_agiqa_mos": 20.0, "ma_agiqa_failed": 0.0}
+
+
+def test_verl_omni_sends_many_at_once_over_one_connection(bright):
+    async def rollout():
+        images = torch.from_numpy(level_images()).permute(0, 3, 1, 2)
+        return await asyncio.gather(*(verl(images[i % 4], url=bright.url) for i in range(200)))
+
+    for _ in range(2):  # a second event loop makes a connection of its own
+        scores = [result["score"] for result in asyncio.run(rollout())]
+        assert scores == pytest.approx([LEVELS[i % 4] / 255 for i in range(200)], abs=1e-6)
+    assert len(bright.peers) == 2
+    assert 1 < bright.most_in_flight <= 64
+
+
+def test_verl_omni_gets_an_error_or_the_fallback(bright, caplog):
+    bright.answer = lambda image, context: context.abort(grpc.StatusCode.INTERNAL, "Broken.")
+    image = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    with pytest.raises(ServerError, match="Broken"):
+        asyncio.run(verl(image))
+    result = asyncio.run(verl(image, fallback=0.1))
+    assert (result["score"], result["ma_agiqa_failed"]) == (0.1, 1)
+    assert math.isnan(result["ma_agiqa_mos"])
+    assert "fallback reward 0.1" in caplog.text
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 8, 8), (1, 1, 3, 8, 8), (16, 8, 8), (1, 16, 8, 8)])
+@pytest.mark.usefixtures("bright")
+def test_verl_omni_videos_and_latents_are_errors(shape):
+    with pytest.raises(ValueError, match=r"single images|latents"):
+        asyncio.run(verl(torch.zeros(shape, dtype=torch.uint8), fallback=0.1))

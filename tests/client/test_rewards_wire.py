@@ -1,0 +1,82 @@
+"""Requests and answers of the reward server, as bytes."""
+
+import base64
+import json
+import pickle
+
+import pytest
+
+from ma_agiqa_client.rewards._batch import Rewards
+from ma_agiqa_client.rewards._wire import (
+    MalformedRequestError,
+    is_pickle,
+    read_images,
+    reply_fields,
+    write_reply,
+)
+
+TEXT = base64.b64encode(b"\xff\xd8\x00").decode()
+
+
+@pytest.mark.parametrize("text", [TEXT, f"data:image/jpeg;base64,{TEXT}"])
+def test_images_in_json(text):
+    body = json.dumps({"images": [text, TEXT], "prompts": ["a", "b"], "metadata": {}}).encode()
+    assert not is_pickle(body)
+    assert read_images(body) == [b"\xff\xd8\x00"] * 2
+
+
+@pytest.mark.parametrize("container", [list, tuple])
+def test_images_in_a_pickle(container):
+    body = pickle.dumps({"images": container([b"\xff\xd8\x00", b"2"]), "prompts": ["a", "b"]})
+    assert is_pickle(body)
+    assert read_images(body) == [b"\xff\xd8\x00", b"2"]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"\xff\xfe\xff", "not JSON"),
+        (b"[" * 200_000, "not JSON"),
+        (b"[]", "no images"),
+        (b"null", "no images"),
+        (b"{}", "no images"),
+        (b'{"images": []}', "no images"),
+        (b'{"images": "aGk="}', "no images"),
+        (b'{"images": [1]}', "Image 0 is of type int"),
+        (b'{"images": [null]}', "Image 0 is of type NoneType"),
+        (b'{"images": ["aGk=", "/etc/passwd!"]}', "Image 1 is not base64"),
+        (b'{"images": ["aGk"]}', "Image 0 is not base64"),
+        ('{"images": ["ü"]}'.encode(), "Image 0 is not base64"),
+        (pickle.dumps({"images": ["/etc/passwd"]}), "Image 0 is of type str"),
+        (pickle.dumps({"images": b"x"}), "no images"),
+        (pickle.dumps([b"x"]), "no images"),
+        (pickle.dumps({"images": [b"x"]}, 2), "GLOBAL"),
+        (b"\x80\x04", "damaged"),
+    ],
+)
+def test_what_is_no_request(body, said):
+    with pytest.raises(MalformedRequestError, match=said):
+        read_images(body)
+
+
+def test_text_is_never_taken_for_a_path(tmp_path, monkeypatch):
+    """A file whose name is valid base64: its content must not be what is scored."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "aGVsbG8=").write_bytes(b"secret")
+    assert read_images(b'{"images": ["aGVsbG8="]}') == [b"hello"]
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_the_answer_has_the_form_of_the_request(pickled):
+    fields = reply_fields(Rewards((0.5, 0.1), (2.5, None), "tiny"))
+    content_type, body = write_reply(fields, pickled=pickled)
+    assert ("json" in content_type) != pickled
+    assert (pickle.loads(body) if pickled else json.loads(body)) == {
+        "scores": [0.5, 0.1],
+        "outputs": [0.5, 0.1],
+        "mos": [2.5, None],
+        "failed": [1],
+        "model": "tiny",
+    }

@@ -1,0 +1,348 @@
+"""Rewards by the real server, in the order of calls of the trainers that take them.
+
+The trainers themselves are not installed. Their calls were read in ddpo-pytorch (scripts/train.py),
+flow_grpo (flow_grpo/rewards.py, scripts/train_sd3.py), TRL (DDPOTrainer.compute_rewards and step)
+and verl-omni (VisualRewardManager, MultiVisualRewardManager, http_scorer_client), and are repeated
+here with what each does to the result.
+"""
+
+import asyncio
+import io
+import json
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections import defaultdict
+from concurrent import futures
+from http.client import HTTPConnection
+from inspect import iscoroutinefunction, signature
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+import torch
+from PIL import Image
+from requests.adapters import HTTPAdapter
+from requests.adapters import Retry as HttpRetry
+
+from ma_agiqa_client import Retry, Scorer, ServerUnavailableError, rewards
+from ma_agiqa_client.rewards._server import RewardServer
+
+aiohttp = pytest.importorskip("aiohttp")
+
+ROOT = Path(__file__).resolve().parents[2]
+TOLERANCE = 1e-4  # of the reward: an image in one batch against the same image in another, float32
+BATCH = 6
+
+
+def picture(seed: int) -> np.ndarray:
+    """HWC uint8: coarse shapes under noise of a strength of its own."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
+    noise = rng.normal(0, rng.uniform(0, 90), coarse.shape)
+    return (coarse + noise).clip(0, 255).astype(np.uint8)
+
+
+PIXELS = np.stack([picture(seed) for seed in range(BATCH)])
+PROMPTS = tuple(f"prompt {index % 2}" for index in range(BATCH))
+METADATA = ({},) * BATCH
+
+
+def sample() -> torch.Tensor:
+    """What a diffusion pipeline gives with output_type="pt": NCHW float in 0-1."""
+    return torch.from_numpy(PIXELS).permute(0, 3, 1, 2).float() / 255
+
+
+def jpeg(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def expected(server):
+    """The normalized score of each picture, each asked for alone."""
+    with Scorer(server.grpc_url) as scorer:
+        scores = np.array([scorer.score(pixels).normalized for pixels in PIXELS])
+    assert np.ptp(scores) > 0.05  # else a mixed-up order would not be seen
+    return scores
+
+
+@pytest.fixture(scope="module")
+def expected_jpeg(server):
+    """The same of the pictures as JPEG files."""
+    with Scorer(server.grpc_url) as scorer:
+        return np.array([scorer.score(jpeg(pixels)).normalized for pixels in PIXELS])
+
+
+@pytest.fixture
+def environment(server, monkeypatch):
+    monkeypatch.setenv("MA_AGIQA_URL", server.grpc_url)
+
+
+@pytest.mark.usefixtures("environment")
+def test_ddpo_pytorch(expected):
+    """One epoch's sampling: submit each batch to two threads, wait, collate, standardise."""
+    reward_fn = rewards.ma_agiqa_score()  # found by name, called without arguments
+    executor = futures.ThreadPoolExecutor(max_workers=2)
+    samples = []
+    for _ in range(3):
+        images = sample()
+        samples.append({"rewards": executor.submit(reward_fn, images, PROMPTS, METADATA)})
+    for one in samples:
+        scores, _ = one["rewards"].result()
+        one["rewards"] = torch.as_tensor(scores, device="cpu")
+    collated = {k: torch.cat([one[k] for one in samples]) for k in samples[0]}
+    assert [f"{reward:.2f}" for reward in scores] == [f"{float(r):.2f}" for r in scores]
+    gathered = collated["rewards"].cpu().numpy()
+    assert gathered.dtype == np.float32
+    assert gathered == pytest.approx(np.tile(expected, 3), abs=TOLERANCE)
+    advantages = (gathered - gathered.mean()) / (gathered.std() + 1e-8)
+    assert torch.as_tensor(advantages).reshape(1, -1)[0].std() == pytest.approx(1, abs=0.1)
+
+
+def brightness(device):
+    """Another reward beside it, of the trainer's own."""
+    return lambda images, prompts, metadata: (images.mean((1, 2, 3)).tolist(), {})
+
+
+def multi_score(device, weights):
+    """flow_grpo's weighted sum: what it calls, asks of and does to each reward."""
+    known = {"ma_agiqa": rewards.ma_agiqa_score, "brightness": brightness}
+    functions = {
+        name: known[name](device) if "device" in known[name].__code__.co_varnames else known[name]()
+        for name in weights
+    }
+
+    def total_score(images, prompts, metadata, only_strict=True):
+        totals, details = [], {}
+        for name, weight in weights.items():
+            scores, _ = functions[name](images, prompts, metadata)
+            details[name] = scores
+            weighted = [weight * score for score in scores]
+            totals = [t + w for t, w in zip(totals, weighted, strict=True)] if totals else weighted
+        details["avg"] = totals
+        return details, {}
+
+    return total_score
+
+
+@pytest.mark.parametrize("weights", [{"ma_agiqa": 1.0}, {"brightness": 0.5, "ma_agiqa": 2}])
+@pytest.mark.usefixtures("environment")
+def test_flow_grpo(expected, weights):
+    reward_fn = multi_score(torch.device("cpu"), weights)
+    executor = futures.ThreadPoolExecutor(max_workers=8)
+    samples = []
+    for _ in range(2):
+        images = sample()
+        pending = executor.submit(reward_fn, images, PROMPTS, METADATA, only_strict=True)
+        samples.append(pending)
+    gathered = defaultdict(list)
+    for one in samples:
+        details, _ = one.result()
+        for key, value in details.items():
+            gathered[key].append(torch.as_tensor(value, device="cpu").float())
+    average = torch.cat(gathered["avg"]).unsqueeze(1).repeat(1, 3).numpy()
+    other = weights.get("brightness", 0) * sample().mean((1, 2, 3)).numpy()
+    total = np.tile(other + weights["ma_agiqa"] * expected, 2)
+    assert average == pytest.approx(total[:, None].repeat(3, 1), abs=3 * TOLERANCE)
+
+
+@pytest.mark.usefixtures("environment")
+def test_trl_ddpo_trainer(expected):
+    """compute_rewards and the first lines of step."""
+    reward_fn = rewards.ddpo_trainer_reward()
+    pairs = [[sample(), PROMPTS, METADATA] for _ in range(2)]
+    results = []
+    for images, prompts, metadata in pairs:
+        reward, meta = reward_fn(images, prompts, metadata)
+        results.append((torch.as_tensor(reward, device="cpu"), meta))
+    scores, metas = zip(*results, strict=True)
+    for index, data in enumerate(pairs):
+        data.extend([scores[index], metas[index]])
+    logged = [pairs[-1][3][index].item() for index in range(BATCH)]  # as the image hook does
+    assert logged == pytest.approx(expected.tolist(), abs=TOLERANCE)
+    assert torch.cat(scores).numpy() == pytest.approx(np.tile(expected, 2), abs=TOLERANCE)
+
+
+async def run_single(function, pixels, **entry):
+    """One sample in verl-omni: the arguments by keyword, filtered as the multi manager does."""
+    given = {
+        "data_source": "prompts",
+        "solution_image": torch.from_numpy(pixels).permute(2, 0, 1),  # uint8 CHW
+        "ground_truth": "a cat",
+        "extra_info": {"num_turns": None, "rollout_reward_scores": {}},
+        **entry,
+    }
+    parameters = signature(function).parameters.values()
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        given = {k: v for k, v in given.items() if k in signature(function).parameters}
+    assert iscoroutinefunction(function)
+    result = await function(**given)
+    extra = {f"reward/ma_agiqa/{k}": v for k, v in result.items() if k != "score"}
+    return {"reward_score": float(result["score"]), "reward_extra_info": extra}
+
+
+def test_verl_omni(server, expected):
+    async def rollout():
+        calls = [run_single(rewards.compute_score, p, url=server.grpc_url) for p in PIXELS]
+        return await asyncio.gather(*calls)
+
+    results = asyncio.run(rollout())
+    scores = torch.tensor([one["reward_score"] for one in results]).unsqueeze(-1)
+    assert scores.numpy() == pytest.approx(expected[:, None], abs=TOLERANCE)
+    assert {tuple(one["reward_extra_info"]) for one in results} == {
+        ("reward/ma_agiqa/ma_agiqa_mos", "reward/ma_agiqa/ma_agiqa_failed")
+    }
+
+
+@pytest.fixture
+def reward_server(server):
+    with Scorer(server.grpc_url) as scorer, RewardServer("127.0.0.1", 0, scorer) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.02,))
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def deqa_client(url):
+    """flow_grpo's client of a reward server: a session that retries, JPEGs, pickles both ways."""
+    session = requests.Session()
+    retries = HttpRetry(total=1000, backoff_factor=1, status_forcelist=[500], allowed_methods=False)
+    session.mount("http://", HTTPAdapter(max_retries=retries))
+
+    def score(images, prompts, metadata):
+        images = (images * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+        images = images.transpose(0, 2, 3, 1)
+        scores = []
+        for batch in np.array_split(images, np.ceil(len(images) / 4)):
+            body = pickle.dumps({"images": [jpeg(image) for image in batch]})
+            response = session.post(url, data=body, timeout=120)
+            scores += pickle.loads(response.content)["outputs"]
+        return scores, {}
+
+    return score
+
+
+def test_flow_grpo_asks_a_reward_server(reward_server, expected_jpeg):
+    score = deqa_client(reward_server.address)
+    with futures.ThreadPoolExecutor(max_workers=8) as executor:
+        pending = [executor.submit(score, sample(), PROMPTS, METADATA) for _ in range(4)]
+        for one in pending:
+            scores, _ = one.result()
+            assert scores == pytest.approx(expected_jpeg.tolist(), abs=TOLERANCE)
+
+
+async def http_scorer(session, url, pixels, tries=3):
+    """verl-omni's client: one image, pickles both ways, retries of 408, 429 and 5xx."""
+    payload = {"images": [jpeg(pixels)], "prompts": ["a cat"], "metadata": {}}
+    for _ in range(tries):
+        async with session.post(url, data=pickle.dumps(payload)) as response:
+            body = await response.read()
+            if response.status == 200:
+                answer = pickle.loads(body)
+                assert "error" not in answer
+                return {"score": float(answer["scores"][0])}
+            error = RuntimeError(f"HTTP {response.status}: {pickle.loads(body)['error']}")
+            if response.status < 500 and response.status not in (408, 429):
+                break
+    raise error
+
+
+def test_verl_omni_asks_a_reward_server(reward_server, expected_jpeg):
+    async def rollout():
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session:
+            url = reward_server.address
+            calls = [http_scorer(session, url, PIXELS[i % BATCH]) for i in range(60)]
+            return await asyncio.gather(*calls)
+
+    scores = [one["score"] for one in asyncio.run(rollout())]
+    assert scores == pytest.approx(np.resize(expected_jpeg, 60).tolist(), abs=TOLERANCE)
+
+
+def test_a_damaged_image_reaches_the_trainer_as_a_sentence(reward_server):
+    body = pickle.dumps({"images": [jpeg(PIXELS[0]), jpeg(PIXELS[1])[:100]]})
+    response = requests.post(reward_server.address, data=body, timeout=60)
+    assert response.status_code == 422
+    assert pickle.loads(response.content)["error"].startswith("Image 1 of the batch has no reward.")
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_is_an_error_and_the_fallback_is_one_only_if_asked_for():
+    """It is killed between two batches."""
+    process = subprocess.Popen(
+        [sys.executable, "deploy/serve.py", "--free-ports", "--json", "--until-stdin-closes"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        ready = json.loads(process.stdout.readline())
+        with Scorer(ready["grpc_url"], retry=Retry(budget_s=1)) as scorer:
+            strict = rewards.ma_agiqa_score(scorer=scorer)
+            lenient = rewards.ma_agiqa_score(scorer=scorer, fallback=-0.5)
+            assert strict(sample(), PROMPTS, METADATA)[0] == pytest.approx(
+                lenient(sample(), PROMPTS, METADATA)[0], abs=TOLERANCE
+            )
+            os.kill(ready["pid"], signal.SIGKILL)
+            with pytest.raises(ServerUnavailableError, match="Image 0 of the batch"):
+                strict(sample(), PROMPTS, METADATA)
+            scores, info = lenient(sample(), PROMPTS, METADATA)
+    finally:
+        process.communicate(timeout=60)
+    assert scores.tolist() == [-0.5] * BATCH
+    assert info["failed"].all()
+
+
+@pytest.mark.slow
+def test_the_command_with_a_server_of_its_own(expected_jpeg):
+    """No --url, and nothing at the default address: the clone's server is started and stopped."""
+    from ma_agiqa_client._embedded import DEFAULT_URL, listens
+
+    if listens(DEFAULT_URL):
+        pytest.skip(f"something listens at {DEFAULT_URL}")
+    environment = {k: v for k, v in os.environ.items() if k != "MA_AGIQA_URL"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ma_agiqa_client.rewards", "--port", "0"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    try:
+        said = [process.stderr.readline() for _ in range(3)]
+        assert "Demo model" in said[1]
+        where = re.search(r"http://(\S+)$", said[2])[1]
+        grpc_url = re.search(r"runs at (\S+) ", said[1])[1]
+        connection = HTTPConnection(where, timeout=60)
+        connection.request("POST", "/", pickle.dumps({"images": [jpeg(p) for p in PIXELS]}))
+        scores = pickle.loads(connection.getresponse().read())["scores"]
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    assert scores == pytest.approx(expected_jpeg.tolist(), abs=TOLERANCE)
+    assert process.returncode == 0
+    assert not listens(grpc_url)
+
+
+def test_the_example_repairs_the_picture(server, tmp_path):
+    command = [sys.executable, "client/examples/evolve_picture.py", "examples/coffee_pristine.jpg"]
+    options = ["--url", server.grpc_url, "--output", str(tmp_path), "--generations", "8"]
+    subprocess.run([*command, *options], cwd=ROOT, check=True)
+    curve = np.loadtxt(tmp_path / "curve.csv", delimiter=",")
+    assert curve.shape == (9, 5)
+    assert (np.diff(curve[:, 0]) >= -TOLERANCE).all()
+    assert curve[-1, 0] > curve[0, 0] + 0.3
+    with Image.open(tmp_path / "before_after.png") as pair, Image.open(ROOT / command[2]) as true:
+        width, height = true.size
+        assert pair.size == (2 * width, height)
+        halves = np.split(np.asarray(pair, np.float32), 2, axis=1)
+        before, after = (np.abs(half - np.asarray(true, np.float32)).mean() for half in halves)
+    assert after < before / 2
+    with Image.open(tmp_path / "curve.png") as chart:
+        assert len(chart.getcolors()) > 1
