@@ -1,10 +1,11 @@
 """Which files the command line scores."""
 
+import glob
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-__all__ = ["EXTENSIONS", "Found", "find_images"]
+__all__ = ["EXTENSIONS", "Found", "Listing", "expand", "split_list"]
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
@@ -13,43 +14,80 @@ EXTENSIONS = (
 """Endings, in any case, by which images in a folder are recognised."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Found:
-    """What a search found.
+    """An image, or a folder that could not be read.
 
     Attributes:
-        images: paths as the user would write them, in order, each once.
-        problems: (path, reason) for each folder that could not be read.
+        path: as the user would write it.
+        problem: why the folder could not be read; None for an image.
     """
 
-    images: list[str] = field(default_factory=list)
-    problems: list[tuple[str, str]] = field(default_factory=list)
+    path: str
+    problem: str | None = None
 
 
-def find_images(paths: Iterable[str]) -> Found:
-    """Collect images: folders with all their subfolders, and files named explicitly.
+def expand(argument: str) -> list[str]:
+    """Turn an argument into paths: itself if it exists, or what a glob such as `**/*.png` matches.
+
+    Raises:
+        FileNotFoundError: it names nothing.
+    """
+    if os.path.lexists(argument):
+        return [argument]
+    if matches := sorted(glob.glob(argument, recursive=True)):
+        return matches
+    what = "matches no file" if glob.has_magic(argument) else "does not exist"
+    raise FileNotFoundError(f"{argument!r} {what}. Expected an image, a folder or a glob.")
+
+
+def split_list(data: bytes) -> list[str]:
+    """Read a list of paths: one per line, or between null characters as `find -print0` writes."""
+    separator = b"\0" if b"\0" in data else b"\n"
+    return [os.fsdecode(line) for line in data.split(separator) if line.strip()]
+
+
+class Listing:
+    """The images of some files and folders, in order, each once.
 
     In folders only files with one of `EXTENSIONS` count, and names that begin with a dot are
-    passed over. A file named explicitly counts whatever its name.
+    passed over. A file named explicitly counts whatever its name. Iterate as often as you like:
+    the folders are read anew each time, and no path is kept unless there are several to compare.
     """
-    found = Found()
-    seen: set[str] = set()
-    for path in paths:
-        for image in _in_folder(path, found) if os.path.isdir(path) else (path,):
-            identity = os.path.abspath(image)
-            if identity not in seen:
-                seen.add(identity)
-                found.images.append(image)
-    return found
 
+    def __init__(self, paths: Sequence[str], recursive: bool = True) -> None:
+        """Prepare.
 
-def _in_folder(top: str, found: Found) -> Iterator[str]:
-    def note(error: OSError) -> None:
-        reason = f"The folder cannot be read: {error.strerror}."
-        found.problems.append((str(error.filename), reason))
+        Args:
+            paths: files and folders.
+            recursive: whether subfolders count.
+        """
+        self._paths = paths
+        self._recursive = recursive
 
-    for folder, subfolders, files in os.walk(top, onerror=note):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and name.lower().endswith(EXTENSIONS):
-                yield os.path.join(folder, name)
+    def __iter__(self) -> Iterator[Found]:
+        seen: set[str] = set()
+        for path in self._paths:
+            for found in self._in_folder(path) if os.path.isdir(path) else (Found(path),):
+                if len(self._paths) > 1:
+                    identity = os.path.abspath(found.path)
+                    if identity in seen:
+                        continue
+                    seen.add(identity)
+                yield found
+
+    def _in_folder(self, top: str) -> Iterator[Found]:
+        problems: list[Found] = []
+
+        def note(error: OSError) -> None:
+            reason = f"The folder cannot be read: {error.strerror}."
+            problems.append(Found(str(error.filename), reason))
+
+        for folder, subfolders, files in os.walk(top, onerror=note):
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            if not self._recursive:
+                subfolders.clear()
+            for name in sorted(files):
+                if not name.startswith(".") and name.lower().endswith(EXTENSIONS):
+                    yield Found(os.path.join(folder, name))
+        yield from problems
