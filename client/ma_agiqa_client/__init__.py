@@ -7,27 +7,45 @@
 Imports neither torch nor transformers.
 """
 
+from ma_agiqa_client._shared_memory import SharedMemory
+from ma_agiqa_client.async_scorer import AsyncScorer
 from ma_agiqa_client.card import ModelCard
+from ma_agiqa_client.connection import Tls
 from ma_agiqa_client.errors import (
+    AuthenticationError,
+    CannotExplainError,
     ClientError,
     DeadlineExceededError,
     InvalidImageError,
+    InvalidQuestionError,
+    RequestCancelledError,
     ServerError,
     ServerUnavailableError,
     WrongModelError,
 )
+from ma_agiqa_client.explain import AnswerPart
+from ma_agiqa_client.retry import Retry
 from ma_agiqa_client.score import Gate, Score
 from ma_agiqa_client.scorer import Scorer
 
 __all__ = [
+    "AnswerPart",
+    "AsyncScorer",
+    "AuthenticationError",
+    "CannotExplainError",
     "ClientError",
     "DeadlineExceededError",
     "Gate",
     "InvalidImageError",
+    "InvalidQuestionError",
     "ModelCard",
+    "RequestCancelledError",
+    "Retry",
     "Score",
     "Scorer",
     "ServerError",
     "ServerUnavailableError",
+    "SharedMemory",
+    "Tls",
     "WrongModelError",
 ]

@@ -52,8 +52,12 @@ def find_serve_script(clone: Path = _CLONE) -> Path:
 
 
 @contextmanager
-def embedded_server(script: Path) -> Iterator[str]:
+def embedded_server(script: Path, *options: str) -> Iterator[str]:
     """Run the server on free loopback ports; stop it at the end, whatever happens.
+
+    Args:
+        script: `deploy/serve.py`.
+        options: further ones of that script.
 
     Yields:
         HOST:PORT of its gRPC port, once it is ready.
@@ -61,7 +65,8 @@ def embedded_server(script: Path) -> Iterator[str]:
     Raises:
         ServerUnavailableError: it did not start; the message holds its own words.
     """
-    command = [sys.executable, str(script), "--free-ports", "--json", "--until-stdin-closes"]
+    fixed = ("--free-ports", "--json", "--until-stdin-closes")
+    command = [sys.executable, str(script), *fixed, *options]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as diagnostics:
         process = subprocess.Popen(
             command,

@@ -1,13 +1,16 @@
 """What travels between client and server, without any input or output.
 
-Builds requests, reads answers and names failures; who sends them, and how it waits, is for
-`scorer.py` and `_transport.py`.
+Builds requests, reads answers and names failures; when they are sent is for `_core.py`.
 
     encoded bytes --> IMAGE [1, 1] --> ensemble `ma_agiqa` --> SCORE [1, 1], GATE [1, 3],
                                                                PATCH_SCORE, PATCH_WEIGHT [1, h, w]
+
+A request also says until when its answer is wanted: the parameter `deadline_unix_us`, in
+microseconds of Unix time on the server's clock. Steps that begin later refuse it.
 """
 
 import re
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,11 +20,14 @@ from tritonclient.grpc import (  # type: ignore[import-untyped]
     InferRequestedOutput,
 )
 
+from ma_agiqa_client._shared_memory import Slot
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.errors import (
+    AuthenticationError,
     ClientError,
     DeadlineExceededError,
     InvalidImageError,
+    RequestCancelledError,
     ServerError,
     ServerUnavailableError,
     WrongModelError,
@@ -32,18 +38,18 @@ __all__ = [
     "GATE",
     "GATE_ORDER",
     "IMAGE",
-    "MAX_RETRIES",
     "MODEL_NAME",
     "PATCH_SCORE",
     "PATCH_WEIGHT",
     "SCORE",
+    "InferRequest",
     "Result",
-    "build_inputs",
-    "build_outputs",
+    "build_request",
     "deadline_exceeded",
+    "has_lost_region",
     "read_card",
     "read_score",
-    "retry_delay_s",
+    "server_clock_us",
     "to_client_error",
 ]
 
@@ -56,13 +62,28 @@ PATCH_WEIGHT = "PATCH_WEIGHT"
 GATE_ORDER = ("semantic", "coherence", "quality")
 """Order of the weights in GATE; the fields of `Gate`."""
 
-MAX_RETRIES = 3
-"""Further tries after the first, for UNAVAILABLE only."""
-
-_FIRST_RETRY_S = 0.2
-_RETRY_GROWTH = 3.0
+DEADLINE = "deadline_unix_us"
+"""The request parameter that says until when the answer is wanted."""
 
 _WRAPPING = re.compile(r"in ensemble '[^']*', |\[request id: [^]]*\] ")
+_EXPIRED = re.compile(r"DEADLINE_EXCEEDED.*server clock (\d+) us")
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """One image on its way, as Triton's client takes it.
+
+    Attributes:
+        inputs: IMAGE.
+        outputs: the outputs asked for.
+        parameters: what every step of the ensemble can read.
+        request_id: shows in the server's log and traces.
+    """
+
+    inputs: list[InferInput]
+    outputs: list[InferRequestedOutput]
+    parameters: dict[str, int]
+    request_id: str
 
 
 class Result(Protocol):
@@ -72,19 +93,35 @@ class Result(Protocol):
         """The named output, or None if the answer has none of that name."""
 
 
-def build_inputs(image: bytes) -> list[InferInput]:
-    """Wrap one encoded image. `np.object_` on purpose: `np.bytes_` strips trailing zeros."""
-    tensor = np.empty((1, 1), np.object_)
-    tensor[0, 0] = image
-    infer_input = InferInput(IMAGE, [1, 1], "BYTES")
-    infer_input.set_data_from_numpy(tensor)
-    return [infer_input]
+def build_request(
+    image: bytes | Slot, maps: bool, request_id: str, deadline_unix_us: int
+) -> InferRequest:
+    """Wrap one encoded image, or the place in shared memory where it lies.
 
-
-def build_outputs(maps: bool) -> list[InferRequestedOutput]:
-    """Name the outputs to send back; the patch maps only if asked for."""
+    Args:
+        image: the bytes, or their place.
+        maps: whether to ask for the patch maps as well.
+        request_id: of any form.
+        deadline_unix_us: until when the answer is wanted, on the server's clock.
+    """
     names = (SCORE, GATE, PATCH_SCORE, PATCH_WEIGHT) if maps else (SCORE, GATE)
-    return [InferRequestedOutput(name) for name in names]
+    return InferRequest(
+        inputs=[_image_input(image)],
+        outputs=[InferRequestedOutput(name) for name in names],
+        parameters={DEADLINE: deadline_unix_us},
+        request_id=request_id,
+    )
+
+
+def _image_input(image: bytes | Slot) -> InferInput:
+    infer_input = InferInput(IMAGE, [1, 1], "BYTES")
+    if isinstance(image, Slot):
+        infer_input.set_shared_memory(image.region, image.byte_size, image.offset)
+    else:
+        tensor = np.empty((1, 1), np.object_)  # `np.bytes_` would strip trailing zeros
+        tensor[0, 0] = image
+        infer_input.set_data_from_numpy(tensor)
+    return infer_input
 
 
 def read_card(config: Any) -> ModelCard:
@@ -104,7 +141,16 @@ def read_card(config: Any) -> ModelCard:
     return ModelCard.from_parameters(parameters)
 
 
-def read_score(result: Result, card: ModelCard, latency_ms: float, maps: bool) -> Score:
+def read_score(
+    result: Result,
+    card: ModelCard,
+    *,
+    source: Any,
+    index: int | None,
+    latency_ms: float,
+    maps: bool,
+    request_id: str,
+) -> Score:
     """Read the answer for one image.
 
     Raises:
@@ -113,12 +159,15 @@ def read_score(result: Result, card: ModelCard, latency_ms: float, maps: bool) -
     mos = float(_output(result, SCORE, (1, 1))[0, 0])
     weights = _output(result, GATE, (1, len(GATE_ORDER)))[0]
     return Score(
+        source=source,
         mos=mos,
         normalized=card.normalize(mos),
         percentile=card.percentile(mos),
         gate=Gate.from_weights(weights),
         latency_ms=latency_ms,
         model=card.name,
+        request_id=request_id,
+        index=index,
         patch_score=_output(result, PATCH_SCORE, (1, None, None))[0] if maps else None,
         patch_weight=_output(result, PATCH_WEIGHT, (1, None, None))[0] if maps else None,
     )
@@ -134,6 +183,10 @@ def to_client_error(status: str | None, message: str, url: str, timeout_s: float
         timeout_s: how long the whole call was allowed to take.
     """
     sentence = _sentence(message)
+    if "protocol is restricted" in sentence:  # Triton says UNAVAILABLE, but it will never be
+        status = "PERMISSION_DENIED"
+    if "has no available versions" in sentence:  # Triton says NOT_FOUND while it loads or unloads
+        status = "UNAVAILABLE"
     match (status or "").removeprefix("StatusCode."):
         case "INVALID_ARGUMENT":
             return InvalidImageError(sentence)
@@ -144,6 +197,15 @@ def to_client_error(status: str | None, message: str, url: str, timeout_s: float
             )
         case "DEADLINE_EXCEEDED":
             return deadline_exceeded(url, timeout_s)
+        case "CANCELLED" if server_clock_us(message):
+            return DeadlineExceededError(sentence)
+        case "CANCELLED":
+            return RequestCancelledError(f"The request to {url} was given up: {sentence}")
+        case "UNAUTHENTICATED" | "PERMISSION_DENIED":
+            return AuthenticationError(
+                f"The server at {url} refused the call: {sentence.rstrip('.')}. "
+                "Check the token, the metadata and the certificates."
+            )
         case "NOT_FOUND" | "UNIMPLEMENTED":
             return WrongModelError(
                 f"The server at {url} does not serve the model `{MODEL_NAME}`: "
@@ -157,29 +219,22 @@ def to_client_error(status: str | None, message: str, url: str, timeout_s: float
 
 
 def deadline_exceeded(url: str, timeout_s: float) -> DeadlineExceededError:
-    """Say that the time is up."""
+    """The error of a call whose time is over."""
     return DeadlineExceededError(
         f"The server at {url} gave no answer within {timeout_s:g} s. "
         "Allow more time, or send fewer images at once."
     )
 
 
-def retry_delay_s(error: ClientError, tries: int, left_s: float, jitter: float) -> float | None:
-    """Decide whether to try again: only where the server was not available, and in time.
+def server_clock_us(message: str) -> int | None:
+    """The server's Unix time in microseconds, if this is its refusal of an expired request."""
+    found = _EXPIRED.search(message or "")
+    return int(found[1]) if found else None
 
-    Args:
-        error: why the last try failed.
-        tries: tries made so far, at least 1.
-        left_s: seconds until the call's deadline.
-        jitter: random number in 0-1, so that many clients do not come back at once.
 
-    Returns:
-        Seconds to wait before the next try, or None to give up.
-    """
-    if not isinstance(error, ServerUnavailableError) or tries > MAX_RETRIES:
-        return None
-    delay_s = _FIRST_RETRY_S * _RETRY_GROWTH ** (tries - 1) * (0.5 + jitter / 2)
-    return delay_s if delay_s < left_s else None
+def has_lost_region(message: str) -> bool:
+    """Whether the server does not know, or no longer knows, the region of a request."""
+    return "Unable to find shared memory region" in (message or "")
 
 
 def _output(result: Result, name: str, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:

@@ -1,38 +1,49 @@
-"""How calls reach the server: an interface, and gRPC."""
+"""How calls reach a server: an interface, and gRPC."""
 
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, Protocol
 
-from tritonclient.grpc import (  # type: ignore[import-untyped]
-    InferenceServerClient,
-    InferInput,
-    InferRequestedOutput,
-)
+from tritonclient.grpc import InferenceServerClient  # type: ignore[import-untyped]
+from tritonclient.utils import InferenceServerException  # type: ignore[import-untyped]
 
-from ma_agiqa_client._protocol import MODEL_NAME, Result
+from ma_agiqa_client._protocol import MODEL_NAME, InferRequest, Result
+from ma_agiqa_client.connection import Connection, check_url
 
-__all__ = ["GrpcTransport", "Transport", "check_url"]
+__all__ = ["GrpcTransport", "PendingResult", "Transport", "check_url"]
 
-_MAX_MESSAGE_BYTES = 2**31 - 1
-_LOOPBACK = ("localhost:", "127.", "[::1]:")
+
+class PendingResult(Protocol):
+    """An inference under way."""
+
+    def result(self) -> Result:
+        """Wait for the answer; raises what the call raised."""
+
+    def cancel(self) -> None:
+        """Give it up: `result` raises. Does nothing once it is answered."""
 
 
 class Transport(Protocol):
-    """What a scorer needs of a connection. Every method may be called from any thread.
+    """What a `Scorer` needs of a connection. Every method may be called from any thread.
 
     Each call ends within `timeout_s` seconds; a failed one raises
     `tritonclient.utils.InferenceServerException` with the gRPC status.
     """
 
-    def infer(
-        self, inputs: list[InferInput], outputs: list[InferRequestedOutput], timeout_s: float
-    ) -> Result:
-        """Run the ensemble on one image."""
+    def infer(self, request: InferRequest, timeout_s: float) -> PendingResult:
+        """Send an image to the ensemble."""
 
     def model_config(self, timeout_s: float) -> Any:
         """The ensemble's configuration, the protobuf `ModelConfig`."""
 
     def model_ready(self, timeout_s: float) -> bool:
         """Whether the ensemble and every model it is made of is loaded."""
+
+    def register_memory(self, name: str, byte_size: int, timeout_s: float) -> None:
+        """Have the server map a region of /dev/shm."""
+
+    def unregister_memory(self, name: str, timeout_s: float) -> None:
+        """Have the server give that region up."""
 
     def close(self) -> None:
         """Give the connection up; calls under way are cancelled."""
@@ -41,60 +52,77 @@ class Transport(Protocol):
 class GrpcTransport:
     """One gRPC channel, kept: Triton's client leaks when one is made per call."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, connection: Connection | None = None) -> None:
         """Prepare the channel; it connects at the first call.
 
         Raises:
-            ValueError: `url` is not an address for gRPC.
+            ValueError: `url` is not an address for gRPC, or a certificate cannot be read.
         """
-        self._client = InferenceServerClient(check_url(url), channel_args=_channel_args(url))
-
-    def infer(
-        self, inputs: list[InferInput], outputs: list[InferRequestedOutput], timeout_s: float
-    ) -> Result:
-        """Run the ensemble on one image."""
-        result: Result = self._client.infer(
-            MODEL_NAME, inputs, outputs=outputs, client_timeout=timeout_s
+        self._connection = connection or Connection()
+        tls = self._connection.tls
+        self._client = InferenceServerClient(
+            check_url(url),
+            creds=tls.credentials() if tls else None,
+            channel_args=self._connection.channel_args(url),
         )
-        return result
+
+    def infer(self, request: InferRequest, timeout_s: float) -> PendingResult:
+        """Send an image to the ensemble."""
+        pending = _Pending()
+        pending.call = self._client.async_infer(
+            MODEL_NAME,
+            request.inputs,
+            pending.finish,
+            outputs=request.outputs,
+            request_id=request.request_id,
+            parameters=request.parameters,
+            client_timeout=timeout_s,
+            headers=self._connection.headers(),
+            compression_algorithm=self._connection.compression,
+        )
+        return pending
 
     def model_config(self, timeout_s: float) -> Any:
         """The ensemble's configuration, the protobuf `ModelConfig`."""
-        return self._client.get_model_config(MODEL_NAME, client_timeout=timeout_s).config
+        return self._call(self._client.get_model_config, MODEL_NAME, timeout_s=timeout_s).config
 
     def model_ready(self, timeout_s: float) -> bool:
         """Whether the ensemble and every model it is made of is loaded."""
-        return bool(self._client.is_model_ready(MODEL_NAME, client_timeout=timeout_s))
+        return bool(self._call(self._client.is_model_ready, MODEL_NAME, timeout_s=timeout_s))
+
+    def register_memory(self, name: str, byte_size: int, timeout_s: float) -> None:
+        """Have the server map a region of /dev/shm."""
+        register = self._client.register_system_shared_memory
+        self._call(register, name, f"/{name}", byte_size, timeout_s=timeout_s)
+
+    def unregister_memory(self, name: str, timeout_s: float) -> None:
+        """Have the server give that region up."""
+        self._call(self._client.unregister_system_shared_memory, name, timeout_s=timeout_s)
 
     def close(self) -> None:
         """Close the channel; calls under way are cancelled."""
         self._client.close()
 
-
-def check_url(url: str) -> str:
-    """Check that an address is one for gRPC, such as `localhost:8001` or `dns:///host:8001`.
-
-    Raises:
-        ValueError: it begins with the scheme of another protocol, or is empty.
-    """
-    scheme, separator, rest = url.partition("://")
-    if not url or (separator and scheme in ("http", "https", "grpc", "grpcs")):
-        raise ValueError(
-            f"Got the address {url!r}; expected HOST:PORT of the server's gRPC port, "
-            f"such as {rest.rstrip('/') if ':' in rest else 'localhost:8001'}."
-        )
-    return url
+    def _call(self, method: Callable[..., Any], *arguments: Any, timeout_s: float) -> Any:
+        headers = self._connection.headers()
+        return method(*arguments, headers=headers, client_timeout=timeout_s)
 
 
-def _channel_args(url: str) -> list[tuple[str, int]]:
-    """The whole list: what is given here replaces Triton's own, message sizes included."""
-    arguments = [
-        ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-        ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-        ("grpc.initial_reconnect_backoff_ms", 100),  # reconnect sooner than the retries give up
-        ("grpc.min_reconnect_backoff_ms", 5_000),  # the longest a connection attempt may take
-        ("grpc.max_reconnect_backoff_ms", 2_000),
-    ]
-    if url.startswith(_LOOPBACK):
-        arguments.append(("grpc.enable_http_proxy", 0))  # a proxy cannot reach this machine
-    return arguments
+class _Pending:
+    """A call of Triton's client, which answers on a thread of gRPC, as something to wait for."""
+
+    def __init__(self) -> None:
+        self._answer: Future[Result] = Future()
+        self.call: Any = None
+
+    def finish(self, result: Result | None, error: InferenceServerException | None) -> None:
+        if error is not None:
+            self._answer.set_exception(error)
+        elif result is not None:
+            self._answer.set_result(result)
+
+    def result(self) -> Result:
+        return self._answer.result()
+
+    def cancel(self) -> None:
+        self.call.cancel()

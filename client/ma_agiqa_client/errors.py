@@ -4,17 +4,25 @@
     ├── InvalidImageError          this image cannot be scored: unreadable, damaged, wrong array
     ├── ServerUnavailableError     nobody answers at the address, or the server is overloaded
     ├── DeadlineExceededError      no answer within `timeout_s`
+    ├── AuthenticationError        the server wants a token or a certificate it did not get
     ├── WrongModelError            the server answers, but does not serve MA-AGIQA
+    ├── InvalidQuestionError       the question about an image is empty or too long
+    ├── CannotExplainError         the server scores images, but has no words for them
+    ├── RequestCancelledError      the call was given up: its scorer or iterator was closed
     └── ServerError                the server failed in another way
 
 A message says what was received, what was expected, and what to do next. Where the server sent a
-sentence, it is in the message.
+sentence, it is in the message. `request_id` finds the request in the server's log.
 """
 
 __all__ = [
+    "AuthenticationError",
+    "CannotExplainError",
     "ClientError",
     "DeadlineExceededError",
     "InvalidImageError",
+    "InvalidQuestionError",
+    "RequestCancelledError",
     "ServerError",
     "ServerUnavailableError",
     "WrongModelError",
@@ -22,7 +30,13 @@ __all__ = [
 
 
 class ClientError(Exception):
-    """Root of every error this package raises on purpose."""
+    """Root of every error this package raises on purpose.
+
+    Attributes:
+        request_id: the id sent with the request that failed; empty if none was.
+    """
+
+    request_id: str = ""
 
 
 class InvalidImageError(ClientError, ValueError):
@@ -37,8 +51,24 @@ class DeadlineExceededError(ClientError, TimeoutError):
     """No answer within the call's `timeout_s`, retries included."""
 
 
+class AuthenticationError(ClientError, PermissionError):
+    """The server refused the token or the certificate, or wants one."""
+
+
 class WrongModelError(ClientError):
     """The server answers, but does not serve MA-AGIQA as this client knows it."""
+
+
+class InvalidQuestionError(ClientError, ValueError):
+    """The question about an image is empty or too long, or asks for too long an answer."""
+
+
+class CannotExplainError(ClientError):
+    """The server does not answer questions: it is not set up to, or its language model cannot."""
+
+
+class RequestCancelledError(ClientError):
+    """The call was given up: its scorer or its iterator was closed meanwhile."""
 
 
 class ServerError(ClientError):

@@ -49,28 +49,54 @@ class Score:
     those four are None.
 
     Attributes:
+        source: the very object that was given, such as a path; nothing is copied.
         mos: predicted mean opinion score, on the scale of the model's data set; higher is better.
         normalized: the same on 0-1: (mos - mos_min) / (mos_max - mos_min), clipped.
         percentile: percent of the model's training images that people rated lower, 0-100.
         gate: how much each feature counted.
         latency_ms: time from the call to the answer in milliseconds, retries included.
         model: name of the model that answered; None if it could not be asked.
+        request_id: the id that the server's log and traces show for this image.
+        index: position of the image in `score_many` or `rank`, from 0; None after `score`.
         patch_score: float32 (h, w), quality of each patch (paper Eq. 2); only if asked for.
         patch_weight: float32 (h, w) in 0-1, weight of each patch (Eq. 2); only if asked for.
         error: why the image has no score.
     """
 
+    source: Any = field(repr=False, compare=False)
     mos: float | None
     normalized: float | None
     percentile: float | None
     gate: Gate | None
     latency_ms: float
     model: str | None
+    request_id: str = ""
+    index: int | None = None
     patch_score: npt.NDArray[Any] | None = field(default=None, repr=False, compare=False)
     patch_weight: npt.NDArray[Any] | None = field(default=None, repr=False, compare=False)
     error: ClientError | None = None
 
     @classmethod
-    def failed(cls, error: ClientError, latency_ms: float, model: str | None) -> "Score":
+    def failed(
+        cls,
+        error: ClientError,
+        latency_ms: float = 0.0,
+        model: str | None = None,
+        *,
+        source: Any = None,
+        request_id: str = "",
+        index: int | None = None,
+    ) -> "Score":
         """A score that says why there is none."""
-        return cls(None, None, None, None, latency_ms, model, error=error)
+        return cls(
+            source=source,
+            mos=None,
+            normalized=None,
+            percentile=None,
+            gate=None,
+            latency_ms=latency_ms,
+            model=model,
+            request_id=request_id,
+            index=index,
+            error=error,
+        )

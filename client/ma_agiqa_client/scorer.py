@@ -4,21 +4,22 @@
 ...     print(scorer.score("cat.png").mos)
 """
 
-import random
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from queue import SimpleQueue
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from tritonclient.utils import InferenceServerException  # type: ignore[import-untyped]
-
-from ma_agiqa_client import _protocol
-from ma_agiqa_client._images import ImageLike, detach, encode_image
+from ma_agiqa_client import _operations as do
+from ma_agiqa_client._cancellation import CallGroup, cancelled
+from ma_agiqa_client._client import BaseScorer, check_window
+from ma_agiqa_client._images import ImageLike, check_sources, detach
+from ma_agiqa_client._ordering import Sequencer, best_first
 from ma_agiqa_client._transport import GrpcTransport, Transport
 from ma_agiqa_client.card import ModelCard
-from ma_agiqa_client.errors import ClientError, ServerUnavailableError
+from ma_agiqa_client.errors import InvalidImageError
+from ma_agiqa_client.explain import MAX_ANSWER_TOKENS, AnswerChannel, AnswerPart, Inquiry
 from ma_agiqa_client.score import Score
 
 __all__ = ["Scorer"]
@@ -26,44 +27,24 @@ __all__ = ["Scorer"]
 _T = TypeVar("_T")
 
 
-class Scorer:
+class Scorer(BaseScorer[Transport]):
     """A connection to a server. Use one from as many threads as you like, and keep it.
 
-    Calls that find the server not available are tried again at most 3 times, within their
-    deadline; nothing else is.
+    Calls that find the server not available are tried again, within their deadline and for as
+    long as `Retry` says; nothing else is.
     """
 
-    def __init__(
-        self,
-        url: str = "localhost:8001",
-        *,
-        timeout_s: float = 60.0,
-        transport: Transport | None = None,
-    ) -> None:
-        """Prepare the connection; nothing is sent until the first call.
-
-        Args:
-            url: HOST:PORT of the server's gRPC port.
-            timeout_s: seconds a call may take, retries included, unless it says otherwise.
-            transport: how to reach the server; gRPC to `url` by default.
-
-        Raises:
-            ValueError: `url` is not a gRPC address, or `timeout_s` is not positive.
-        """
-        self._url = url
-        self._timeout_s = _positive(timeout_s)
-        self._transport = transport or GrpcTransport(url)
-        self._card: ModelCard | None = None
-        self._closed = False
+    _connect = GrpcTransport
 
     def score(
-        self, image: ImageLike, *, maps: bool = False, timeout_s: float | None = None
+        self, source: ImageLike, *, maps: bool = False, timeout_s: float | None = None
     ) -> Score:
         """Score one image.
 
         Args:
-            image: path, encoded bytes, Pillow image, or NumPy array (height, width, 3) RGB or
-                (height, width) grey, uint8 in 0-255 or floating point in 0-1.
+            source: path, encoded bytes, binary file object, Pillow image, or NumPy array or torch
+                tensor: (height, width, 3), (3, height, width) or (height, width), uint8 in 0-255
+                or floating point in 0-1. Web addresses with `fetch_urls` only.
             maps: whether to ask for `patch_score` and `patch_weight` as well.
             timeout_s: seconds this call may take; the scorer's own by default.
 
@@ -71,51 +52,116 @@ class Scorer:
             InvalidImageError: the image cannot be scored.
             ServerUnavailableError: nobody answers at the address, or the server is overloaded.
             DeadlineExceededError: no answer in time.
+            AuthenticationError: the server refuses the token or the certificate.
             WrongModelError: the server does not serve MA-AGIQA.
+            RequestCancelledError: the scorer was closed meanwhile.
             ServerError: the server failed in another way.
         """
-        call = self._start(timeout_s)
-        inputs = _protocol.build_inputs(encode_image(image))
-        outputs = _protocol.build_outputs(maps)
-        try:
-            card = self._known_card(call)
-            result = call.run(lambda left_s: self._transport.infer(inputs, outputs, left_s))
-        except ServerUnavailableError:
-            self._card = None  # whoever answers next may serve another model
-            raise
-        return _protocol.read_score(result, card, call.elapsed_ms(), maps)
+        clock = self._clock(timeout_s)
+        return self._run(self._core.score(source, maps, clock, source), self._calls)
 
     def score_many(
         self,
-        images: Iterable[ImageLike],
+        sources: Iterable[ImageLike],
         *,
-        max_in_flight: int = 32,
+        ordered: bool = True,
+        max_in_flight: int = 64,
         maps: bool = False,
         timeout_s: float | None = None,
     ) -> Iterator[Score]:
-        """Score images in order, several at a time, each in a request of its own.
+        """Score images several at a time, each in a request of its own.
 
-        The server gathers the requests into batches. `images` is consumed lazily: at most
-        `max_in_flight` images more than the scores taken so far. Stop early with `close()` on the
-        iterator. Arrays and buffers may be reused once the next image is asked for.
+        The server gathers the requests into batches. `sources` is consumed lazily, on the caller's
+        thread: at most `max_in_flight` images more than the scores taken so far. Stop early with
+        `close()` on the iterator, which cancels what is under way. Arrays, buffers and files may
+        be reused or closed once the next image is asked for.
 
         Args:
-            images: whatever `score` takes; may be endless.
+            sources: images as `score` takes them, or one array of 4 dimensions; may be endless.
+            ordered: whether to give the scores in the order of `sources`, or as they come;
+                `Score.index` is the place in `sources` either way.
             max_in_flight: images under way at once, at least 1.
             maps: whether to ask for `patch_score` and `patch_weight` as well.
             timeout_s: seconds each image may take; the scorer's own by default.
 
         Yields:
-            One score per image, in the order of `images`. A failure belongs to its image: its
-            score has `mos` None and the reason in `error`.
+            One score per image. A failure belongs to its image: its score has `mos` None and the
+            reason in `error`. No `ClientError` is raised.
 
         Raises:
             ValueError: `max_in_flight` is below 1, or `timeout_s` is not positive.
+            TypeError: `sources` is one image.
         """
-        if max_in_flight < 1:
-            raise ValueError(f"max_in_flight is {max_in_flight}; expected at least 1.")
-        self._start(timeout_s)  # a bad timeout or a closed scorer is an error of this call
-        return self._in_order(images, max_in_flight, maps, timeout_s)
+        self._clock(timeout_s)  # a bad timeout or a closed scorer is an error of this call
+        several = check_sources(sources)
+        return self._many(several, ordered, check_window(max_in_flight), maps, timeout_s)
+
+    def rank(
+        self,
+        sources: Iterable[ImageLike],
+        *,
+        top: int | None = None,
+        max_in_flight: int = 64,
+        maps: bool = False,
+        timeout_s: float | None = None,
+    ) -> list[Score]:
+        """Score images and sort them, the best first.
+
+        Args:
+            sources: as in `score_many`; not endless.
+            top: how many to give; all by default.
+            max_in_flight: as in `score_many`.
+            maps: as in `score_many`.
+            timeout_s: as in `score_many`.
+
+        Returns:
+            The scores by falling `mos`; `source` and `index` say which image is which. Images that
+            could not be scored come last, with their `error`.
+
+        Raises:
+            ClientError: none of the images could be scored; the error of the first one.
+            ValueError: `top` or `max_in_flight` is below 1, or `timeout_s` is not positive.
+            TypeError: `sources` is one image.
+        """
+        best_first([], top)  # a bad `top` is an error before the work, not after it
+        scores = self.score_many(
+            sources, ordered=False, max_in_flight=max_in_flight, maps=maps, timeout_s=timeout_s
+        )
+        return best_first(scores, top)
+
+    def explain(
+        self,
+        source: ImageLike,
+        question: str | None = None,
+        *,
+        max_tokens: int = MAX_ANSWER_TOKENS,
+        timeout_s: float | None = None,
+    ) -> Iterator[AnswerPart]:
+        """Have the served language model say what it sees, as it writes it (paper Fig. 5).
+
+        The answer shows what the model makes of the image; it is not where the score comes from.
+        Only servers that were started with `--explain` answer; with several addresses, the first
+        is asked. Nothing is tried again. Close the iterator to stop the server early.
+
+        Args:
+            source: image as in `score`.
+            question: free text of at most 1,000 tokens; the paper's two questions by default.
+            max_tokens: where each answer is cut off, 1 to 512.
+            timeout_s: seconds until the last word; the scorer's own by default.
+
+        Yields:
+            Pieces of text, question by question.
+
+        Raises:
+            CannotExplainError: the server does not answer questions, or its language model cannot,
+                such as the demo's.
+            InvalidQuestionError: the question is empty or too long, or `max_tokens` out of range.
+            InvalidImageError, ServerUnavailableError, DeadlineExceededError, AuthenticationError,
+                RequestCancelledError, ServerError: as in `score`.
+        """
+        clock, inquiry = self._clock(timeout_s), Inquiry(question, max_tokens)
+        image = self._encoder.encode(source, clock.left_s())
+        return self._answers.parts(inquiry, image, clock)
 
     def model(self, *, timeout_s: float | None = None) -> ModelCard:
         """Ask which model is served and what its numbers mean.
@@ -124,22 +170,22 @@ class Scorer:
             WrongModelError: the server does not serve MA-AGIQA, or its card is incomplete.
             ServerUnavailableError, DeadlineExceededError, ServerError: as in `score`.
         """
-        call = self._start(timeout_s)
-        self._card = _protocol.read_card(call.run(self._transport.model_config))
-        return self._card
+        return self._run(self._core.model(self._clock(timeout_s)), self._calls)
 
     def health(self, *, timeout_s: float | None = None) -> bool:
-        """Whether the server answers and has the whole ensemble loaded. Does not retry."""
-        call = self._start(timeout_s)
-        try:
-            return self._transport.model_ready(call.left_s())
-        except InferenceServerException:
-            return False
+        """Whether a server answers and has the whole ensemble loaded. Does not try again."""
+        return self._run(self._core.health(self._clock(timeout_s)), self._calls)
 
     def close(self) -> None:
         """Close the connection; calls under way are cancelled. May be called twice."""
+        if self._closed:
+            return
         self._closed = True
-        self._transport.close()
+        self._calls.cancel()
+        self._run(self._core.close(), CallGroup())
+        self._answers.close()
+        for transport in self._transports:
+            transport.close()
 
     def __enter__(self) -> "Scorer":
         return self
@@ -152,77 +198,94 @@ class Scorer:
     ) -> None:
         self.close()
 
-    def _start(self, timeout_s: float | None) -> "_Call":
-        if self._closed:
-            raise RuntimeError("This Scorer is closed. Make another one.")
-        return _Call(self._url, self._timeout_s if timeout_s is None else _positive(timeout_s))
+    def _prepare(self) -> None:
+        self._calls = CallGroup()
+        self._answers = AnswerChannel(self._urls[0], self._connection)
 
-    def _known_card(self, call: "_Call") -> ModelCard:
-        """The card, asked for once. Threads that race for it get the same answer: no lock."""
-        card = self._card
-        if card is None:
-            card = self._card = _protocol.read_card(call.run(self._transport.model_config))
-        return card
-
-    def _in_order(
-        self, images: Iterable[ImageLike], max_in_flight: int, maps: bool, timeout_s: float | None
-    ) -> Iterator[Score]:
-        pool = ThreadPoolExecutor(max_in_flight, thread_name_prefix="ma-agiqa")
-        pending: deque[Future[Score]] = deque()
+    def _run(self, plan: do.Plan[_T], calls: CallGroup) -> _T:
+        """Carry a plan out on this thread."""
         try:
-            for image in images:
-                pending.append(pool.submit(self._attempt, detach(image), maps, timeout_s))
-                while pending and (len(pending) == max_in_flight or pending[0].done()):
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+            operation = next(plan)
+            while True:
+                try:
+                    outcome = self._perform(operation, calls)
+                except Exception as error:
+                    operation = plan.throw(self._explain(error))
+                else:
+                    operation = plan.send(outcome)
+        except StopIteration as end:
+            result: _T = end.value
+            return result
         finally:
+            plan.close()
+
+    def _explain(self, error: Exception) -> Exception:
+        """gRPC raises a ValueError when a channel is used that another thread has closed."""
+        return cancelled() if self._closed and isinstance(error, ValueError) else error
+
+    def _perform(self, operation: do.Operation, calls: CallGroup) -> Any:
+        match operation:
+            case do.Encode(source, timeout_s):
+                return self._encoder.encode(source, timeout_s)
+            case do.Infer(server, request, timeout_s):
+                return calls.wait_for(self._transports[server].infer(request, timeout_s))
+            case do.Sleep(seconds):
+                return calls.sleep(seconds)
+            case do.GetConfig(server, timeout_s):
+                return self._transports[server].model_config(timeout_s)
+            case do.GetReady(server, timeout_s):
+                return self._transports[server].model_ready(timeout_s)
+            case do.Register(server, name, byte_size, timeout_s):
+                return self._transports[server].register_memory(name, byte_size, timeout_s)
+            case do.Unregister(server, name, timeout_s):
+                return self._transports[server].unregister_memory(name, timeout_s)
+
+    def _many(
+        self,
+        sources: Iterable[ImageLike],
+        ordered: bool,
+        max_in_flight: int,
+        maps: bool,
+        timeout_s: float | None,
+    ) -> Generator[Score, None, None]:
+        pool = ThreadPoolExecutor(max_in_flight, thread_name_prefix="ma-agiqa")
+        calls = CallGroup(self._calls)
+        done: SimpleQueue[Score | BaseException] = SimpleQueue()
+        sequencer, under_way = Sequencer(ordered), 0
+
+        def work(image: ImageLike, source: Any, index: int) -> None:
+            try:
+                clock = self._clock(timeout_s)
+                done.put(self._run(self._core.attempt(image, maps, clock, source, index), calls))
+            except BaseException as error:  # a mistake of this package: raised by `take`
+                done.put(error)
+
+        def submit(source: Any, index: int) -> None:
+            try:
+                pool.submit(copy_context().run, work, detach(source), source, index)
+            except InvalidImageError as error:
+                done.put(self._core.failed(error, self._clock(timeout_s), source, index))
+
+        try:
+            for index, source in enumerate(sources):
+                submit(source, index)
+                under_way += 1
+                while under_way == max_in_flight or not done.empty():
+                    for score in sequencer.add(_outcome(done)):
+                        under_way -= 1
+                        yield score
+            while under_way:
+                for score in sequencer.add(_outcome(done)):
+                    under_way -= 1
+                    yield score
+        finally:
+            calls.cancel()
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _attempt(self, image: ImageLike, maps: bool, timeout_s: float | None) -> Score:
-        started = time.monotonic()
-        try:
-            return self.score(image, maps=maps, timeout_s=timeout_s)
-        except ClientError as error:
-            card = self._card
-            name = card.name if card else None
-            return Score.failed(error, (time.monotonic() - started) * 1e3, name)
 
-
-class _Call:
-    """The clock and the retries of one call."""
-
-    def __init__(self, url: str, timeout_s: float) -> None:
-        self._url = url
-        self._timeout_s = timeout_s
-        self._started = time.monotonic()
-
-    def elapsed_ms(self) -> float:
-        return (time.monotonic() - self._started) * 1e3
-
-    def left_s(self) -> float:
-        return self._timeout_s - (time.monotonic() - self._started)
-
-    def run(self, send: Callable[[float], _T]) -> _T:
-        """Call `send` with the seconds left until it answers, time is up or retries are."""
-        tries = 0
-        while (left_s := self.left_s()) > 0:
-            tries += 1
-            try:
-                return send(left_s)
-            except InferenceServerException as failure:
-                error = _protocol.to_client_error(
-                    failure.status(), failure.message(), self._url, self._timeout_s
-                )
-                jitter = random.random()
-                delay_s = _protocol.retry_delay_s(error, tries, self.left_s(), jitter)
-                if delay_s is None:
-                    raise error from failure
-            time.sleep(delay_s)
-        raise _protocol.deadline_exceeded(self._url, self._timeout_s)
-
-
-def _positive(timeout_s: float) -> float:
-    if not timeout_s > 0:
-        raise ValueError(f"timeout_s is {timeout_s}; expected more than 0 seconds.")
-    return timeout_s
+def _outcome(done: "SimpleQueue[Score | BaseException]") -> Score:
+    """Wait for the next score."""
+    outcome = done.get()
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome

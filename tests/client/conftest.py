@@ -6,14 +6,16 @@ tests/served.
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 
 import grpc
 import numpy as np
 import pytest
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+
+from ma_agiqa_client import Retry
 
 CARD = {
     "name": "tiny",
@@ -30,6 +32,7 @@ CARD = {
 }
 
 Answer = Callable[[bytes, grpc.ServicerContext], float]
+Check = Callable[[service_pb2.ModelInferRequest, grpc.ServicerContext], None]
 
 
 def read_number(image: bytes, context: grpc.ServicerContext) -> float:
@@ -41,7 +44,7 @@ def read_number(image: bytes, context: grpc.ServicerContext) -> float:
 
 
 class ScriptedServer(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Counts what it receives; `answer` and `card` may be replaced."""
+    """Counts what it receives; `answer`, `check` and `card` may be replaced."""
 
     def __init__(self) -> None:
         self.answer: Answer = read_number
@@ -49,6 +52,8 @@ class ScriptedServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.requests: list[service_pb2.ModelInferRequest] = []
         self.card_requests = 0
         self.peers: set[str] = set()
+        self.headers: list[dict[str, str]] = []
+        self.check: Check = lambda request, context: None
         self.in_flight = 0
         self.most_in_flight = 0
         self._lock = threading.Lock()
@@ -77,9 +82,11 @@ class ScriptedServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         with self._lock:
             self.requests.append(request)
             self.peers.add(context.peer())
+            self.headers.append({k: str(v) for k, v in context.invocation_metadata()})
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
+            self.check(request, context)
             mos = self.answer(request.raw_input_contents[0][4:], context)
         finally:
             with self._lock:
@@ -102,8 +109,13 @@ def scripted() -> Iterator[ScriptedServer]:
 
 
 @pytest.fixture
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Retries do not wait; the delays they asked for."""
-    delays: list[float] = []
-    monkeypatch.setattr(time, "sleep", delays.append)
-    return delays
+def another() -> Iterator[ScriptedServer]:
+    server = ScriptedServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries do not wait, and there are three."""
+    monkeypatch.setattr(Retry, "delay_s", lambda self, tries, jitter: 0.0 if tries <= 3 else inf)

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from ma_agiqa_client import InvalidImageError
-from ma_agiqa_client._images import encode_image
+from ma_agiqa_client._images import Encoder, check_sources, detach
 
+encode_image = Encoder().encode
 RNG = np.random.default_rng(7)
 RGB = RNG.integers(0, 256, (5, 9, 3), dtype=np.uint8)
 GREY = RNG.integers(0, 256, (5, 9), dtype=np.uint8)
@@ -33,43 +34,6 @@ def test_bytes_and_files_are_untouched(tmp_path):
     path.write_bytes(data)
     for image in (data, bytearray(data), memoryview(data), path, str(path)):
         assert encode_image(image) == data
-
-
-@pytest.mark.parametrize("array", [RGB, GREY, RGB[:, ::2], np.asfortranarray(RGB), RGB[::-1]])
-def test_uint8_arrays_keep_every_sample(array):
-    np.testing.assert_array_equal(decoded(encode_image(array)), array)
-
-
-def test_a_channel_axis_of_one_is_grey():
-    np.testing.assert_array_equal(decoded(encode_image(GREY[:, :, None])), GREY)
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_floats_in_0_1_give_back_the_8_bits_they_came_from(dtype):
-    every_value = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    array = (every_value / 255).astype(dtype)
-    np.testing.assert_array_equal(decoded(encode_image(array)), every_value)
-
-
-@pytest.mark.parametrize(
-    ("array", "got"),
-    [
-        (np.zeros((4, 4, 4), np.uint8), r"shape \(4, 4, 4\)"),
-        (np.zeros((3, 8, 8), np.uint8), r"shape \(3, 8, 8\)"),
-        (np.zeros((2, 8, 8, 3), np.uint8), r"shape \(2, 8, 8, 3\)"),
-        (np.zeros(8, np.uint8), r"shape \(8,\)"),
-        (np.zeros((0, 8, 3), np.uint8), r"shape \(0, 8, 3\)"),
-        (np.zeros((4, 4, 3), np.int64), "dtype int64"),
-        (np.zeros((4, 4, 3), bool), "dtype bool"),
-        (np.full((4, 4, 3), 255.0), "from 255 to 255"),
-        (np.full((4, 4, 3), -0.5, np.float32), "from -0.5 to -0.5"),
-        (np.array([[0.5, np.nan]]), "NaN"),
-        (np.array([[0.5, np.inf]]), "to inf"),
-    ],
-)
-def test_wrong_arrays_are_named_and_the_right_ones_too(array, got):
-    with pytest.raises(InvalidImageError, match=f"{got}.*Expected height x width x 3"):
-        encode_image(array)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "1", "CMYK", "YCbCr"])
@@ -123,3 +87,60 @@ def test_files_that_cannot_be_read(tmp_path):
 def test_other_types_are_named(thing):
     with pytest.raises(InvalidImageError, match=f"type {type(thing).__name__}"):
         encode_image(thing)
+
+
+def test_file_objects_are_read_from_where_they_stand(tmp_path):
+    path = tmp_path / "image"
+    path.write_bytes(b"skipped and kept")
+    with path.open("rb") as file:
+        file.seek(12)
+        assert encode_image(file) == b"kept"
+    with pytest.raises(InvalidImageError, match="closed file"):
+        encode_image(file)
+    with path.open() as file, pytest.raises(InvalidImageError, match="str; expected bytes"):
+        encode_image(file)
+    with pytest.raises(InvalidImageError, match="0 bytes"):
+        encode_image(io.BytesIO())
+
+
+def test_what_the_caller_may_overwrite_is_copied():
+    array, buffer = RGB.copy(), bytearray(b"abc")
+    copies = detach(array), detach(buffer), detach(memoryview(buffer)), detach(io.BytesIO(b"abc"))
+    array[:] = 0
+    buffer[:] = b"xyz"
+    np.testing.assert_array_equal(copies[0], RGB)
+    assert copies[1:] == (b"abc", b"abc", b"abc")
+    assert detach("a.png") == "a.png"
+
+
+def test_web_addresses_are_refused_unless_asked_for():
+    with pytest.raises(InvalidImageError, match="fetch_urls=True"):
+        encode_image("https://example.org/cat.png")
+
+
+@pytest.mark.parametrize("one", ["a.png", Path("a.png"), b"a", bytearray(b"a"), RGB, GREY, 7])
+def test_one_image_is_not_several(one):
+    with pytest.raises(TypeError, match="expected"):
+        check_sources(one)
+    with pytest.raises(TypeError, match="score for a single image"):
+        check_sources(io.BytesIO(b"a"))
+
+
+def test_large_images_are_reduced_on_request_only():
+    large = Image.fromarray(RNG.integers(0, 256, (300, 600, 3), dtype=np.uint8))
+    data = saved(large, "PNG")
+    assert encode_image(data) == data
+    assert decoded(Encoder(max_side=60).encode(data)).shape == (30, 60, 3)
+    assert decoded(Encoder(max_side=60).encode(large)).shape == (30, 60, 3)
+    assert decoded(Encoder(max_side=60).encode(np.asarray(large))).shape == (30, 60, 3)
+    assert Encoder(max_side=600).encode(data) == data
+    assert Encoder(max_side=60).encode(b"not an image") == b"not an image"  # the server says why
+    with pytest.raises(ValueError, match="max_side"):
+        Encoder(max_side=0)
+
+
+def test_a_reduced_image_is_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = saved(Image.fromarray(RNG.integers(0, 256, (40, 80, 3), np.uint8)), "PNG", exif=exif)
+    assert decoded(Encoder(max_side=40).encode(data)).shape == (40, 20, 3)

@@ -5,15 +5,18 @@ import pytest
 from tritonclient.grpc import model_config_pb2
 
 from ma_agiqa_client import (
+    AuthenticationError,
     DeadlineExceededError,
     Gate,
     InvalidImageError,
     ModelCard,
+    RequestCancelledError,
     ServerError,
     ServerUnavailableError,
     WrongModelError,
     _protocol,
 )
+from ma_agiqa_client._shared_memory import Slot
 
 CARD = ModelCard(
     name="tiny",
@@ -43,8 +46,34 @@ def error(status, message="Something."):
     return _protocol.to_client_error(f"StatusCode.{status}", message, "host:8001", 2.0)
 
 
+def read(result, maps=False):
+    return _protocol.read_score(
+        result, CARD, source="a.png", index=4, latency_ms=12.5, maps=maps, request_id="id"
+    )
+
+
+def test_a_request_holds_the_bytes_the_id_and_the_deadline():
+    request = _protocol.build_request(b"a\0\0", maps=False, request_id="id", deadline_unix_us=12)
+    tensor = request.inputs[0]
+    assert (tensor.name(), tensor.shape(), tensor.datatype()) == ("IMAGE", [1, 1], "BYTES")
+    assert tensor._get_content() == b"\3\0\0\0a\0\0"
+    assert [output.name() for output in request.outputs] == ["SCORE", "GATE"]
+    assert (request.request_id, request.parameters) == ("id", {"deadline_unix_us": 12})
+
+
+def test_a_request_may_name_a_place_in_shared_memory():
+    slot = Slot("region", offset=64, byte_size=20)
+    tensor = _protocol.build_request(slot, True, "id", 12).inputs[0]
+    assert tensor._get_content() is None
+    parameters = tensor._get_tensor().parameters
+    assert parameters["shared_memory_region"].string_param == "region"
+    assert parameters["shared_memory_offset"].int64_param == 64
+    assert parameters["shared_memory_byte_size"].int64_param == 20
+
+
 def test_an_answer_is_read():
-    score = _protocol.read_score(answer(), CARD, 12.5, maps=False)
+    score = read(answer())
+    assert (score.source, score.index, score.request_id) == ("a.png", 4, "id")
     assert (score.mos, score.normalized, score.percentile) == (2.5, 0.5, 50.0)
     assert score.gate == Gate(semantic=0.75, coherence=0.25, quality=0)
     assert (score.latency_ms, score.model, score.patch_score) == (12.5, "tiny", None)
@@ -52,7 +81,7 @@ def test_an_answer_is_read():
 
 def test_maps_lose_their_batch_dimension():
     maps = {"PATCH_SCORE": np.full((1, 14, 14), 2), "PATCH_WEIGHT": np.full((1, 14, 14), 0.5)}
-    score = _protocol.read_score(answer(**maps), CARD, 1.0, maps=True)
+    score = read(answer(**maps), maps=True)
     np.testing.assert_array_equal(score.patch_score, np.full((14, 14), 2))
     np.testing.assert_array_equal(score.patch_weight, np.full((14, 14), 0.5))
 
@@ -63,17 +92,17 @@ def test_maps_lose_their_batch_dimension():
 )
 def test_an_answer_of_another_shape_is_an_error(changes):
     with pytest.raises(ServerError, match=r"has shape .* expected"):
-        _protocol.read_score(answer(**changes), CARD, 1.0, maps=False)
+        read(answer(**changes), maps=False)
 
 
 def test_a_missing_output_is_an_error():
     with pytest.raises(ServerError, match="PATCH_SCORE has shape None"):
-        _protocol.read_score(answer(), CARD, 1.0, maps=True)
+        read(answer(), maps=True)
 
 
 def test_numbers_that_are_not_finite_are_an_error():
     with pytest.raises(ServerError, match="GATE"):
-        _protocol.read_score(answer(GATE=[[1, np.inf, 1]]), CARD, 1.0, maps=False)
+        read(answer(GATE=[[1, np.inf, 1]]), maps=False)
 
 
 @pytest.mark.parametrize("tensor", ["IMAGE", "SCORE", "GATE"])
@@ -96,7 +125,9 @@ def test_a_model_with_other_tensors_is_the_wrong_one(tensor):
         ("NOT_FOUND", WrongModelError),
         ("UNIMPLEMENTED", WrongModelError),
         ("INTERNAL", ServerError),
-        ("CANCELLED", ServerError),
+        ("CANCELLED", RequestCancelledError),
+        ("UNAUTHENTICATED", AuthenticationError),
+        ("PERMISSION_DENIED", AuthenticationError),
     ],
 )
 def test_each_status_has_its_error(status, expected):
@@ -114,14 +145,18 @@ def test_a_traceback_is_not_passed_on():
     assert "/opt" not in text
 
 
-def test_only_unavailable_is_retried_three_times_later_and_later():
-    lost = error("UNAVAILABLE")
-    delays = [_protocol.retry_delay_s(lost, tries, 60, jitter=1) for tries in (1, 2, 3, 4)]
-    assert delays == pytest.approx([0.2, 0.6, 1.8, None])
-    assert _protocol.retry_delay_s(error("INTERNAL"), 1, 60, jitter=0) is None
+def test_a_service_that_is_closed_is_not_waited_for():
+    message = "This protocol is restricted, expecting header 'triton-grpc-protocol-closed'"
+    assert type(error("UNAVAILABLE", message)) is AuthenticationError
 
 
-def test_the_delay_is_jittered_and_must_fit_the_time_left():
-    lost = error("UNAVAILABLE")
-    assert _protocol.retry_delay_s(lost, 1, 60, jitter=0) == pytest.approx(0.1)
-    assert _protocol.retry_delay_s(lost, 1, 0.09, jitter=0) is None
+def test_a_model_that_is_being_loaded_or_unloaded_is_waited_for():
+    message = "Request for unknown model: 'ma_agiqa' has no available versions"
+    assert type(error("NOT_FOUND", message)) is ServerUnavailableError
+
+
+def test_the_refusal_of_an_expired_request_is_a_deadline_and_tells_the_time():
+    message = "in ensemble 'ma_agiqa', DEADLINE_EXCEEDED: too late (server clock 123 us)."
+    assert type(error("CANCELLED", message)) is DeadlineExceededError
+    assert _protocol.server_clock_us(message) == 123
+    assert _protocol.server_clock_us("Cancelled by the user") is None

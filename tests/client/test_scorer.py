@@ -3,7 +3,6 @@
 import itertools
 import socket
 import threading
-import time
 
 import grpc
 import numpy as np
@@ -13,12 +12,13 @@ from ma_agiqa_client import (
     DeadlineExceededError,
     Gate,
     InvalidImageError,
+    Retry,
     Scorer,
     ServerError,
     ServerUnavailableError,
     WrongModelError,
 )
-from ma_agiqa_client._images import encode_image
+from ma_agiqa_client._arrays import encode_array
 
 
 @pytest.fixture
@@ -75,91 +75,20 @@ def test_the_card_is_asked_for_once_and_one_channel_is_kept(scorer, scripted):
     assert len(scripted.peers) == 1
 
 
-def test_score_many_keeps_the_order_of_unequal_answers(scorer, scripted):
-    def answer(image, context):
-        time.sleep(0.02 * (int(image) % 4 == 0))
-        return float(image)
-
-    scripted.answer = answer
-    scores = list(scorer.score_many(numbers(60), max_in_flight=8))
-    assert [score.mos for score in scores] == list(range(60))
-
-
-def test_score_many_fills_and_never_exceeds_the_bound(scorer, scripted):
-    everyone = threading.Barrier(4, timeout=10)  # breaks unless four requests are there at once
-
-    def answer(image, context):
-        everyone.wait()
-        return float(image)
-
-    scripted.answer = answer
-    scores = list(scorer.score_many(numbers(12), max_in_flight=4))
-    assert [score.mos for score in scores] == list(range(12))
-    assert scripted.most_in_flight == 4
-
-
-def test_score_many_is_lazy(scorer):
-    taken = 0
-
-    def endless():
-        nonlocal taken
-        while True:
-            taken += 1
-            yield str(taken - 1).encode()
-
-    scores = scorer.score_many(endless(), max_in_flight=5)
-    assert taken == 0
-    for number in range(20):
-        assert next(scores).mos == number
-        assert taken <= number + 1 + 5
-    scores.close()
-
-
-def test_score_many_sends_one_image_per_request(scorer, scripted):
-    list(scorer.score_many(numbers(9)))
-    assert sorted(r.raw_input_contents[0][4:] for r in scripted.requests) == numbers(9)
-
-
-def test_a_failure_belongs_to_its_image(scorer):
-    images = [b"1", b"bad", b"2", np.zeros((2, 2), np.int64), b"3"]
-    scores = list(scorer.score_many(images, max_in_flight=2))
-    assert [score.mos for score in scores] == [1, None, 2, None, 3]
-    assert str(scores[1].error) == "Not a number. Send digits."
-    assert isinstance(scores[3].error, InvalidImageError)
-    assert scores[1].gate is scores[1].normalized is scores[1].percentile is None
-
-
-def test_an_array_may_be_overwritten_for_the_next_image(scorer, scripted):
-    release = threading.Event()
-
-    def answer(image, context):
-        release.wait(10)
-        return float(image[-1])
-
-    def reused():
-        pixels = np.zeros((1, 1, 3), np.uint8)
-        for value in range(4):
-            pixels[:] = value
-            yield pixels
-        release.set()
-
-    scripted.answer = answer
-    assert [score.mos for score in scorer.score_many(reused(), max_in_flight=5)] == [0, 1, 2, 3]
-
-
 def test_unavailable_is_tried_again(scorer, scripted, no_waiting):
     scripted.answer = failing(grpc.StatusCode.UNAVAILABLE, times=3)
     assert scorer.score(b"1").mos == 7
     assert len(scripted.requests) == 4
-    assert len(no_waiting) == 3
-    assert no_waiting == sorted(no_waiting)
 
 
-def test_unavailable_is_given_up_after_three_retries(scorer, scripted, no_waiting):
-    scripted.answer = failing(grpc.StatusCode.UNAVAILABLE, times=100)
-    with pytest.raises(ServerUnavailableError, match=scripted.url):
-        scorer.score(b"1")
-    assert len(scripted.requests) == 4
+def test_unavailable_is_given_up_when_the_budget_is_spent(scripted):
+    scripted.answer = failing(grpc.StatusCode.UNAVAILABLE, times=1000)
+    with Scorer(scripted.url, retry=Retry(budget_s=0.3)) as scorer:
+        scorer.model()
+        with pytest.raises(ServerUnavailableError, match=scripted.url) as caught:
+            scorer.score(b"1")
+    assert 2 <= len(scripted.requests) <= 10
+    assert caught.value.request_id == scripted.requests[-1].id
 
 
 @pytest.mark.parametrize(
@@ -192,14 +121,17 @@ def test_the_deadline_ends_a_call(scripted):
 
 def test_retries_stay_within_the_deadline(scripted):
     scripted.answer = failing(grpc.StatusCode.UNAVAILABLE, times=100)
-    with Scorer(scripted.url, timeout_s=20) as scorer:
+    with Scorer(
+        scripted.url, timeout_s=20, retry=Retry(first_delay_s=5, longest_delay_s=5)
+    ) as scorer:
         scorer.model()
         with pytest.raises(ServerUnavailableError):
-            scorer.score(b"1", timeout_s=0.09)  # less than the shortest first delay
+            scorer.score(b"1", timeout_s=2)  # less than the shortest first delay
     assert len(scripted.requests) == 1
 
 
-def test_nobody_at_the_address(no_waiting):
+@pytest.mark.usefixtures("no_waiting")
+def test_nobody_at_the_address():
     with socket.socket() as taken:  # bound but not listening: refuses connections
         taken.bind(("127.0.0.1", 0))
         with Scorer(f"127.0.0.1:{taken.getsockname()[1]}", timeout_s=5) as scorer:
@@ -239,7 +171,7 @@ def test_a_score_that_is_not_finite_is_an_error(scorer, scripted):
 
 def test_arrays_travel_as_ppm(scorer, scripted):
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    scripted.answer = lambda image, context: float(image == encode_image(pixels))
+    scripted.answer = lambda image, context: float(image == encode_array(pixels))
     assert scorer.score(pixels).mos == 1
 
 
@@ -263,8 +195,3 @@ def test_an_address_that_is_not_grpc_is_refused(url):
 def test_a_timeout_must_be_positive(timeout_s):
     with pytest.raises(ValueError, match="timeout_s"):
         Scorer("localhost:8001", timeout_s=timeout_s)
-
-
-def test_the_bound_must_be_positive(scorer):
-    with pytest.raises(ValueError, match="max_in_flight"):
-        scorer.score_many([], max_in_flight=0)

@@ -1,23 +1,17 @@
-"""The client against the real server: order, bounds, bad images, the command line."""
+"""The client against the real server: order, bounds, bad images."""
 
 import io
-import json
 import re
 import struct
-import subprocess
-import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ma_agiqa_client import ClientError, DeadlineExceededError, InvalidImageError, Scorer
-from ma_agiqa_client._embedded import DEFAULT_URL, listens
 
-SCRIPT = Path(__file__).resolve().parents[2] / "client" / "score.py"
 BATCH_TOLERANCE = 1e-3  # of MOS: an image in a batch against the same image alone, float32
 
 
@@ -60,22 +54,6 @@ BAD = {
     "empty.png": b"",
     "huge.png": huge_png_header(),
 }
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Good images in three formats and a subfolder, between bad ones."""
-    (tmp_path / "sub").mkdir()
-    for seed, name in enumerate(["a.png", "b.jpg", "sub/c.webp", "sub/d.PNG", "z.bmp"]):
-        Image.fromarray(picture(seed)).save(tmp_path / name)
-    for name, data in BAD.items():
-        (tmp_path / name).write_bytes(data)
-    return tmp_path
-
-
-def command_line(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_the_server_is_healthy_and_shows_its_card(scorer):
@@ -176,44 +154,3 @@ def test_a_deadline_is_kept(scorer):
 def test_a_server_that_cannot_be_reached_is_a_client_error():
     with Scorer("127.0.0.1:1") as scorer, pytest.raises(ClientError):
         scorer.score(picture(1))
-
-
-def test_the_command_line_scores_the_good_and_lists_the_bad(server, folder):
-    done = command_line(folder, "--url", server.grpc_url, "--json")
-    assert done.returncode == 1
-    rows = json.loads(done.stdout)
-    assert all(
-        list(row) == ["image", "mos", "normalized", "percentile", "gate", "model", "error"]
-        for row in rows
-    )
-    scored = [row for row in rows if row["error"] is None]
-    assert {Path(row["image"]).name for row in scored} == {
-        "a.png", "b.jpg", "c.webp", "d.PNG", "z.bmp"
-    }  # fmt: skip
-    assert [row["mos"] for row in scored] == sorted((row["mos"] for row in scored), reverse=True)
-    assert all(set(row["gate"]) == {"semantic", "coherence", "quality"} for row in scored)
-    failed = [row for row in rows if row["error"]]
-    assert {Path(row["image"]).name for row in failed} == set(BAD)
-    assert all(row["mos"] is row["gate"] is None for row in failed)
-    assert all(Path(row["image"]).name in done.stderr for row in failed)
-
-
-def test_the_table_names_the_model(server, folder, scorer):
-    done = command_line(folder / "sub", folder / "a.png", "--url", server.grpc_url)
-    assert done.returncode == 0
-    card = scorer.model()
-    assert f"Model: {card.name} (preset {card.preset}" in done.stdout
-    assert card.note in done.stdout
-    assert done.stdout.count("%") == 3 * 4
-
-
-@pytest.mark.slow
-def test_without_an_address_a_server_is_started_and_stopped(folder):
-    if listens(DEFAULT_URL):
-        pytest.skip(f"something listens at {DEFAULT_URL}, so no server would be started")
-    done = command_line(folder / "sub", "--json")
-    assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)) == 2
-    url = re.search(r"runs at (\S+) for this run and serves", done.stderr)
-    assert url
-    assert not listens(url[1])

@@ -1,0 +1,258 @@
+"""Scores images with a served MA-AGIQA from an event loop.
+
+>>> async with AsyncScorer("localhost:8001") as scorer:
+...     print((await scorer.score("cat.png")).mos)
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine, Iterable
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, TypeVar
+
+from ma_agiqa_client import _operations as do
+from ma_agiqa_client._async_transport import AsyncGrpcTransport, AsyncTransport
+from ma_agiqa_client._cancellation import cancelled
+from ma_agiqa_client._client import BaseScorer, check_window
+from ma_agiqa_client._images import ImageLike, check_sources, detach
+from ma_agiqa_client._ordering import Sequencer, best_first
+from ma_agiqa_client.card import ModelCard
+from ma_agiqa_client.errors import InvalidImageError
+from ma_agiqa_client.explain import MAX_ANSWER_TOKENS, AnswerPart, AsyncAnswerChannel, Inquiry
+from ma_agiqa_client.retry import Clock
+from ma_agiqa_client.score import Score
+
+__all__ = ["AsyncScorer"]
+
+_T = TypeVar("_T")
+
+
+class AsyncScorer(BaseScorer[AsyncTransport]):
+    """`Scorer` for asyncio: the same methods, to be awaited, in one event loop.
+
+    A call ends when its task is cancelled, and the server is told. Files are read and arrays are
+    turned into bytes on threads, so the loop goes on meanwhile.
+    """
+
+    _connect = AsyncGrpcTransport
+
+    async def score(
+        self, source: ImageLike, *, maps: bool = False, timeout_s: float | None = None
+    ) -> Score:
+        """Score one image; as `Scorer.score`."""
+        return await self._run(self._core.score(source, maps, self._clock(timeout_s), source))
+
+    def score_many(
+        self,
+        sources: Iterable[ImageLike] | AsyncIterable[ImageLike],
+        *,
+        ordered: bool = True,
+        max_in_flight: int = 64,
+        maps: bool = False,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[Score]:
+        """Score images several at a time; as `Scorer.score_many`, to be used with `async for`.
+
+        `sources` may be asynchronous. It is consumed by a task of its own, at most `max_in_flight`
+        images ahead of the scores taken. Stop early with `aclose()` on the iterator.
+        """
+        self._clock(timeout_s)  # a bad timeout or a closed scorer is an error of this call
+        several = check_sources(sources)
+        return self._many(several, ordered, check_window(max_in_flight), maps, timeout_s)
+
+    async def rank(
+        self,
+        sources: Iterable[ImageLike] | AsyncIterable[ImageLike],
+        *,
+        top: int | None = None,
+        max_in_flight: int = 64,
+        maps: bool = False,
+        timeout_s: float | None = None,
+    ) -> list[Score]:
+        """Score images and sort them, the best first; as `Scorer.rank`."""
+        best_first([], top)  # a bad `top` is an error before the work, not after it
+        scores = self.score_many(
+            sources, ordered=False, max_in_flight=max_in_flight, maps=maps, timeout_s=timeout_s
+        )
+        return best_first([score async for score in scores], top)
+
+    def explain(
+        self,
+        source: ImageLike,
+        question: str | None = None,
+        *,
+        max_tokens: int = MAX_ANSWER_TOKENS,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[AnswerPart]:
+        """Have the served language model say what it sees; as `Scorer.explain`.
+
+        To be used with `async for`. Stop early with `aclose()` on the iterator.
+        """
+        return self._parts(source, Inquiry(question, max_tokens), self._clock(timeout_s))
+
+    async def model(self, *, timeout_s: float | None = None) -> ModelCard:
+        """Ask which model is served and what its numbers mean; as `Scorer.model`."""
+        return await self._run(self._core.model(self._clock(timeout_s)))
+
+    async def health(self, *, timeout_s: float | None = None) -> bool:
+        """Whether a server answers and has the whole ensemble loaded; as `Scorer.health`."""
+        return await self._run(self._core.health(self._clock(timeout_s)))
+
+    async def close(self) -> None:
+        """Close the connection; calls under way are cancelled. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        for task in list(self._under_way):
+            task.cancel()
+        await self._run(self._core.close())
+        await self._answers.close()
+        for transport in self._transports:
+            await transport.close()
+
+    async def __aenter__(self) -> "AsyncScorer":
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def _prepare(self) -> None:
+        self._under_way: set[asyncio.Future[Any]] = set()
+        self._answers = AsyncAnswerChannel(self._urls[0], self._connection)
+
+    async def _run(self, plan: do.Plan[_T]) -> _T:
+        """Carry a plan out on this loop."""
+        try:
+            operation = next(plan)
+            while True:
+                try:
+                    outcome = await self._perform(operation)
+                except Exception as error:
+                    operation = plan.throw(error)
+                else:
+                    operation = plan.send(outcome)
+        except StopIteration as end:
+            result: _T = end.value
+            return result
+        finally:
+            plan.close()
+
+    async def _perform(self, operation: do.Operation) -> Any:
+        match operation:
+            case do.Encode(source, timeout_s):
+                return await self._encode(source, timeout_s)
+            case do.Infer(server, request, timeout_s):
+                return await self._unless_closed(self._transports[server].infer(request, timeout_s))
+            case do.Sleep(seconds):
+                return await self._unless_closed(asyncio.sleep(seconds))
+            case do.GetConfig(server, timeout_s):
+                return await self._transports[server].model_config(timeout_s)
+            case do.GetReady(server, timeout_s):
+                return await self._transports[server].model_ready(timeout_s)
+            case do.Register(server, name, byte_size, timeout_s):
+                return await self._transports[server].register_memory(name, byte_size, timeout_s)
+            case do.Unregister(server, name, timeout_s):
+                return await self._transports[server].unregister_memory(name, timeout_s)
+
+    async def _encode(self, source: ImageLike, timeout_s: float) -> bytes:
+        if isinstance(source, bytes) and self._encoder.max_side is None:
+            return self._encoder.encode(source, timeout_s)
+        return await asyncio.to_thread(self._encoder.encode, source, timeout_s)
+
+    async def _parts(
+        self, source: ImageLike, inquiry: Inquiry, clock: Clock
+    ) -> AsyncGenerator[AnswerPart, None]:
+        image = await self._encode(source, clock.left_s())
+        async with aclosing(self._answers.parts(inquiry, image, clock)) as parts:
+            async for part in parts:
+                yield part
+
+    async def _unless_closed(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Wait for something that `close` gives up."""
+        task = asyncio.ensure_future(work)
+        self._under_way.add(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if self._closed:
+                raise cancelled() from None
+            raise
+        finally:
+            self._under_way.discard(task)
+
+    async def _many(
+        self,
+        sources: Iterable[ImageLike] | AsyncIterable[ImageLike],
+        ordered: bool,
+        max_in_flight: int,
+        maps: bool,
+        timeout_s: float | None,
+    ) -> AsyncGenerator[Score, None]:
+        done: asyncio.Queue[Score | Exception | int] = asyncio.Queue()
+        room = asyncio.Semaphore(max_in_flight)
+        sequencer = Sequencer(ordered)
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def work(source: Any, index: int) -> None:
+            clock = self._clock(timeout_s)
+            try:
+                plan = self._core.attempt(detach(source), maps, clock, source, index)
+                done.put_nowait(await self._run(plan))
+            except InvalidImageError as error:
+                done.put_nowait(self._core.failed(error, clock, source, index))
+            except Exception as error:  # a mistake of this package: raised below
+                done.put_nowait(error)
+
+        async def feed() -> None:
+            """Start the work; at the end say how many images there were."""
+            try:
+                each = _each(sources)
+                for index in itertools.count():
+                    await room.acquire()
+                    try:
+                        source = await anext(each)
+                    except StopAsyncIteration:
+                        done.put_nowait(index)
+                        return
+                    task = asyncio.create_task(work(source, index))
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
+            except Exception as error:  # of the caller's iterator: raised below
+                done.put_nowait(error)
+
+        feeder = asyncio.create_task(feed())
+        given, count = 0, None
+        try:
+            while given != count:
+                outcome = await done.get()
+                if isinstance(outcome, Exception):
+                    raise outcome
+                if isinstance(outcome, int):
+                    count = outcome
+                    continue
+                for score in sequencer.add(outcome):
+                    given += 1
+                    room.release()
+                    yield score
+        finally:
+            for task in (feeder, *tasks):
+                task.cancel()
+            await asyncio.gather(feeder, *tasks, return_exceptions=True)
+
+
+async def _each(
+    sources: Iterable[ImageLike] | AsyncIterable[ImageLike],
+) -> AsyncGenerator[ImageLike, None]:
+    """Iterate over either kind."""
+    if isinstance(sources, AsyncIterable):
+        async for source in sources:
+            yield source
+    else:
+        for source in sources:
+            yield source

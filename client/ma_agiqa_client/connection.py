@@ -1,0 +1,162 @@
+"""How a channel to a server is set up: address, TLS, headers, keepalive, compression."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import grpc  # type: ignore[import-untyped]
+
+from ma_agiqa_client._tracing import trace_headers
+
+__all__ = ["Compression", "Connection", "Tls", "check_url", "check_urls", "is_loopback"]
+
+Compression: TypeAlias = Literal["gzip", "deflate"]
+
+_MAX_MESSAGE_BYTES = 2**31 - 1
+_LOOPBACK = ("localhost:", "127.", "[::1]:", "unix:")
+_HEADER = re.compile(r"[0-9a-z_.-]+")
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Encryption, and who proves to be who. Files are PEM.
+
+    Attributes:
+        root_certificates: whom to trust as issuer of the server's certificate; by default the
+            issuers that gRPC ships with.
+        certificate_chain: this client's certificate, where the server asks for one (mTLS).
+        private_key: the key of that certificate.
+        server_name: the name in the server's certificate, if it is not the one in the address.
+    """
+
+    root_certificates: str | PathLike[str] | None = None
+    certificate_chain: str | PathLike[str] | None = None
+    private_key: str | PathLike[str] | None = None
+    server_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate_chain is None) != (self.private_key is None):
+            raise ValueError(
+                "Tls has only one of certificate_chain and private_key; expected both or neither."
+            )
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Read the files.
+
+        Raises:
+            ValueError: a file cannot be read.
+        """
+        return grpc.ssl_channel_credentials(
+            root_certificates=_pem("root_certificates", self.root_certificates),
+            private_key=_pem("private_key", self.private_key),
+            certificate_chain=_pem("certificate_chain", self.certificate_chain),
+        )
+
+
+@dataclass(frozen=True)
+class Connection:
+    """What is the same for every call over a channel.
+
+    Attributes:
+        tls: encrypt the channel; None leaves it readable.
+        token: sent as `authorization: Bearer TOKEN`; a function is asked at every call, from any
+            thread, so that a token may be renewed.
+        metadata: further headers of every call.
+        compression: of what is sent; files are compressed already, raw pixels are not.
+        keepalive_s: seconds without traffic after which the connection is tested; None never does.
+    """
+
+    tls: Tls | None = None
+    token: str | Callable[[], str] | None = field(default=None, repr=False)
+    metadata: Mapping[str, str] | None = field(default=None, repr=False)
+    compression: Compression | None = None
+    keepalive_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.compression not in (None, "gzip", "deflate"):
+            raise ValueError(f"compression is {self.compression!r}; expected gzip or deflate.")
+        if self.keepalive_s is not None and not self.keepalive_s > 0:
+            raise ValueError(f"keepalive_s is {self.keepalive_s}; expected more than 0, or None.")
+        for name in self.metadata or ():
+            if not _HEADER.fullmatch(name) or name.startswith("grpc-"):
+                raise ValueError(
+                    f"The header {name!r} cannot be sent; expected lower-case letters, digits, "
+                    "'-', '_' and '.', and not 'grpc-' at the start."
+                )
+
+    def headers(self) -> dict[str, str]:
+        """Headers of one call, with the trace context of the caller."""
+        token = self.token() if callable(self.token) else self.token
+        authorization = {"authorization": f"Bearer {token}"} if token else {}
+        return {**trace_headers(), **(self.metadata or {}), **authorization}
+
+    def channel_args(self, url: str) -> list[tuple[str, int | str]]:
+        """The whole list: what is given to Triton's client replaces its own, sizes included."""
+        arguments: list[tuple[str, int | str]] = [
+            ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+            ("grpc.initial_reconnect_backoff_ms", 100),  # reconnect while calls are being retried
+            ("grpc.min_reconnect_backoff_ms", 5_000),  # the longest a connection attempt may take
+            ("grpc.max_reconnect_backoff_ms", 2_000),
+            # Spread calls over every address a name has, and look for new ones after a failure.
+            ("grpc.lb_policy_name", "round_robin"),
+            ("grpc.dns_min_time_between_resolutions_ms", 2_000),
+        ]
+        if self.keepalive_s is not None:
+            arguments += [
+                ("grpc.keepalive_time_ms", round(self.keepalive_s * 1e3)),
+                ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.max_pings_without_data", 0),
+            ]
+        if self.tls and self.tls.server_name:
+            arguments.append(("grpc.ssl_target_name_override", self.tls.server_name))
+        if is_loopback(url):
+            arguments.append(("grpc.enable_http_proxy", 0))  # a proxy cannot reach this machine
+        return arguments
+
+
+def check_url(url: str) -> str:
+    """Check that an address is one for gRPC, such as `localhost:8001` or `dns:///host:8001`.
+
+    Raises:
+        ValueError: it begins with the scheme of another protocol, or is empty.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not url or (separator and scheme in ("http", "https", "grpc", "grpcs")):
+        raise ValueError(
+            f"Got the address {url!r}; expected HOST:PORT of the server's gRPC port, "
+            f"such as {rest.rstrip('/') if ':' in rest else 'localhost:8001'}."
+        )
+    return url
+
+
+def check_urls(url: str | Sequence[str]) -> tuple[str, ...]:
+    """The addresses of one or several servers, each checked.
+
+    Raises:
+        ValueError: as in `check_url`, or there is none, or one is named twice.
+    """
+    urls = (url,) if isinstance(url, str) else tuple(url)
+    if not urls or len(set(urls)) < len(urls):
+        raise ValueError(f"Got the addresses {list(urls)}; expected at least one, each once.")
+    return tuple(map(check_url, urls))
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address is on this machine."""
+    return url.rpartition("///")[2].startswith(_LOOPBACK) or url.startswith("unix:")
+
+
+def _pem(name: str, path: str | PathLike[str] | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"The file {str(path)!r} of {name} cannot be read: {error.strerror}."
+        ) from error

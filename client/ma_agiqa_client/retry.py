@@ -1,0 +1,115 @@
+"""When a call is sent again, and when it is given up. Without any input or output."""
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+__all__ = ["Clock", "Outage", "Retry"]
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How long calls that find the server not available are tried again; nothing else is.
+
+    The delays double from `first_delay_s` to `longest_delay_s`, each shortened by up to a half at
+    random, so that many clients do not come back at once. All of it lies within the call's own
+    `timeout_s`.
+
+    An outage is counted once for all calls of a scorer: a thousand images behind a server that is
+    gone are given up after one budget, not after a thousand.
+
+    Attributes:
+        budget_s: seconds of an outage that are waited out, such as a restart of the server.
+        first_contact_s: the same before the first answer ever: a wrong address is likelier then.
+        first_delay_s: seconds before the first retry.
+        longest_delay_s: most seconds between two tries.
+    """
+
+    budget_s: float = 30.0
+    first_contact_s: float = 3.0
+    first_delay_s: float = 0.1
+    longest_delay_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name in ("budget_s", "first_contact_s", "first_delay_s", "longest_delay_s"):
+            value = getattr(self, name)
+            if not value >= 0:
+                raise ValueError(f"{name} is {value}; expected 0 or more seconds.")
+
+    def delay_s(self, tries: int, jitter: float) -> float:
+        """Seconds to wait after `tries` tries; `jitter` is a random number in 0-1."""
+        doubled = self.first_delay_s * 2.0 ** min(tries - 1, 30)
+        return min(doubled, self.longest_delay_s) * (1.0 - jitter / 2)
+
+
+class Clock:
+    """The time one call has left.
+
+    Attributes:
+        timeout_s: seconds the whole call may take.
+    """
+
+    def __init__(self, timeout_s: float, now: Callable[[], float] = time.monotonic) -> None:
+        """Start now.
+
+        Raises:
+            ValueError: `timeout_s` is not positive.
+        """
+        if not timeout_s > 0:
+            raise ValueError(f"timeout_s is {timeout_s}; expected more than 0 seconds.")
+        self.timeout_s = timeout_s
+        self._now = now
+        self._started = now()
+
+    def elapsed_ms(self) -> float:
+        """Milliseconds since the start."""
+        return (self._now() - self._started) * 1e3
+
+    def left_s(self) -> float:
+        """Seconds left; negative if the time is over."""
+        return self.timeout_s - (self._now() - self._started)
+
+
+class Outage:
+    """The time since when nobody answers, shared by the calls of a scorer. Thread-safe."""
+
+    def __init__(
+        self,
+        retry: Retry,
+        now: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._retry = retry
+        self._now = now
+        self._jitter = jitter
+        self._lock = threading.Lock()
+        self._answered = False
+        self._began: float | None = None
+        self._last = 0.0
+
+    def ended(self) -> None:
+        """Note that somebody answered."""
+        self._answered = True
+        self._began = None
+
+    def delay_s(self, tries: int, left_s: float) -> float | None:
+        """Note a failed try; say how long to wait before the next one.
+
+        Args:
+            tries: how often this call has been sent.
+            left_s: seconds the call has left.
+
+        Returns:
+            Seconds, or None to give up.
+        """
+        budget_s = self._retry.budget_s if self._answered else self._retry.first_contact_s
+        with self._lock:
+            now = self._now()
+            if self._began is None or now - self._last > max(budget_s, 1.0):
+                self._began = now  # nobody has tried for long: what was known then is over
+            self._last = now
+            lasted_s = now - self._began
+        delay_s = self._retry.delay_s(tries, self._jitter())
+        return delay_s if lasted_s + delay_s <= budget_s and delay_s < left_s else None

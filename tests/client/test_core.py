@@ -1,0 +1,147 @@
+"""What a scorer decides: deadlines, clocks, several servers, headers; over real gRPC."""
+
+import time
+
+import grpc
+import numpy as np
+import pytest
+from tritonclient.grpc import model_config_pb2
+
+from ma_agiqa_client import DeadlineExceededError, Scorer, WrongModelError
+
+
+@pytest.fixture
+def scorer(scripted):
+    with Scorer(scripted.url, timeout_s=20) as scorer:
+        yield scorer
+
+
+def numbers(count):
+    return [str(number).encode() for number in range(count)]
+
+
+def test_the_server_is_told_the_deadline(scorer, scripted):
+    before = time.time()
+    scorer.score(b"1", timeout_s=7)
+    deadline_us = scripted.requests[0].parameters["deadline_unix_us"].int64_param
+    assert before + 6 < deadline_us / 1e6 <= time.time() + 7
+
+
+def refuse_expired(clock):
+    """Refuse expired requests as the served models do; `clock` gives their Unix time in s."""
+
+    def check(request, context):
+        server_us = round(clock() * 1e6)
+        if request.parameters["deadline_unix_us"].int64_param < server_us:
+            message = f"DEADLINE_EXCEEDED: too late (server clock {server_us} us)."
+            context.abort(grpc.StatusCode.CANCELLED, message)
+
+    return check
+
+
+def test_a_server_whose_clock_is_ahead_costs_one_request_more(scorer, scripted):
+    scripted.check = refuse_expired(lambda: time.time() + 3600)
+    assert scorer.score(b"1", timeout_s=5).mos == 1
+    assert len(scripted.requests) == 2
+    assert [score.mos for score in scorer.score_many(numbers(5))] == list(range(5))
+    assert len(scripted.requests) == 7  # it has learned the difference
+
+
+def test_a_server_whose_clock_is_behind_answers(scorer, scripted):
+    scripted.check = refuse_expired(lambda: time.time() - 3600)
+    assert scorer.score(b"1", timeout_s=5).mos == 1
+    assert len(scripted.requests) == 1
+
+
+def test_a_server_that_refuses_again_ends_the_call(scorer, scripted):
+    scripted.check = refuse_expired(lambda: 1e12 + len(scripted.requests) * 1e6)
+    with pytest.raises(DeadlineExceededError, match="too late"):
+        scorer.score(b"1")
+    assert len(scripted.requests) == 2
+
+
+def test_headers_and_compression_reach_the_server(scripted):
+    options = {"token": "secret", "metadata": {"x-team": "images"}, "compression": "gzip"}
+    with Scorer(scripted.url, **options) as scorer:
+        assert scorer.score(b"1").mos == 1
+    assert scripted.headers[0]["authorization"] == "Bearer secret"
+    assert scripted.headers[0]["x-team"] == "images"
+
+
+def test_several_servers_share_the_work(scripted, another):
+    def slowly(image, context):
+        time.sleep(0.01)
+        return float(image)
+
+    scripted.answer = another.answer = slowly
+    with Scorer([scripted.url, another.url]) as scorer:
+        scores = list(scorer.score_many(numbers(60), max_in_flight=8))
+    assert [score.mos for score in scores] == list(range(60))
+    assert len(scripted.requests) > 20
+    assert len(another.requests) > 20
+
+
+def test_a_server_stands_in_for_another(scripted, another):
+    with Scorer([scripted.url, another.url]) as scorer:
+        list(scorer.score_many(numbers(4)))
+        scripted.stop()
+        assert [score.mos for score in scorer.score_many(numbers(40))] == list(range(40))
+        assert scorer.health()
+    assert len(another.requests) >= 40
+
+
+def test_servers_of_different_models_are_not_mixed(scripted, another):
+    another.card["checkpoint_sha256"] = "1" * 64
+    with Scorer([scripted.url, another.url]) as scorer:
+        errors = [score.error for score in scorer.score_many(numbers(8), max_in_flight=2)]
+    wrong = [error for error in errors if error]
+    assert wrong
+    assert all(isinstance(error, WrongModelError) for error in wrong)
+    assert "different models" in str(wrong[0])
+
+
+class Answer(dict):
+    """An answer, and the wait for it."""
+
+    def as_numpy(self, name):
+        return self[name]
+
+    def result(self):
+        return self
+
+
+class InMemory:
+    """A transport without a network."""
+
+    closed = False
+
+    def __init__(self, card):
+        self.card = card
+
+    def infer(self, request, timeout_s):
+        return Answer(SCORE=np.array([[50.0]]), GATE=np.array([[1.0, 1.0, 2.0]]))
+
+    def model_config(self, timeout_s):
+        config = model_config_pb2.ModelConfig()
+        config.input.add(name="IMAGE")
+        for name in ("SCORE", "GATE"):
+            config.output.add(name=name)
+        for name, value in self.card.items():
+            config.parameters[name].string_value = value
+        return config
+
+    def close(self):
+        self.closed = True
+
+
+def test_any_transport_can_be_given(scripted):
+    transport = InMemory(scripted.card)
+    with Scorer("nobody:1", transport=transport) as scorer:
+        assert scorer.score(b"1").percentile == 50
+    assert transport.closed
+
+
+@pytest.mark.parametrize("urls", [["localhost:1", "localhost:2"], "triton.example.org:8001"])
+def test_memory_is_shared_with_one_server_on_this_host(urls):
+    with pytest.raises(ValueError, match="one server on this host"):
+        Scorer(urls, shared_memory=True)
