@@ -11,7 +11,7 @@ from tritonclient.utils import InferenceServerException
 from _serve_errors import ServerFailedError
 from _served_model import ServedModel
 
-__all__ = ["ENSEMBLE", "run_self_test"]
+__all__ = ["ENSEMBLE", "run_self_test", "score_test_image"]
 
 ENSEMBLE = "ma_agiqa"
 TIMEOUT_S = 300.0
@@ -26,7 +26,7 @@ def run_self_test(grpc_url: str, log_file: Path) -> ServedModel:
     """
     client = tritonclient.grpc.InferenceServerClient(grpc_url)
     try:
-        score = _score(client)
+        score = score_test_image(client, ENSEMBLE, TIMEOUT_S)
         parameters = client.get_model_config(ENSEMBLE, client_timeout=TIMEOUT_S).config.parameters
     except InferenceServerException as error:
         raise ServerFailedError(
@@ -50,11 +50,13 @@ def run_self_test(grpc_url: str, log_file: Path) -> ServedModel:
     )
 
 
-def _score(client: tritonclient.grpc.InferenceServerClient) -> np.ndarray | None:
-    """SCORE of the test image, float32 [1, 1]."""
+def score_test_image(
+    client: tritonclient.grpc.InferenceServerClient, ensemble: str, timeout_s: float
+) -> np.ndarray | None:
+    """SCORE of the test image, float32 [1, 1]; raises `InferenceServerException`."""
     image = tritonclient.grpc.InferInput("IMAGE", [1, 1], "BYTES")
     image.set_data_from_numpy(np.array([[_test_image()]], dtype=np.object_))
-    return client.infer(ENSEMBLE, [image], client_timeout=TIMEOUT_S).as_numpy("SCORE")
+    return client.infer(ensemble, [image], client_timeout=timeout_s).as_numpy("SCORE")
 
 
 def _test_image() -> bytes:

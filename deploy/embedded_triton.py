@@ -7,6 +7,7 @@ It listens on 127.0.0.1 only: the binary inside `nvidia-pytriton` (2.51) is olde
 security fixes. Production serves the same repository with a current container.
 """
 
+import contextlib
 import http.client
 import logging
 import time
@@ -156,18 +157,45 @@ class EmbeddedTriton:
         if server:
             server.stop()
 
-    def check(self) -> None:
-        """Raise `ServerFailedError` if the server, or the process of a model, has ended."""
+    def is_running(self) -> bool:
+        """Whether the server has been started, and has not ended or been stopped."""
+        return self._server is not None and not self._server.has_ended()
+
+    def restart(self) -> None:
+        """Stop what is left of the server and start it at the same ports; keeps the log before.
+
+        Raises:
+            ServeError: as in `start`.
+        """
+        self.stop()
+        self._wanted_ports = self.ports
+        with contextlib.suppress(OSError):
+            self.log_file.replace(self.log_file.with_suffix(".previous.log"))
+        self.start()
+
+    def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests and finish those under way; return whether that took no longer."""
+        from _triton_drain import drain
+
+        return drain(self.grpc_url, self._require_running().admin_key, timeout_s)
+
+    def check(self) -> list[str]:
+        """Look at the processes.
+
+        Returns:
+            Models with a process that has ended: it has died, or its version was unloaded.
+
+        Raises:
+            ServerFailedError: the server itself has ended.
+        """
         server = self._require_running()
         if server.has_ended():
             raise self._failure("tritonserver ended unexpectedly.")
-        dead = server.dead_models()
-        if dead:
-            raise ServerFailedError(
-                f"The process of model {', '.join(dead)} ended unexpectedly, perhaps for want of "
-                f"memory: start the server again. Its log: {self.log_file}",
-                self.log_file,
-            )
+        return server.dead_models()
+
+    def accept_processes(self) -> None:
+        """Miss no process that has ended before: the server scores without it."""
+        self._require_running().note_processes()
 
     def _require_running(self) -> TritonServer:
         if self._server is None:
