@@ -1,5 +1,6 @@
 """The scorer as TorchScript and as ONNX, each checked against the eager model."""
 
+import io
 import logging
 import warnings
 from collections.abc import Callable, Sequence
@@ -39,7 +40,9 @@ def export_torchscript(model: MAAGIQA, path: Path) -> float:
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        torch.jit.script(model).save(str(path))
+        buffer = io.BytesIO()  # torch's own writer aborts the process when the disk is full
+        torch.jit.save(torch.jit.script(model), buffer)
+        path.write_bytes(buffer.getbuffer())
         loaded = torch.jit.load(str(path), map_location="cpu")
     return _check("TorchScript", model, loaded, TORCHSCRIPT_TOLERANCE)
 
