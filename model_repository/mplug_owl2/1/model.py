@@ -11,6 +11,7 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from ma_agiqa.presets import build_embedder
+from ma_agiqa.serving_metrics import StepMetrics, counted
 
 OUTPUTS = {"SEMANTIC": "semantic", "COHERENCE": "coherence"}
 
@@ -31,7 +32,12 @@ class TritonPythonModel:
             device=f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu",
             dtype=parameters["dtype"]["string_value"],
         )
+        self.metrics = StepMetrics(pb_utils, "mplug_owl2", images="SEMANTIC_VIEW", unless="PROMPT")
 
+    def finalize(self) -> None:
+        self.metrics.meter.close()
+
+    @counted
     def execute(self, requests: list[Any]) -> list[Any]:
         plain = [request for request in requests if _prompt(request) is None]
         embedded = iter(self._embed(plain) if plain else [])

@@ -10,6 +10,7 @@ import triton_python_backend_utils as pb_utils
 
 from ma_agiqa.errors import ImageError
 from ma_agiqa.preprocessing import decode, quality_view, semantic_view
+from ma_agiqa.serving_metrics import StepMetrics, counted
 
 Views = tuple[np.ndarray, np.ndarray]
 
@@ -22,7 +23,9 @@ class TritonPythonModel:
         sides = {tensor["name"]: int(tensor["dims"][0]) for tensor in config["output"]}
         self._semantic_size = sides["SEMANTIC_VIEW"]
         self._pool = ThreadPoolExecutor(os.cpu_count())
+        self.metrics = StepMetrics(pb_utils, "preprocess", images="IMAGE")
 
+    @counted
     def execute(self, requests: list[Any]) -> list[Any]:
         files = [
             [bytes(file) for file in _input(request).as_numpy().ravel()] for request in requests
@@ -32,9 +35,12 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         self._pool.shutdown()
+        self.metrics.meter.close()
 
     def _views(self, file: bytes) -> Views:
-        rgb = decode(file)
+        with self.metrics.time_decoding():
+            rgb = decode(file)
+        self.metrics.note_size(rgb.shape[0] * rgb.shape[1])
         return quality_view(rgb), semantic_view(rgb, self._semantic_size)
 
     def _respond(self, batch: list[Any]) -> Any:
