@@ -21,7 +21,7 @@ from _serve_errors import (
     UnsupportedMachineError,
 )
 from _served_model import ServedModel
-from _triton_launch import HOST, Ports, check_repository, find_ports, models_to_load
+from _triton_launch import HOST, Ports, Tracing, check_repository, find_ports, models_to_load
 from _triton_log import explain_failure, lost_the_race_for_a_port
 from _triton_server import TritonServer
 
@@ -32,6 +32,7 @@ __all__ = [
     "ServeError",
     "ServedModel",
     "ServerFailedError",
+    "Tracing",
     "UnsupportedMachineError",
 ]
 
@@ -71,6 +72,7 @@ class EmbeddedTriton:
         ready_timeout_s: float = 600.0,
         self_test: bool = True,
         explain: bool = False,
+        tracing: Tracing | None = None,
     ):
         """Describe the server; `start`, or entering the context, starts it.
 
@@ -84,6 +86,7 @@ class EmbeddedTriton:
             self_test: the repository holds the ensemble `ma_agiqa`: require its parts before the
                 start, and one real inference after it.
             explain: also serve `mplug_owl2_answer`, which answers questions about images.
+            tracing: where to send OpenTelemetry traces; None sends none.
         """
         self.repository = Path(repository).resolve()
         self._wanted_ports = None if free_ports else Ports(grpc_port, http_port, metrics_port)
@@ -91,6 +94,7 @@ class EmbeddedTriton:
         self._ready_timeout_s = ready_timeout_s
         self._self_test = self_test
         self._explain = explain
+        self._tracing = tracing
         self._server: TritonServer | None = None
         self.model = None
 
@@ -176,7 +180,9 @@ class EmbeddedTriton:
         self.log_file = self._wanted_log_file or REPOSITORY_ROOT / "logs" / name
         try:
             models = models_to_load(self.repository, self._explain)
-            self._server = TritonServer(self.repository, models, self.ports, self.log_file)
+            self._server = TritonServer(
+                self.repository, models, self.ports, self.log_file, self._tracing
+            )
             self._wait_until_ready(self._server)
             self._server.mark_ready()
             if self._self_test:

@@ -11,7 +11,7 @@ from types import FrameType
 
 import click
 
-from embedded_triton import REPOSITORY_ROOT, EmbeddedTriton, ServeError
+from embedded_triton import REPOSITORY_ROOT, EmbeddedTriton, ServeError, Tracing
 
 CHECK_INTERVAL_S = 0.5
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -62,6 +62,19 @@ Examples:
     is_flag=True,
     help="Also serve mplug_owl2_answer, which explains images in words; it shares the weights.",
 )
+@click.option(
+    "--trace-url",
+    metavar="URL",
+    help="Send OpenTelemetry traces to a collector (OTLP over HTTP), such as "
+    "http://localhost:4318/v1/traces.",
+)
+@click.option(
+    "--trace-one-in",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=1,
+    help="Trace one of N requests.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the status line as a JSON object.")
 @click.option(
     "--until-stdin-closes",
@@ -77,6 +90,8 @@ def main(
     log_file: Path | None,
     ready_timeout_s: float,
     explain: bool,
+    trace_url: str | None,
+    trace_one_in: int,
     as_json: bool,
     until_stdin_closes: bool,
 ) -> None:
@@ -94,6 +109,7 @@ def main(
         log_file=log_file,
         ready_timeout_s=ready_timeout_s,
         explain=explain,
+        tracing=Tracing(trace_url, trace_one_in) if trace_url else None,
     )
     if until_stdin_closes:
         threading.Thread(target=_stop_when_stdin_closes, daemon=True).start()
