@@ -84,6 +84,15 @@ def test_a_file_that_is_no_image(server, client):
     assert SCORED not in moved
 
 
+def test_a_late_request(server, client):
+    def send():
+        with pytest.raises(InferenceServerException, match="DEADLINE"):
+            score(client, IMAGE.read_bytes(), deadline_unix_us=1)
+
+    late = 'ma_agiqa_images_total{outcome="late",step="preprocess"}'
+    assert change(server, send, late)[late] == 1
+
+
 def test_a_canary_is_scored_and_left_out_of_the_scores(server, client):
     answers = []
     series = 'ma_agiqa_batch_images_count{step="meter"}'

@@ -1,5 +1,6 @@
 """What the steps count, against a recorder in place of Triton's metric functions."""
 
+import json
 from collections import defaultdict
 from types import SimpleNamespace
 
@@ -19,7 +20,8 @@ class Recorder:
         self.counters = defaultdict(float)
         self.values = defaultdict(list)
         self.log = []
-        self.Logger = SimpleNamespace(log_error=self.log.append, log_warn=self.log.append)
+        write = self.log.append
+        self.Logger = SimpleNamespace(log_error=write, log_warn=write, log_info=write)
         outer = self
 
         class Family:
@@ -53,7 +55,8 @@ def request(images: int = 1, tensor: str = "IMAGE", also: tuple[str, ...] = ()):
     def named(name):
         return SimpleNamespace(name=lambda: name, shape=lambda: [images, 1])
 
-    return SimpleNamespace(inputs=lambda: [named(name) for name in (tensor, *also)])
+    inputs = [named(name) for name in (tensor, *also)]
+    return SimpleNamespace(inputs=lambda: inputs, request_id=lambda: f"id of {images}")
 
 
 def response(code: int | None = None):
@@ -102,6 +105,21 @@ def test_a_step_counts_its_batch_and_the_images_that_end_in_it(triton):
     images = {key[1]: n for key, n in triton.counters.items() if key[0] == "ma_agiqa_images_total"}
     assert images == {"refused": 3, "late": 1, "failed": 4, "overloaded": 1}
     assert triton.values["ma_agiqa_batch_images", "preprocess"] == [11]
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [("preprocess", [("id of 2", "refused")]), ("meter", [("id of 1", "scored")])],
+)
+def test_requests_are_logged_where_they_end_if_asked(triton, monkeypatch, step, expected):
+    monkeypatch.setenv("MA_AGIQA_REQUEST_LOG", "1")
+    metrics = StepMetrics(triton, step, images="IMAGE")
+    requests = [request(1)] if step == "meter" else [request(1), request(2)]
+    metrics.count(requests, [response(code) for code in (None, 3)[: len(requests)]])
+    metrics.meter.close()
+    lines = [json.loads(line) for line in triton.log]
+    assert [(line["request_id"], line["outcome"]) for line in lines] == expected
+    assert {line["step"] for line in lines} == {step}
 
 
 def test_questions_are_no_images(triton):

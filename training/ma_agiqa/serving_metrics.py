@@ -16,12 +16,17 @@ GPU). Steps therefore only put numbers into memory, and a thread hands them over
 Metrics never fail a request. Every process of a step adds to the same series, so that they go on
 when a new version of a model takes over; they start again at 0 with the server.
 
+With MA_AGIQA_REQUEST_LOG=1 in the server's environment, every request also writes a line to the
+server's log where it ends, a JSON object with `request_id`, `step`, `outcome` and `images`;
+deploy/monitoring/json_log.py makes JSON of the whole log.
+
 The request parameter `canary` (true) keeps a request out of scores and gates: health probes send
 the same image again and again, which would pass for drift.
 """
 
 import functools
 import json
+import os
 import time
 from bisect import bisect_right
 from collections import Counter, defaultdict
@@ -30,10 +35,16 @@ from contextlib import contextmanager
 from threading import Event, Lock, Thread
 from typing import Any
 
-__all__ = ["CANARY", "Meter", "ScoreMetrics", "StepMetrics", "counted", "is_canary"]
+__all__ = ["CANARY", "REQUEST_LOG", "Meter", "ScoreMetrics", "StepMetrics", "counted", "is_canary"]
 
 CANARY = "canary"
 """Request parameter: true keeps the request out of the metrics of scores."""
+
+REQUEST_LOG = "MA_AGIQA_REQUEST_LOG"
+"""Environment variable: 1 writes a line for each request to the server's log."""
+
+LAST_STEP = "meter"
+"""The step whose answered requests are scored."""
 
 FLUSH_S = 0.5
 MAX_WAITING = 100_000
@@ -170,6 +181,7 @@ class StepMetrics:
         self._step = step
         self._images = images
         self._unless = unless
+        self._logs_requests = os.environ.get(REQUEST_LOG) == "1"
         self._outcomes = {
             triton.TritonError.INVALID_ARG: "refused",
             triton.TritonError.CANCELLED: "late",
@@ -181,10 +193,15 @@ class StepMetrics:
         sizes = [self._size(request) for request in requests]
         if any(sizes):
             self.meter.observe("ma_agiqa_batch_images", [sum(sizes)], step=self._step)
-        for size, response in zip(sizes, responses, strict=True):
-            if size and response.has_error():
+        for request, size, response in zip(requests, sizes, responses, strict=True):
+            if not size:
+                continue
+            outcome = "scored"
+            if response.has_error():
                 outcome = self._outcomes.get(response.error().code(), "failed")
                 self.meter.add("ma_agiqa_images_total", size, outcome=outcome, step=self._step)
+            if self._logs_requests and (outcome != "scored" or self._step == LAST_STEP):
+                self._log_request(request, outcome, size)
 
     @contextmanager
     def time_decoding(self) -> Iterator[None]:
@@ -200,6 +217,15 @@ class StepMetrics:
     def report(self, error: Exception) -> None:
         """Write to the server's log that something could not be counted."""
         self._triton.Logger.log_error(f"{self._step} could not be counted: {error!r}")
+
+    def _log_request(self, request: Any, outcome: str, images: int) -> None:
+        line = {
+            "request_id": request.request_id(),
+            "step": self._step,
+            "outcome": outcome,
+            "images": images,
+        }
+        self._triton.Logger.log_info(json.dumps(line))
 
     def _size(self, request: Any) -> int:
         tensors = {tensor.name(): tensor for tensor in request.inputs()}
@@ -246,7 +272,7 @@ class ScoreMetrics:
 
     def count(self, scores: Sequence[float], gates: Sequence[Sequence[float]]) -> None:
         """Count scored images: a MOS and the gates of each."""
-        self._meter.add("ma_agiqa_images_total", len(scores), outcome="scored", step="meter")
+        self._meter.add("ma_agiqa_images_total", len(scores), outcome="scored", step=LAST_STEP)
         self._meter.observe("ma_agiqa_score", scores)
         if self._quantiles:
             quantiles = [self._quantile(score) for score in scores]
