@@ -26,8 +26,8 @@ options=(
   --disable-auto-complete-config
   "--grpc-restricted-protocol=$closed:admin-key=$admin_key"
   "--http-restricted-api=$closed:admin-key=$admin_key"
-  # Callers find new replicas, because no connection lives for long.
-  --grpc-max-connection-age=300000
+  # Callers find new replicas, and leave those that stop, because no connection lives for long.
+  --grpc-max-connection-age=30000
   --grpc-max-connection-age-grace=120000
   # What is being computed may end after SIGTERM; the preStop hook has drained the rest.
   --exit-timeout-secs=60
