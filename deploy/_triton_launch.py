@@ -2,13 +2,13 @@
 
 import contextlib
 import errno
-import secrets
 import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from _serve_errors import PortBusyError, RepositoryError, ServeError
+from _triton_security import Security
 
 __all__ = ["HOST", "Ports", "check_repository", "find_ports", "models_to_load", "server_command"]
 
@@ -108,10 +108,9 @@ def server_command(
     backends: Path,
     ports: Ports,
     shm_prefix: str,
+    security: Security,
 ) -> list[str]:
     """Command line of tritonserver: loopback only, without the services nobody here uses."""
-    key = secrets.token_hex(16)  # nobody learns it: these services are closed
-    closed = "shared-memory,logging,trace,model-repository"
     return [
         str(tritonserver),
         f"--model-repository={repository}",
@@ -126,8 +125,7 @@ def server_command(
         f"--http-port={ports.http}",
         f"--metrics-address={HOST}",
         f"--metrics-port={ports.metrics}",
-        f"--grpc-restricted-protocol={closed}:closed={key}",
-        f"--http-restricted-api={closed}:closed={key}",
+        *security.options(),
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
         "--log-format=ISO8601",
     ]

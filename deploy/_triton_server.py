@@ -15,6 +15,7 @@ from _triton_guard import READY_GRACE_S, REAP_TIMEOUT_S, remove_regions
 from _triton_launch import Ports, server_command
 from _triton_processes import group_members, is_alive, model_of_stub
 from _triton_runtime import find_runtime
+from _triton_security import Security
 
 __all__ = ["TritonServer"]
 
@@ -25,7 +26,14 @@ _STOP_TIMEOUT_S = READY_GRACE_S + REAP_TIMEOUT_S + 5.0
 class TritonServer:
     """Processes, shared memory and temporary files of one tritonserver."""
 
-    def __init__(self, repository: Path, models: Sequence[str], ports: Ports, log_file: Path):
+    def __init__(
+        self,
+        repository: Path,
+        models: Sequence[str],
+        ports: Ports,
+        log_file: Path,
+        security: Security,
+    ):
         """Launch the server with some models of a repository; it is not ready yet.
 
         Raises:
@@ -39,7 +47,13 @@ class TritonServer:
         try:
             runtime.lay_out_backends(self._scratch)
             command = server_command(
-                runtime.tritonserver, repository, models, self._scratch, ports, self._shm_prefix
+                runtime.tritonserver,
+                repository,
+                models,
+                self._scratch,
+                ports,
+                self._shm_prefix,
+                security,
             )
             with _open_log(log_file) as log:
                 self._guard = subprocess.Popen(

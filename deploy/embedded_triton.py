@@ -23,12 +23,15 @@ from _serve_errors import (
 from _served_model import ServedModel
 from _triton_launch import HOST, Ports, check_repository, find_ports, models_to_load
 from _triton_log import explain_failure, lost_the_race_for_a_port
+from _triton_security import Security
+from _triton_self_test import run_self_test
 from _triton_server import TritonServer
 
 __all__ = [
     "EmbeddedTriton",
     "PortBusyError",
     "RepositoryError",
+    "Security",
     "ServeError",
     "ServedModel",
     "ServerFailedError",
@@ -71,6 +74,7 @@ class EmbeddedTriton:
         ready_timeout_s: float = 600.0,
         self_test: bool = True,
         explain: bool = False,
+        security: Security | None = None,
     ):
         """Describe the server; `start`, or entering the context, starts it.
 
@@ -84,6 +88,7 @@ class EmbeddedTriton:
             self_test: the repository holds the ensemble `ma_agiqa`: require its parts before the
                 start, and one real inference after it.
             explain: also serve `mplug_owl2_answer`, which answers questions about images.
+            security: who may talk to the server; default: everybody on this machine.
         """
         self.repository = Path(repository).resolve()
         self._wanted_ports = None if free_ports else Ports(grpc_port, http_port, metrics_port)
@@ -91,6 +96,7 @@ class EmbeddedTriton:
         self._ready_timeout_s = ready_timeout_s
         self._self_test = self_test
         self._explain = explain
+        self.security = security or Security()
         self._server: TritonServer | None = None
         self.model = None
 
@@ -176,14 +182,13 @@ class EmbeddedTriton:
         self.log_file = self._wanted_log_file or REPOSITORY_ROOT / "logs" / name
         try:
             models = models_to_load(self.repository, self._explain)
-            self._server = TritonServer(self.repository, models, self.ports, self.log_file)
+            self._server = TritonServer(
+                self.repository, models, self.ports, self.log_file, self.security
+            )
             self._wait_until_ready(self._server)
             self._server.mark_ready()
             if self._self_test:
-                # Here, because tritonclient may be missing where the wheel is.
-                from _triton_self_test import run_self_test
-
-                self.model = run_self_test(self.grpc_url, self.log_file)
+                self.model = run_self_test(self.http_url, self.security, self.log_file)
         except BaseException:
             self.stop()
             raise
