@@ -4,19 +4,31 @@ import contextlib
 import errno
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from _serve_errors import PortBusyError, RepositoryError, ServeError
 from _triton_security import Security
 
-__all__ = ["HOST", "Ports", "check_repository", "find_ports", "models_to_load", "server_command"]
+__all__ = [
+    "HOST",
+    "Ports",
+    "Tracing",
+    "check_repository",
+    "find_ports",
+    "models_to_load",
+    "server_command",
+]
 
 HOST = "127.0.0.1"
 EXIT_TIMEOUT_S = 10
 """How long tritonserver lets running inferences finish after SIGTERM."""
 
 ANSWERING_MODEL = "mplug_owl2_answer"
+
+SERVICE_NAME = "ma-agiqa"
+"""What the server is called in traces."""
 
 
 class Ports(NamedTuple):
@@ -25,6 +37,31 @@ class Ports(NamedTuple):
     grpc: int
     http: int
     metrics: int
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """Send OpenTelemetry traces of requests, with a span for each step.
+
+    A request that carries the header `traceparent` joins the caller's trace.
+
+    Attributes:
+        url: where a collector takes OTLP over HTTP, such as http://localhost:4318/v1/traces.
+        one_in: trace one of so many requests.
+    """
+
+    url: str
+    one_in: int = 1
+
+    def options(self) -> list[str]:
+        """Options of tritonserver."""
+        return [
+            "--trace-config=mode=opentelemetry",
+            "--trace-config=level=TIMESTAMPS",
+            f"--trace-config=rate={self.one_in}",
+            f"--trace-config=opentelemetry,url={self.url}",
+            f"--trace-config=opentelemetry,resource=service.name={SERVICE_NAME}",
+        ]
 
 
 def check_repository(repository: Path, complete: bool, explain: bool = False) -> None:
@@ -109,6 +146,7 @@ def server_command(
     ports: Ports,
     shm_prefix: str,
     security: Security,
+    tracing: Tracing | None = None,
 ) -> list[str]:
     """Command line of tritonserver: loopback only, without the services nobody here uses."""
     return [
@@ -128,4 +166,5 @@ def server_command(
         *security.options(),
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
         "--log-format=ISO8601",
+        *(tracing.options() if tracing else ()),
     ]

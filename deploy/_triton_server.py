@@ -12,7 +12,7 @@ from typing import IO
 
 from _serve_errors import ServeError
 from _triton_guard import READY_GRACE_S, REAP_TIMEOUT_S, remove_regions
-from _triton_launch import Ports, server_command
+from _triton_launch import Ports, Tracing, server_command
 from _triton_processes import group_members, is_alive, model_of_stub
 from _triton_runtime import find_runtime
 from _triton_security import Security
@@ -33,6 +33,7 @@ class TritonServer:
         ports: Ports,
         log_file: Path,
         security: Security,
+        tracing: Tracing | None = None,
     ):
         """Launch the server with some models of a repository; it is not ready yet.
 
@@ -54,6 +55,7 @@ class TritonServer:
                 ports,
                 self._shm_prefix,
                 security,
+                tracing,
             )
             with _open_log(log_file) as log:
                 self._guard = subprocess.Popen(

@@ -21,7 +21,7 @@ from _serve_errors import (
     UnsupportedMachineError,
 )
 from _served_model import ServedModel
-from _triton_launch import HOST, Ports, check_repository, find_ports, models_to_load
+from _triton_launch import HOST, Ports, Tracing, check_repository, find_ports, models_to_load
 from _triton_log import explain_failure, lost_the_race_for_a_port
 from _triton_security import Security
 from _triton_self_test import run_self_test
@@ -35,6 +35,7 @@ __all__ = [
     "ServeError",
     "ServedModel",
     "ServerFailedError",
+    "Tracing",
     "UnsupportedMachineError",
 ]
 
@@ -75,6 +76,7 @@ class EmbeddedTriton:
         self_test: bool = True,
         explain: bool = False,
         security: Security | None = None,
+        tracing: Tracing | None = None,
     ):
         """Describe the server; `start`, or entering the context, starts it.
 
@@ -89,6 +91,7 @@ class EmbeddedTriton:
                 start, and one real inference after it.
             explain: also serve `mplug_owl2_answer`, which answers questions about images.
             security: who may talk to the server; default: everybody on this machine.
+            tracing: where to send OpenTelemetry traces; None sends none.
         """
         self.repository = Path(repository).resolve()
         self._wanted_ports = None if free_ports else Ports(grpc_port, http_port, metrics_port)
@@ -97,6 +100,7 @@ class EmbeddedTriton:
         self._self_test = self_test
         self._explain = explain
         self.security = security or Security()
+        self._tracing = tracing
         self._server: TritonServer | None = None
         self.model = None
 
@@ -183,7 +187,12 @@ class EmbeddedTriton:
         try:
             models = models_to_load(self.repository, self._explain)
             self._server = TritonServer(
-                self.repository, models, self.ports, self.log_file, self.security
+                self.repository,
+                models,
+                self.ports,
+                self.log_file,
+                self.security,
+                self._tracing,
             )
             self._wait_until_ready(self._server)
             self._server.mark_ready()

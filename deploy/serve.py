@@ -11,7 +11,7 @@ from types import FrameType
 
 import click
 
-from embedded_triton import REPOSITORY_ROOT, EmbeddedTriton, Security, ServeError
+from embedded_triton import REPOSITORY_ROOT, EmbeddedTriton, Security, ServeError, Tracing
 
 CHECK_INTERVAL_S = 0.5
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -81,6 +81,19 @@ Examples:
     help="Ask every client for the bearer token in this file. The process list of this machine "
     "shows it: against its other users, ask for certificates.",
 )
+@click.option(
+    "--trace-url",
+    metavar="URL",
+    help="Send OpenTelemetry traces to a collector (OTLP over HTTP), such as "
+    "http://localhost:4318/v1/traces.",
+)
+@click.option(
+    "--trace-one-in",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=1,
+    help="Trace one of N requests.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the status line as a JSON object.")
 @click.option(
     "--until-stdin-closes",
@@ -100,6 +113,8 @@ def main(
     tls_key: Path | None,
     tls_client_ca: Path | None,
     token_file: Path | None,
+    trace_url: str | None,
+    trace_one_in: int,
     as_json: bool,
     until_stdin_closes: bool,
 ) -> None:
@@ -122,6 +137,7 @@ def main(
         ready_timeout_s=ready_timeout_s,
         explain=explain,
         security=security,
+        tracing=Tracing(trace_url, trace_one_in) if trace_url else None,
     )
     if until_stdin_closes:
         threading.Thread(target=_stop_when_stdin_closes, daemon=True).start()

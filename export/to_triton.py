@@ -36,6 +36,7 @@ ADAPTERS = (
     "ma_agiqa/1/.gitkeep",
     "preprocess/1/model.py",
     "mplug_owl2/1/model.py",
+    "meter/1/model.py",
     "mplug_owl2_answer/1/model.py",
 )
 QUEUE_DELAY_US = 1000

@@ -80,6 +80,7 @@ def repository_configs(
             # The profiling executor compiles anew at every batch size it meets, for seconds.
             parameters={"DISABLE_OPTIMIZED_EXECUTION": "true"},
         ),
+        "meter": _metering(specs, card),
         "mplug_owl2_answer": _answering(specs, settings),
     }
     for text in texts.values():
@@ -89,6 +90,7 @@ def repository_configs(
 
 _EMBEDDINGS = ("SEMANTIC", "COHERENCE")
 _RESULTS = ("SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT")
+_COUNTED = ("SCORE", "GATE")
 
 
 def _numbered(spec: TensorSpec, index: int) -> TensorSpec:
@@ -121,6 +123,29 @@ def _composing(
     return "\n".join(parts) + "\n"
 
 
+def _metering(specs: Mapping[str, TensorSpec], card: Mapping[str, str]) -> str:
+    counted = [specs[name] for name in _COUNTED]
+    inputs = [TensorSpec(_uncounted(s.name), s.data_type, s.shape) for s in counted]
+    parts = [
+        'name: "meter"',
+        'backend: "python"',
+        f"max_batch_size: {MAX_BATCH_SIZE}",
+        _tensors("input", inputs),
+        _tensors("output", counted),
+        "instance_group [ { kind: KIND_CPU, count: 1 } ]",
+        "# What waits while the model is busy goes together; nothing waits for company.",
+        "dynamic_batching { }",
+        # Without them (no card) drift is not measured.
+        _parameter("mos_quantiles", card.get("mos_quantiles", "[]")),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _uncounted(name: str) -> str:
+    """Name of a result between the scorer and the step that counts it."""
+    return f"UNCOUNTED_{name}"
+
+
 def _answering(specs: Mapping[str, TensorSpec], settings: DeploymentSettings) -> str:
     parts = [
         'name: "mplug_owl2_answer"',
@@ -142,11 +167,13 @@ def _ensemble(specs: Mapping[str, TensorSpec], card: Mapping[str, str]) -> str:
     embeddings = {name: name for name in _EMBEDDINGS}
     views = {name: name for name in ("QUALITY_VIEW", "SEMANTIC_VIEW")}
     numbered_in = {f"{n}__{i}": n for i, n in enumerate(("QUALITY_VIEW", *_EMBEDDINGS))}
-    numbered_out = {f"{n}__{i}": n for i, n in enumerate(_RESULTS)}
+    uncounted = {name: _uncounted(name) for name in _COUNTED}
+    numbered_out = {f"{n}__{i}": uncounted.get(n, n) for i, n in enumerate(_RESULTS)}
     steps = (
         _step("preprocess", {"IMAGE": "IMAGE"}, views),
         _step("mplug_owl2", {"SEMANTIC_VIEW": "SEMANTIC_VIEW"}, embeddings),
         _step("maniqa_moe", numbered_in, numbered_out),
+        _step("meter", {n: n for n in uncounted.values()}, {n: n for n in _COUNTED}),
     )
     parts = [
         'name: "ma_agiqa"',

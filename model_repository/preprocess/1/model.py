@@ -11,6 +11,7 @@ import triton_python_backend_utils as pb_utils
 from ma_agiqa import deadlines
 from ma_agiqa.errors import ImageError
 from ma_agiqa.preprocessing import decode, quality_view, semantic_view
+from ma_agiqa.serving_metrics import StepMetrics, counted
 
 Views = tuple[np.ndarray, np.ndarray]
 
@@ -23,13 +24,16 @@ class TritonPythonModel:
         sides = {tensor["name"]: int(tensor["dims"][0]) for tensor in config["output"]}
         self._semantic_size = sides["SEMANTIC_VIEW"]
         self._pool = ThreadPoolExecutor(os.cpu_count())
+        self.metrics = StepMetrics(pb_utils, "preprocess", images="IMAGE")
 
+    @counted
     def execute(self, requests: list[Any]) -> list[Any]:
         work = [self._begin(request) for request in requests]
         return [self._respond(batch) if isinstance(batch, list) else batch for batch in work]
 
     def finalize(self) -> None:
         self._pool.shutdown()
+        self.metrics.meter.close()
 
     def _begin(self, request: Any) -> Any:
         """Put a request's images in line: a list of futures, or the refusal that answers it."""
@@ -40,7 +44,9 @@ class TritonPythonModel:
         return [self._pool.submit(self._views, file) for file in files]
 
     def _views(self, file: bytes) -> Views:
-        rgb = decode(file)
+        with self.metrics.time_decoding():
+            rgb = decode(file)
+        self.metrics.note_size(rgb.shape[0] * rgb.shape[1])
         return quality_view(rgb), semantic_view(rgb, self._semantic_size)
 
     def _respond(self, batch: list[Any]) -> Any:
