@@ -2,7 +2,7 @@
 
     gRPC   scoring, metadata, health, statistics     everybody, or who knows the token
            shared memory, logging, traces            nobody
-           loading and unloading models              nobody
+           loading and unloading models              who knows the administrator's key
     HTTP   health, metadata, statistics              everybody; with a token, health only
            everything else, scoring too              nobody but the self-test
 
@@ -19,12 +19,15 @@ from pathlib import Path
 
 from _serve_errors import ServeError
 
-__all__ = ["CLOSED_HEADER", "Security"]
+__all__ = ["ADMIN_HEADER", "CLOSED_HEADER", "Security"]
 
 CLOSED_HEADER = "closed"
 """The header that opens what is closed; its value is drawn at each start and told nobody."""
 
-_CLOSED = "shared-memory,logging,trace,model-repository"
+ADMIN_HEADER = "admin-key"
+"""Opens the loading of models over gRPC; clients write it as triton-grpc-protocol-admin-key."""
+
+_CLOSED = "shared-memory,logging,trace"
 _OPEN = "metadata,model-config,statistics"
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}")
 
@@ -73,13 +76,14 @@ class Security:
         """Whether anybody on this machine may connect and score."""
         return self.certificate is None and self.token is None
 
-    def options(self) -> list[str]:
-        """Options of tritonserver."""
+    def options(self, admin_key: str) -> list[str]:
+        """Options of tritonserver; `admin_key` is the value of `ADMIN_HEADER`."""
         closed = f"{CLOSED_HEADER}={self.closed_key}"
         guarded = f",{_OPEN}" if self.token else ""
         options = [
             f"--grpc-restricted-protocol={_CLOSED}:{closed}",
-            f"--http-restricted-api={_CLOSED},inference{guarded}:{closed}",
+            f"--grpc-restricted-protocol=model-repository:{ADMIN_HEADER}={admin_key}",
+            f"--http-restricted-api={_CLOSED},model-repository,inference{guarded}:{closed}",
         ]
         if self.token:
             # Clients send it as triton-grpc-protocol-authorization: Triton sets the beginning.

@@ -21,7 +21,15 @@ from _serve_errors import (
     UnsupportedMachineError,
 )
 from _served_model import ServedModel
-from _triton_launch import HOST, Ports, Tracing, check_repository, find_ports, models_to_load
+from _triton_launch import (
+    HOST,
+    Ports,
+    Tracing,
+    check_repository,
+    compile_models,
+    find_ports,
+    models_to_load,
+)
 from _triton_log import explain_failure, lost_the_race_for_a_port
 from _triton_security import Security
 from _triton_self_test import run_self_test
@@ -186,6 +194,7 @@ class EmbeddedTriton:
         self.log_file = self._wanted_log_file or REPOSITORY_ROOT / "logs" / name
         try:
             models = models_to_load(self.repository, self._explain)
+            compile_models(self.repository, models)
             self._server = TritonServer(
                 self.repository,
                 models,

@@ -71,6 +71,7 @@ class Connection:
         metadata: further headers of every call.
         compression: of what is sent; files are compressed already, raw pixels are not.
         keepalive_s: seconds without traffic after which the connection is tested; None never does.
+        version: the kept version of the model to ask for; None asks for the active one.
     """
 
     tls: Tls | None = None
@@ -78,12 +79,15 @@ class Connection:
     metadata: Mapping[str, str] | None = field(default=None, repr=False)
     compression: Compression | None = None
     keepalive_s: float | None = None
+    version: int | None = None
 
     def __post_init__(self) -> None:
         if self.compression not in (None, "gzip", "deflate"):
             raise ValueError(f"compression is {self.compression!r}; expected gzip or deflate.")
         if self.keepalive_s is not None and not self.keepalive_s > 0:
             raise ValueError(f"keepalive_s is {self.keepalive_s}; expected more than 0, or None.")
+        if self.version is not None and self.version < 1:
+            raise ValueError(f"version is {self.version}; expected at least 1, or None.")
         for name in self.metadata or ():
             if not _HEADER.fullmatch(name) or name.startswith("grpc-"):
                 raise ValueError(

@@ -32,8 +32,9 @@ def files(tmp_path_factory):
 
 def test_by_default_scoring_is_open_over_grpc_alone():
     security = Security()
-    grpc, http = security.options()
+    grpc, admin, http = security.options("secret")
     assert "inference" not in grpc
+    assert admin == "--grpc-restricted-protocol=model-repository:admin-key=secret"
     assert http.startswith("--http-restricted-api=")
     for service in ("inference", "model-repository", "shared-memory", "trace", "logging"):
         assert service in http
@@ -45,7 +46,7 @@ def test_by_default_scoring_is_open_over_grpc_alone():
 def test_everything_is_passed_on(files):
     pem = files / "one.pem", files / "one.key", files / "issuer.pem"
     security = Security.read(*pem, files / "token")
-    options = security.options()
+    options = security.options("secret")
     assert "--grpc-use-ssl-mutual=1" in options
     assert f"--grpc-root-cert={pem[2]}" in options
     assert any(option.endswith(f":authorization=Bearer {TOKEN}") for option in options)
