@@ -17,10 +17,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from ma_agiqa_client._maps import COLOURS, LEGEND, open_image
-from ma_agiqa_client._output import meaning
-from ma_agiqa_client._rows import Patches, Row
 from ma_agiqa_client.card import ModelCard
+from ma_agiqa_client.cli._maps import COLOURS, LEGEND, open_image
+from ma_agiqa_client.cli._output import meaning
+from ma_agiqa_client.cli._rows import Patches, Row
 
 __all__ = ["Report", "thumbnail_side"]
 
@@ -79,7 +79,7 @@ class Report:
             os.replace(draft, self._path)
 
     def _pieces(self) -> Iterator[str]:
-        assets = files("ma_agiqa_client") / "report_assets"
+        assets = files("ma_agiqa_client.cli") / "report_assets"
         text = (assets / "page.html").read_text("utf-8")
         text = text.replace("/*STYLE*/", (assets / "page.css").read_text("utf-8"))
         head, tail = text.split("<!--DATA-->")

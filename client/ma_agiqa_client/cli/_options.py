@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import click
 
-from ma_agiqa_client._embedded import DEFAULT_URL
-from ma_agiqa_client._output import FORMATS, format_of
-from ma_agiqa_client._select import Grouping, parse_grouping
+from ma_agiqa_client.cli._embedded import DEFAULT_URL
+from ma_agiqa_client.cli._output import FORMATS, format_of
+from ma_agiqa_client.cli._select import Grouping, parse_grouping
 from ma_agiqa_client.connection import Tls, check_url
 
 __all__ = ["Options", "ServerOptions", "add_options", "server_options"]

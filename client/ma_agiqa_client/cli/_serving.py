@@ -5,9 +5,9 @@ from contextlib import ExitStack, contextmanager
 
 import click
 
-from ma_agiqa_client._embedded import DEFAULT_URL, embedded_server, find_serve_script, listens
-from ma_agiqa_client._options import ServerOptions
 from ma_agiqa_client.card import ModelCard
+from ma_agiqa_client.cli._embedded import DEFAULT_URL, embedded_server, find_serve_script, listens
+from ma_agiqa_client.cli._options import ServerOptions
 from ma_agiqa_client.scorer import Scorer
 
 __all__ = ["connect"]

@@ -10,8 +10,8 @@ from PIL import Image
 from browser import headless_chromium
 from example_card import CARD
 from ma_agiqa_client import Gate
-from ma_agiqa_client._rows import Patches, Row
-from ma_agiqa_client.report import Report, thumbnail_side
+from ma_agiqa_client.cli._report import Report, thumbnail_side
+from ma_agiqa_client.cli._rows import Patches, Row
 
 HOSTILE = "</script><img src=x onerror=document.title=1>"
 COUNT = 90  # more than two blocks of pictures

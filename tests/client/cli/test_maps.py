@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from ma_agiqa_client import Gate
-from ma_agiqa_client._maps import COLOURS, MapFolder, colour_table, draw_map, open_image
-from ma_agiqa_client._rows import Patches, Row
+from ma_agiqa_client.cli._maps import COLOURS, MapFolder, colour_table, draw_map, open_image
+from ma_agiqa_client.cli._rows import Patches, Row
 
 GATE = Gate(semantic=0.25, coherence=0.25, quality=0.5)
 HALVES = Patches(

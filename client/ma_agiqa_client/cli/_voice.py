@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
 from rich.text import Text
 
-from ma_agiqa_client._output import printable
+from ma_agiqa_client.cli._output import printable
 from ma_agiqa_client.errors import ClientError, InvalidImageError
 
 __all__ = ["Voice"]

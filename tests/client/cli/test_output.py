@@ -8,8 +8,8 @@ import pytest
 
 from example_card import CARD
 from ma_agiqa_client import Gate
-from ma_agiqa_client._output import FORMATS, format_of, make_writer, printable
-from ma_agiqa_client._rows import Row
+from ma_agiqa_client.cli._output import FORMATS, format_of, make_writer, printable
+from ma_agiqa_client.cli._rows import Row
 
 GATE = Gate(semantic=0.25, coherence=0.25, quality=0.5)
 LOW = Row("low.png", 10.0, 0.1, 10.0, GATE, "tiny")

@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 from ma_agiqa_client import ServerUnavailableError
-from ma_agiqa_client._embedded import embedded_server, find_serve_script, listens
+from ma_agiqa_client.cli._embedded import embedded_server, find_serve_script, listens
 
 
 def script(folder, body):
@@ -44,7 +44,7 @@ def test_the_server_is_stopped_on_interruption(tmp_path, interruption):
 
 
 def test_a_server_that_ignores_the_end_of_its_input_is_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr("ma_agiqa_client._embedded._STOP_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("ma_agiqa_client.cli._embedded._STOP_TIMEOUT_S", 0.2)
     deaf = script(
         tmp_path,
         """

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from ma_agiqa_client._rows import Row
+from ma_agiqa_client.cli._rows import Row
 
 __all__ = ["Grouping", "Selection", "parse_grouping"]
 

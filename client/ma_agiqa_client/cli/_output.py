@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ma_agiqa_client._rows import Row, best_first
 from ma_agiqa_client.card import ModelCard
+from ma_agiqa_client.cli._rows import Row, best_first
 
 __all__ = ["FORMATS", "Writer", "format_of", "make_writer", "meaning", "model_line", "printable"]
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from ma_agiqa_client._find import Found, Listing, expand, split_list
+from ma_agiqa_client.cli._find import Found, Listing, expand, split_list
 
 
 @pytest.fixture

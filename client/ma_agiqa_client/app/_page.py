@@ -9,10 +9,10 @@ from math import inf
 from nicegui import events, run, ui
 from PIL import Image
 
-from ma_agiqa_client._maps import LEGEND, lay_over, open_image
-from ma_agiqa_client._output import meaning, printable
-from ma_agiqa_client._rows import Row
 from ma_agiqa_client.card import ModelCard
+from ma_agiqa_client.cli._maps import LEGEND, lay_over, open_image
+from ma_agiqa_client.cli._output import meaning, printable
+from ma_agiqa_client.cli._rows import Row
 from ma_agiqa_client.errors import ClientError
 from ma_agiqa_client.scorer import Scorer
 

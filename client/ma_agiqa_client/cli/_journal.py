@@ -14,8 +14,8 @@ import sys
 from types import TracebackType
 from typing import Any, TypeAlias
 
-from ma_agiqa_client._rows import Row
 from ma_agiqa_client.card import ModelCard
+from ma_agiqa_client.cli._rows import Row
 
 __all__ = ["Journal", "JournalError", "Stamp", "stamp"]
 

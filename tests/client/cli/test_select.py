@@ -2,8 +2,8 @@
 
 import pytest
 
-from ma_agiqa_client._rows import Row
-from ma_agiqa_client._select import Selection, parse_grouping
+from ma_agiqa_client.cli._rows import Row
+from ma_agiqa_client.cli._select import Selection, parse_grouping
 
 ROWS = [
     Row("x/cat_1.png", 1.0),

@@ -12,15 +12,15 @@ from typing import IO, Any
 
 import click
 
-from ma_agiqa_client._batch import Batch
-from ma_agiqa_client._deliver import Delivery
-from ma_agiqa_client._explanations import Explanations
-from ma_agiqa_client._find import EXTENSIONS, Listing, expand, split_list
-from ma_agiqa_client._journal import Journal, JournalError
-from ma_agiqa_client._options import Options, ServerOptions, add_options
-from ma_agiqa_client._output import printable
-from ma_agiqa_client._serving import connect
-from ma_agiqa_client._voice import Voice
+from ma_agiqa_client.cli._batch import Batch
+from ma_agiqa_client.cli._deliver import Delivery
+from ma_agiqa_client.cli._explanations import Explanations
+from ma_agiqa_client.cli._find import EXTENSIONS, Listing, expand, split_list
+from ma_agiqa_client.cli._journal import Journal, JournalError
+from ma_agiqa_client.cli._options import Options, ServerOptions, add_options
+from ma_agiqa_client.cli._output import printable
+from ma_agiqa_client.cli._serving import connect
+from ma_agiqa_client.cli._voice import Voice
 from ma_agiqa_client.errors import CannotExplainError, ClientError, InvalidQuestionError
 
 __all__ = ["main"]

@@ -8,9 +8,9 @@ import sys
 
 import click
 
-from ma_agiqa_client._options import ServerOptions, server_options
-from ma_agiqa_client._serving import connect
-from ma_agiqa_client._voice import Voice
+from ma_agiqa_client.cli._options import ServerOptions, server_options
+from ma_agiqa_client.cli._serving import connect
+from ma_agiqa_client.cli._voice import Voice
 from ma_agiqa_client.errors import ClientError
 
 __all__ = ["main"]
@@ -55,7 +55,7 @@ def main(host: str, port: int, timeout: float, **values: object) -> None:
     server = ServerOptions.take_from(values)
     voice = Voice()
     try:
-        from ma_agiqa_client import _page
+        from ma_agiqa_client.app import _page
     except ModuleNotFoundError as error:
         voice.say(
             f"The page needs {error.name}. Install the extra: pip install 'ma-agiqa-client[app]', "

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
-from ma_agiqa_client._find import Found
-from ma_agiqa_client._journal import Journal, Stamp, stamp
-from ma_agiqa_client._rows import Row
 from ma_agiqa_client.card import ModelCard
+from ma_agiqa_client.cli._find import Found
+from ma_agiqa_client.cli._journal import Journal, Stamp, stamp
+from ma_agiqa_client.cli._rows import Row
 from ma_agiqa_client.errors import (
     ClientError,
     InvalidImageError,

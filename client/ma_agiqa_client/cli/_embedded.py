@@ -22,7 +22,7 @@ __all__ = ["DEFAULT_URL", "embedded_server", "find_serve_script", "listens"]
 DEFAULT_URL = "localhost:8001"
 
 _STOP_TIMEOUT_S = 30.0
-_CLONE = Path(__file__).resolve().parents[2]
+_CLONE = Path(__file__).resolve().parents[3]
 
 
 def listens(url: str, timeout_s: float = 1.0) -> bool:

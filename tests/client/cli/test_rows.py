@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ma_agiqa_client import Gate
-from ma_agiqa_client._rows import Patches, Row, best_first
+from ma_agiqa_client.cli._rows import Patches, Row, best_first
 
 GATE = Gate(semantic=0.25, coherence=0.25, quality=0.5)
 

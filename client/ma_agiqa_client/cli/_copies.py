@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from ma_agiqa_client._rows import Row, best_first
+from ma_agiqa_client.cli._rows import Row, best_first
 
 __all__ = ["BestFolder"]
 
