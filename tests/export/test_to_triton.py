@@ -81,6 +81,8 @@ def test_the_repository_is_complete(repository):
         "preprocess/1/model.py",
         "preprocess/warmup/warmup_image",
         "mplug_owl2/config.pbtxt",
+        "meter/1/model.py",
+        "meter/config.pbtxt",
         "mplug_owl2/1/model.py",
         "mplug_owl2_answer/config.pbtxt",
         "mplug_owl2_answer/1/model.py",
