@@ -1,6 +1,7 @@
 """One running tritonserver with its guard, from the launch to the last trace of it."""
 
 import contextlib
+import os
 import secrets
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from _triton_guard import READY_GRACE_S, REAP_TIMEOUT_S, remove_regions
 from _triton_launch import Ports, Tracing, server_command
 from _triton_processes import group_members, is_alive, model_of_stub
 from _triton_runtime import find_runtime
+from _triton_security import Security
 
 __all__ = ["TritonServer"]
 
@@ -31,6 +33,7 @@ class TritonServer:
         models: Sequence[str],
         ports: Ports,
         log_file: Path,
+        security: Security,
         tracing: Tracing | None = None,
     ):
         """Launch the server with some models of a repository; it is not ready yet.
@@ -41,20 +44,23 @@ class TritonServer:
         """
         runtime = find_runtime()
         self._shm_prefix = f"ma-agiqa-{secrets.token_hex(6)}-"
+        self._key_file = log_file.with_suffix(".key")
         self._stubs: dict[int, str] = {}
         self._scratch = Path(tempfile.mkdtemp(prefix="ma-agiqa-serve-"))
         try:
             runtime.lay_out_backends(self._scratch)
-            command = server_command(
-                runtime.tritonserver,
-                repository,
-                models,
-                self._scratch,
-                ports,
-                self._shm_prefix,
-                tracing,
-            )
             with _open_log(log_file) as log:
+                command = server_command(
+                    runtime.tritonserver,
+                    repository,
+                    models,
+                    self._scratch,
+                    ports,
+                    self._shm_prefix,
+                    security,
+                    _write_key(self._key_file),
+                    tracing,
+                )
                 self._guard = subprocess.Popen(
                     [sys.executable, "-I", "-S", _GUARD, self._scratch, self._shm_prefix, *command],
                     stdin=subprocess.PIPE,
@@ -102,6 +108,16 @@ class TritonServer:
             self._guard.wait()
         remove_regions(self._shm_prefix)
         shutil.rmtree(self._scratch, ignore_errors=True)
+        self._key_file.unlink(missing_ok=True)
+
+
+def _write_key(path: Path) -> str:
+    """Make a key, and leave it where only this user can read it."""
+    key = secrets.token_hex(16)
+    path.unlink(missing_ok=True)  # one that others have opened, or that leads elsewhere
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(key)
+    return key
 
 
 def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:

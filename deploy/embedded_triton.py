@@ -21,14 +21,25 @@ from _serve_errors import (
     UnsupportedMachineError,
 )
 from _served_model import ServedModel
-from _triton_launch import HOST, Ports, Tracing, check_repository, find_ports, models_to_load
+from _triton_launch import (
+    HOST,
+    Ports,
+    Tracing,
+    check_repository,
+    compile_models,
+    find_ports,
+    models_to_load,
+)
 from _triton_log import explain_failure, lost_the_race_for_a_port
+from _triton_security import Security
+from _triton_self_test import run_self_test
 from _triton_server import TritonServer
 
 __all__ = [
     "EmbeddedTriton",
     "PortBusyError",
     "RepositoryError",
+    "Security",
     "ServeError",
     "ServedModel",
     "ServerFailedError",
@@ -72,6 +83,7 @@ class EmbeddedTriton:
         ready_timeout_s: float = 600.0,
         self_test: bool = True,
         explain: bool = False,
+        security: Security | None = None,
         tracing: Tracing | None = None,
     ):
         """Describe the server; `start`, or entering the context, starts it.
@@ -86,6 +98,7 @@ class EmbeddedTriton:
             self_test: the repository holds the ensemble `ma_agiqa`: require its parts before the
                 start, and one real inference after it.
             explain: also serve `mplug_owl2_answer`, which answers questions about images.
+            security: who may talk to the server; default: everybody on this machine.
             tracing: where to send OpenTelemetry traces; None sends none.
         """
         self.repository = Path(repository).resolve()
@@ -94,6 +107,7 @@ class EmbeddedTriton:
         self._ready_timeout_s = ready_timeout_s
         self._self_test = self_test
         self._explain = explain
+        self.security = security or Security()
         self._tracing = tracing
         self._server: TritonServer | None = None
         self.model = None
@@ -180,16 +194,19 @@ class EmbeddedTriton:
         self.log_file = self._wanted_log_file or REPOSITORY_ROOT / "logs" / name
         try:
             models = models_to_load(self.repository, self._explain)
+            compile_models(self.repository, models)
             self._server = TritonServer(
-                self.repository, models, self.ports, self.log_file, self._tracing
+                self.repository,
+                models,
+                self.ports,
+                self.log_file,
+                self.security,
+                self._tracing,
             )
             self._wait_until_ready(self._server)
             self._server.mark_ready()
             if self._self_test:
-                # Here, because tritonclient may be missing where the wheel is.
-                from _triton_self_test import run_self_test
-
-                self.model = run_self_test(self.grpc_url, self.log_file)
+                self.model = run_self_test(self.http_url, self.security, self.log_file)
         except BaseException:
             self.stop()
             raise

@@ -11,11 +11,12 @@ from types import FrameType
 
 import click
 
-from embedded_triton import REPOSITORY_ROOT, EmbeddedTriton, ServeError, Tracing
+from embedded_triton import REPOSITORY_ROOT, EmbeddedTriton, Security, ServeError, Tracing
 
 CHECK_INTERVAL_S = 0.5
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PORT = click.IntRange(1, 65535)
+_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
 class _StopAsked(BaseException):
@@ -30,6 +31,7 @@ Examples:
   python deploy/serve.py --free-ports --json      # for programs: one JSON line when ready
   python deploy/serve.py --explain                # answers questions about images, too
   python deploy/serve.py --grpc-port 9001 --http-port 9000 --metrics-port 9002
+  python deploy/serve.py --tls-cert server.pem --tls-key server.key --token-file token
 """,
 )
 @click.option(
@@ -63,6 +65,23 @@ Examples:
     help="Also serve mplug_owl2_answer, which explains images in words; it shares the weights.",
 )
 @click.option(
+    "--tls-cert", metavar="PEM", type=_FILE, help="Encrypt gRPC; the server's certificate chain."
+)
+@click.option("--tls-key", metavar="PEM", type=_FILE, help="The private key of --tls-cert.")
+@click.option(
+    "--tls-client-ca",
+    metavar="PEM",
+    type=_FILE,
+    help="Ask every client for a certificate of one of these issuers (mutual TLS).",
+)
+@click.option(
+    "--token-file",
+    metavar="FILE",
+    type=_FILE,
+    help="Ask every client for the bearer token in this file. The process list of this machine "
+    "shows it: against its other users, ask for certificates.",
+)
+@click.option(
     "--trace-url",
     metavar="URL",
     help="Send OpenTelemetry traces to a collector (OTLP over HTTP), such as "
@@ -90,6 +109,10 @@ def main(
     log_file: Path | None,
     ready_timeout_s: float,
     explain: bool,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+    token_file: Path | None,
     trace_url: str | None,
     trace_one_in: int,
     as_json: bool,
@@ -100,6 +123,10 @@ def main(
     Prints one line when every model is loaded and a test image is scored, then serves until Ctrl-C
     or SIGTERM. Exits with 1 if the server cannot start or ends by itself.
     """
+    try:
+        security = Security.read(tls_cert, tls_key, tls_client_ca, token_file)
+    except ServeError as error:
+        raise click.UsageError(str(error)) from error
     server = EmbeddedTriton(
         repository,
         grpc_port=grpc_port,
@@ -109,6 +136,7 @@ def main(
         log_file=log_file,
         ready_timeout_s=ready_timeout_s,
         explain=explain,
+        security=security,
         tracing=Tracing(trace_url, trace_one_in) if trace_url else None,
     )
     if until_stdin_closes:

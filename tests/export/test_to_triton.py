@@ -16,6 +16,7 @@ from tritonclient.grpc import model_config_pb2
 
 import scorer_formats
 import to_triton
+import versions
 from ma_agiqa.checkpoint import ModelCard, save_checkpoint
 from ma_agiqa.errors import CheckpointError
 from ma_agiqa.scorer import MAAGIQA, MAAGIQAConfig
@@ -74,10 +75,14 @@ def test_the_repository_is_complete(repository):
     assert set(files(repository)) == {
         "ma_agiqa/config.pbtxt",
         "ma_agiqa/1/.gitkeep",
+        "ma_agiqa_v1/config.pbtxt",
+        "ma_agiqa_v1/1/.gitkeep",
         "preprocess/config.pbtxt",
         "preprocess/1/model.py",
         "preprocess/warmup/warmup_image",
         "mplug_owl2/config.pbtxt",
+        "meter/1/model.py",
+        "meter/config.pbtxt",
         "mplug_owl2/1/model.py",
         "mplug_owl2_answer/config.pbtxt",
         "mplug_owl2_answer/1/model.py",
@@ -95,6 +100,7 @@ def test_the_card_reaches_the_ensemble(repository, checkpoint):
     assert card["name"] == CARD.name
     assert card["checkpoint_sha256"] == hashlib.sha256(weights).hexdigest()
     assert card["gate_activation"] == "sigmoid"
+    assert card["version"] == "1"
 
 
 @torch.inference_mode()
@@ -126,6 +132,11 @@ def test_the_next_export_is_the_next_version(repository, checkpoint):
     after = files(repository)
     assert after["maniqa_moe/1/model.pt"] == before["maniqa_moe/1/model.pt"]
     assert "maniqa_moe/2/model.pt" in after
+    assert versions.kept_versions(repository) == [1, 2]
+    assert versions.active_version(repository) == 2
+    for name in ("preprocess", "mplug_owl2"):  # a running server must not load them anew
+        path = f"{name}/config.pbtxt"
+        assert after[path] == before[path]
 
 
 @pytest.mark.parametrize("name", ["TORCHSCRIPT_TOLERANCE", "ONNX_TOLERANCE"])
