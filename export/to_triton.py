@@ -26,7 +26,13 @@ from ma_agiqa.errors import CheckpointError, ConfigError, MAAGIQAError
 from ma_agiqa.presets import DEMO_EMBEDDER, PAPER_EMBEDDER, embedder_config
 from ma_agiqa.scorer import MAAGIQA
 from ma_agiqa.tensors import tensor_specs
-from scorer_formats import CHECK_BATCHES, export_onnx, export_torchscript
+from scorer_formats import (
+    ARITHMETICS,
+    CHECK_BATCHES,
+    choose_arithmetic,
+    export_onnx,
+    export_torchscript,
+)
 from triton_config import WARMUP_IMAGE, DeploymentSettings, repository_configs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,6 +79,7 @@ def export(
     dtype: str,
     gpu: bool,
     say: Say = lambda _: None,
+    arithmetic: str = "auto",
 ) -> int:
     """Write the next version, and the configuration of every model.
 
@@ -86,6 +93,7 @@ def export(
         dtype: of mPLUG-Owl2.
         gpu: serve on the GPU.
         say: is told about progress.
+        arithmetic: of the scorer, one of `scorer_formats.ARITHMETICS`.
 
     Returns:
         The number of the version.
@@ -114,7 +122,11 @@ def export(
         model_folder = staging / "version"
         model_folder.mkdir()
         say("TorchScript")
-        difference = export_torchscript(source.model, model_folder / "model.pt")
+        served = choose_arithmetic(
+            source.model, arithmetic, gpu, source.card.mos_max - source.card.mos_min
+        )
+        say(f"The scorer computes {'exactly' if served is source.model else 'in the fast order'}")
+        difference = export_torchscript(served, model_folder / "model.pt")
         say(f"TorchScript equals the model to {difference:.1e} at batch {CHECK_BATCHES}")
         say("ONNX")
         difference = export_onnx(source.model, model_folder / "model.onnx")
@@ -217,6 +229,15 @@ def choose_checkpoint(checkpoint: str | None, preset: str | None) -> Path:
     type=click.Choice(["float32", "float16", "bfloat16"]),
     help="Of mPLUG-Owl2. Default: float32 for the demo; else float16 on GPU, bfloat16 on CPU.",
 )
+@click.option(
+    "--scorer",
+    "arithmetic",
+    type=click.Choice(ARITHMETICS),
+    default="auto",
+    show_default=True,
+    help="Arithmetic of the scorer: exact is the authors' order of operations, the types are "
+    "faster and refused where they change the scores; auto is float32 or exact.",
+)
 def main(
     checkpoint: str | None,
     owl: str | None,
@@ -224,6 +245,7 @@ def main(
     repository: Path,
     device: str,
     dtype: str | None,
+    arithmetic: str,
 ) -> None:
     gpu = torch.cuda.is_available() if device == "auto" else device == "gpu"
     try:
@@ -238,7 +260,13 @@ def main(
         chosen = choose_owl(owl, preset)
         dtype = dtype or ("float32" if preset == "demo" else "float16" if gpu else "bfloat16")
         version = export(
-            source, repository, chosen, dtype, gpu, say=lambda text: click.echo(text, err=True)
+            source,
+            repository,
+            chosen,
+            dtype,
+            gpu,
+            say=lambda text: click.echo(text, err=True),
+            arithmetic=arithmetic,
         )
     except (MAAGIQAError, OSError) as error:
         raise click.ClickException(str(error)) from error
