@@ -7,6 +7,7 @@ import click
 import torch
 
 from ma_agiqa._command import Command, config_option, overrides_option, read_config
+from ma_agiqa.benchmark._scorer_command import scorer
 from ma_agiqa.benchmark._served_command import served
 from ma_agiqa.benchmark.training import TrainingSpeed, measure_training
 
@@ -26,6 +27,7 @@ def main() -> None:
 
 
 main.add_command(served)
+main.add_command(scorer)
 
 
 @main.command(cls=Command, epilog=_TRAIN_EPILOG)
