@@ -9,14 +9,25 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ma_agiqa.benchmark.machine import PeakMemory, finish, gemm_rate
+from ma_agiqa.benchmark.machine import PeakMemory, finish, gemm_rate, read_from_disk
 from ma_agiqa.benchmark.official import OfficialEmbedder
 from ma_agiqa.benchmark.operations import cached_flop, gemm_shapes, official_flop
 from ma_agiqa.mplug_owl2.loading import compute_dtype
 from ma_agiqa.presets import build_embedder
 from ma_agiqa.prompt_embedding import PROMPTS, PromptEmbedder
 
-__all__ = ["BatchSpeed", "Comparison", "EmbedderSpeed", "compare", "load", "measure_batch"]
+__all__ = [
+    "BatchSpeed",
+    "Comparison",
+    "EmbedderSpeed",
+    "compare",
+    "comparison_text",
+    "load",
+    "measure_batch",
+    "random_images",
+    "text_of",
+    "timed_pass",
+]
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,8 @@ class BatchSpeed:
         flop_per_s: operations of the images, by the median.
         gemm_flop_per_s: of bare matrix products of the same shapes.
         peak_bytes: most memory in use.
+        disk_bytes: read from disks in the timed passes: if it is not near 0, the machine has too
+            little free memory for the weights, and the disk was measured.
     """
 
     batch: int
@@ -59,6 +72,7 @@ class BatchSpeed:
     flop_per_s: float
     gemm_flop_per_s: float
     peak_bytes: int
+    disk_bytes: int
 
     @property
     def share(self) -> float:
@@ -110,12 +124,13 @@ def measure_batch(loaded: EmbedderSpeed, batch: int, rounds: int) -> BatchSpeed:
     images = random_images(loaded.embedder, batch)
     memory = PeakMemory(loaded.device)
     timed_pass(loaded, images)
+    disk = read_from_disk()
     seconds = [timed_pass(loaded, images)[0] for _ in range(rounds)]
-    peak = memory.read()
+    peak, disk = memory.read(), read_from_disk() - disk
     shapes = gemm_shapes(loaded.embedder.model.config, PROMPTS, batch)
     rate = gemm_rate(shapes, compute_dtype(loaded.dtype, loaded.device), loaded.device)
     median = statistics.median(seconds)
-    return BatchSpeed(batch, median, min(seconds), batch * loaded.flop / median, rate, peak)
+    return BatchSpeed(batch, median, min(seconds), batch * loaded.flop / median, rate, peak, disk)
 
 
 def compare(
@@ -186,6 +201,11 @@ def text_of(loaded: EmbedderSpeed, speeds: Sequence[BatchSpeed]) -> str:
             f"{speed.gemm_flop_per_s / 1e9:,.1f} GFLOP/s of bare matrix products; "
             f"peak {speed.peak_bytes / 1e9:.2f} GB"
         )
+        if speed.disk_bytes > 2**27:
+            lines.append(
+                f"         {speed.disk_bytes / 1e9:.1f} GB were read from disk in the timed passes: "
+                "free some memory, or this is the disk's speed"
+            )
     return "\n".join(lines)
 
 

@@ -11,9 +11,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-__all__ = ["GIB", "GemmShape", "PeakMemory", "describe", "finish", "gemm_rate", "use_threads"]
-
-GIB = 2**30
+__all__ = [
+    "GemmShape",
+    "PeakMemory",
+    "describe",
+    "finish",
+    "gemm_rate",
+    "read_from_disk",
+    "use_threads",
+]
 
 _GEMM_TRIES_S = 0.3  # how long a shape is measured; the best try counts
 
@@ -88,6 +94,18 @@ class PeakMemory:
                 if line.startswith("VmHWM:"):
                     return int(line.split()[1]) * 1024
         return 0
+
+
+def read_from_disk() -> int:
+    """Bytes that this process has read from disks so far, mapped files included (Linux; else 0).
+
+    Weights that do not fit into memory are read again at every pass.
+    """
+    with suppress(OSError):
+        for line in Path("/proc/self/io").read_text().splitlines():
+            if line.startswith("read_bytes:"):
+                return int(line.split()[1])
+    return 0
 
 
 def use_threads(threads: int | None) -> int:

@@ -115,7 +115,7 @@ def _prepared(
     """Bring a tensor to its dtype and device; a quantised weight becomes several."""
     layer, _, kind = name.rpartition(".")
     if layer not in layers or kind != "weight":
-        return {name: tensor.to(device, floats)}
+        return {name: tensor.to(device, floats, copy=bool(layers))}  # a copy leaves the file
     buffers = QUANTIZED[dtype].quantize(tensor.to(device))
     return {f"{layer}.{part}": value for part, value in buffers.items()}
 

@@ -112,6 +112,7 @@ def _write_shard(folder: Path, shard: dict[str, Tensor], places: dict[str, str])
     if shard:
         name = f"model-{len(set(places.values())) + 1:05}.safetensors"
         save_file(shard, folder / name, metadata={"format": "pt"})
+        (folder / name).chmod(0o644)  # a server may run as another user
         places.update(dict.fromkeys(shard, name))
         shard.clear()
 
