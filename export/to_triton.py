@@ -36,7 +36,13 @@ import versions
 from cards import card_parameters, official_card
 from ma_agiqa.checkpoint import ModelCard, checkpoint_sha256, load_checkpoint
 from ma_agiqa.errors import CheckpointError, ConfigError, MAAGIQAError
-from ma_agiqa.presets import DEMO_EMBEDDER, PAPER_EMBEDDER, embedder_config
+from ma_agiqa.presets import (
+    DEMO_EMBEDDER,
+    DTYPE_ALIASES,
+    DTYPES,
+    PAPER_EMBEDDER,
+    embedder_config,
+)
 from ma_agiqa.scorer import MAAGIQA
 from ma_agiqa.tensors import tensor_specs
 from model_control import ModelControl, read_key
@@ -107,7 +113,7 @@ def export(
         source: the checkpoint.
         repository: is made if it does not exist.
         owl: source of mPLUG-Owl2, as `ma_agiqa.presets.build_embedder` takes it.
-        dtype: of mPLUG-Owl2.
+        dtype: what mPLUG-Owl2's weights are kept in, of `ma_agiqa.presets.DTYPES`.
         gpu: serve on the GPU.
         say: is told about progress.
         keep: how many versions stay, this one included.
@@ -363,8 +369,10 @@ def _format_list(repository: Path) -> str:
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
-    help="Of mPLUG-Owl2. Default: float32 for the demo; else float16 on GPU, bfloat16 on CPU.",
+    type=click.Choice([*DTYPE_ALIASES, *DTYPES]),
+    help="Of mPLUG-Owl2's weights. Default: float32 for the demo; else float16 on GPU, bfloat16 on "
+    "CPU. At the paper's size 16 bits take 16.4 GB, int8 8.7 and int4 5.1, at a loss that "
+    "`python -m ma_agiqa.benchmark dtypes` shows on your images.",
 )
 @click.option(
     "--activate",
@@ -456,7 +464,8 @@ def _write(
 ) -> str:
     preset = source.card.preset
     owl = choose_owl(owl, preset)
-    dtype = dtype or ("float32" if preset == "demo" else "float16" if gpu else "bfloat16")
+    usual = "float32" if preset == "demo" else "float16" if gpu else "bfloat16"
+    dtype = DTYPE_ALIASES.get(dtype or usual, dtype or usual)
     version = export(source, repository, owl, dtype, gpu, _say, keep, arithmetic)
     return (
         f"Wrote version {version} of {source.card.name} to {repository} "
