@@ -28,8 +28,8 @@ def main() -> None:
     """Measure how fast this package is on this machine."""
 
 
-main.add_command(served)
-main.add_command(scorer)
+for command in (dtypes, embedder, scorer, served):
+    main.add_command(command)
 
 
 @main.command(cls=Command, epilog=_TRAIN_EPILOG)
@@ -52,10 +52,6 @@ def train(config_path: str, steps: int, overrides: tuple[str, ...]) -> None:
     speed = measure_training(config, steps, progress=sys.stderr.isatty())
     if os.environ.get("RANK", "0") == "0":
         click.echo(_summary(speed))
-
-
-main.add_command(embedder)
-main.add_command(dtypes)
 
 
 def _summary(speed: TrainingSpeed) -> str:
