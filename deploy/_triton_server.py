@@ -86,12 +86,16 @@ class TritonServer:
         with contextlib.suppress(BrokenPipeError):
             self._stdin.write(b"R")
             self._stdin.flush()
+        self.note_processes()
+
+    def note_processes(self) -> None:
+        """Take the processes that live now for those that have to."""
         members = group_members(self.pid) if self.pid else set()
         names = {pid: model_of_stub(pid) for pid in members}
         self._stubs = {pid: name for pid, name in names.items() if name}
 
     def dead_models(self) -> list[str]:
-        """Models whose process has ended since `mark_ready`; Triton starts none again."""
+        """Models with a process that has ended since the last note; Triton starts none again."""
         if self.pid is None:
             return []
         stubs = self._stubs.items()
@@ -114,9 +118,15 @@ class TritonServer:
 def _write_key(path: Path) -> str:
     """Make a key, and leave it where only this user can read it."""
     key = secrets.token_hex(16)
-    path.unlink(missing_ok=True)  # one that others have opened, or that leads elsewhere
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(key)
+    try:
+        path.unlink(missing_ok=True)  # one that others have opened, or that leads elsewhere
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(key)
+    except OSError as error:
+        raise ServeError(
+            f"The key file {path} cannot be written ({error.strerror}): "
+            "name a log in another folder with --log-file."
+        ) from error
     return key
 
 

@@ -7,6 +7,7 @@ It listens on 127.0.0.1 only: the binary inside `nvidia-pytriton` (2.51) is olde
 security fixes. Production serves the same repository with a current container.
 """
 
+import contextlib
 import http.client
 import logging
 import time
@@ -21,6 +22,8 @@ from _serve_errors import (
     UnsupportedMachineError,
 )
 from _served_model import ServedModel
+from _triton_drain import drain
+from _triton_http import TritonHttp
 from _triton_launch import (
     HOST,
     Ports,
@@ -123,6 +126,11 @@ class EmbeddedTriton:
         return f"http://{HOST}:{self.ports.http}"
 
     @property
+    def http(self) -> TritonHttp:
+        """What is closed to everybody else."""
+        return TritonHttp(self.http_url, self.security)
+
+    @property
     def metrics_url(self) -> str:
         """Address of the Prometheus metrics."""
         return f"http://{HOST}:{self.ports.metrics}/metrics"
@@ -167,18 +175,44 @@ class EmbeddedTriton:
         if server:
             server.stop()
 
-    def check(self) -> None:
-        """Raise `ServerFailedError` if the server, or the process of a model, has ended."""
+    def is_running(self) -> bool:
+        """Whether the server has been started, and has not ended or been stopped."""
+        return self._server is not None and not self._server.has_ended()
+
+    def restart(self) -> None:
+        """Stop what is left of the server and start it at the same ports; keeps the log before.
+
+        Raises:
+            ServeError: as in `start`.
+        """
+        self.stop()
+        self._wanted_ports = self.ports
+        with contextlib.suppress(OSError):
+            self.log_file.replace(self.log_file.with_suffix(".previous.log"))
+        self.start()
+
+    def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests and finish those under way; return whether that took no longer."""
+        self._require_running()
+        return drain(self.http, timeout_s)
+
+    def check(self) -> list[str]:
+        """Look at the processes.
+
+        Returns:
+            Models with a process that has ended: it has died, or its version was unloaded.
+
+        Raises:
+            ServerFailedError: the server itself has ended.
+        """
         server = self._require_running()
         if server.has_ended():
             raise self._failure("tritonserver ended unexpectedly.")
-        dead = server.dead_models()
-        if dead:
-            raise ServerFailedError(
-                f"The process of model {', '.join(dead)} ended unexpectedly, perhaps for want of "
-                f"memory: start the server again. Its log: {self.log_file}",
-                self.log_file,
-            )
+        return server.dead_models()
+
+    def accept_processes(self) -> None:
+        """Miss no process that has ended before: the server scores without it."""
+        self._require_running().note_processes()
 
     def _require_running(self) -> TritonServer:
         if self._server is None:
@@ -206,7 +240,7 @@ class EmbeddedTriton:
             self._wait_until_ready(self._server)
             self._server.mark_ready()
             if self._self_test:
-                self.model = run_self_test(self.http_url, self.security, self.log_file)
+                self.model = run_self_test(self.http, self.log_file)
         except BaseException:
             self.stop()
             raise

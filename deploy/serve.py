@@ -5,15 +5,14 @@ import os
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 from types import FrameType
 
 import click
 
+from _supervisor import Supervisor
 from embedded_triton import REPOSITORY_ROOT, EmbeddedTriton, Security, ServeError, Tracing
 
-CHECK_INTERVAL_S = 0.5
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PORT = click.IntRange(1, 65535)
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -94,6 +93,29 @@ Examples:
     default=1,
     help="Trace one of N requests.",
 )
+@click.option(
+    "--restarts",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=5,
+    help="How often in ten minutes a server that fails is started again.",
+)
+@click.option(
+    "--canary-interval",
+    "canary_interval_s",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    help="How often a test image is scored, to notice that the server does not.",
+)
+@click.option(
+    "--drain-timeout",
+    "drain_timeout_s",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    help="How long the requests under way may take at the end; new ones are refused.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the status line as a JSON object.")
 @click.option(
     "--until-stdin-closes",
@@ -115,13 +137,17 @@ def main(
     token_file: Path | None,
     trace_url: str | None,
     trace_one_in: int,
+    restarts: int,
+    canary_interval_s: float,
+    drain_timeout_s: float,
     as_json: bool,
     until_stdin_closes: bool,
 ) -> None:
     """Serve the model repository with a real tritonserver on this machine only (127.0.0.1).
 
     Prints one line when every model is loaded and a test image is scored, then serves until Ctrl-C
-    or SIGTERM. Exits with 1 if the server cannot start or ends by itself.
+    or SIGTERM, which lets the requests under way finish. A server that dies or does not score any
+    more is started again. Exits with 1 if the server cannot start or fails too often.
     """
     try:
         security = Security.read(tls_cert, tls_key, tls_client_ca, token_file)
@@ -141,11 +167,18 @@ def main(
     )
     if until_stdin_closes:
         threading.Thread(target=_stop_when_stdin_closes, daemon=True).start()
-    sys.exit(_serve(server, as_json))
+    sys.exit(_serve(server, as_json, restarts, canary_interval_s, drain_timeout_s))
 
 
-def _serve(server: EmbeddedTriton, as_json: bool) -> int:
-    """Serve until a signal or a failure; return the exit status."""
+def _serve(
+    server: EmbeddedTriton,
+    as_json: bool,
+    restarts: int,
+    canary_interval_s: float,
+    drain_timeout_s: float,
+) -> int:
+    """Serve until a signal, or until failures are too many; return the exit status."""
+    running = False
     try:
         for number in STOP_SIGNALS:
             signal.signal(number, _raise_stop)
@@ -153,10 +186,11 @@ def _serve(server: EmbeddedTriton, as_json: bool) -> int:
             click.echo("Starting the server and loading the models ...", err=True)
         server.start()
         click.echo(_status_json(server) if as_json else _status_line(server))
-        while True:
-            server.check()
-            time.sleep(CHECK_INTERVAL_S)
+        running = True
+        Supervisor(server, restarts, canary_interval_s, _say).run()
     except _StopAsked:
+        if running and server.is_running() and not server.drain(drain_timeout_s):
+            _say("Some requests were not finished.")
         return 0
     except ServeError as error:
         click.echo(f"Error: {error}", err=True)
@@ -164,6 +198,10 @@ def _serve(server: EmbeddedTriton, as_json: bool) -> int:
     finally:
         _ignore_stop_signals()
         server.stop()
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _raise_stop(number: int, frame: FrameType | None) -> None:

@@ -21,7 +21,7 @@ class DeploymentSettings:
 
     Attributes:
         embedder: source of mPLUG-Owl2, as `ma_agiqa.presets.build_embedder` takes it.
-        dtype: of mPLUG-Owl2's weights and arithmetic.
+        dtype: what mPLUG-Owl2's weights are kept in, of `ma_agiqa.presets.DTYPES`.
         gpu: run mPLUG-Owl2 and the scorer on the GPU, one instance on each.
         queue_delay_us: how long a batch waits for company, in microseconds.
         warmup_batches: batch sizes run before a model reports ready.
@@ -69,7 +69,7 @@ def repository_configs(
             # PROMPT asks for the next token of an answer instead of the embeddings.
             [specs["SEMANTIC_VIEW"], specs["PROMPT"]],
             [specs["SEMANTIC"], specs["COHERENCE"], specs["NEXT_TOKEN"]],
-            # Each instance holds its own copy of the weights: 16.4 GB at the paper's size.
+            # Each instance holds its own weights: 16.4 GB at the paper's size in 16 bits.
             instances=f"instance_group [ {{ kind: {kind}, count: 1 }} ]",
             settings=settings,
             parameters={"weights": settings.embedder, "dtype": settings.dtype},

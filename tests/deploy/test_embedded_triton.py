@@ -51,7 +51,7 @@ def test_serves_scores_and_leaves_nothing(repository, processes, tmp_path):
             with pytest.raises(InferenceServerException, match="restricted"):
                 client.get_system_shared_memory_status()
         assert listening_addresses(server.ports) == {"127.0.0.1"}
-        server.check()
+        assert server.check() == []
         prefix = processes.argument("shm-region-prefix-name=")
         scratch = Path(processes.argument("--backend-directory="))
         assert regions(prefix)
