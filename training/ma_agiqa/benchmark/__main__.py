@@ -7,6 +7,7 @@ import click
 import torch
 
 from ma_agiqa._command import Command, config_option, overrides_option, read_config
+from ma_agiqa.benchmark._preprocess_command import preprocess
 from ma_agiqa.benchmark._scorer_command import scorer
 from ma_agiqa.benchmark.training import TrainingSpeed, measure_training
 
@@ -25,6 +26,7 @@ def main() -> None:
     """Measure how fast this package is on this machine."""
 
 
+main.add_command(preprocess)
 main.add_command(scorer)
 
 
