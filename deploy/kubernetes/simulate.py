@@ -226,7 +226,9 @@ def fit_times(batches: Sequence[tuple[int, float, int]]) -> ServiceTime:
     Args:
         batches: images in the batch, mean seconds, number of executions.
     """
-    sizes, seconds, counts = (np.array(column, dtype=float) for column in zip(*batches, strict=True))
+    sizes, seconds, counts = (
+        np.array(column, dtype=float) for column in zip(*batches, strict=True)
+    )
     if len(sizes) < 2:
         return ServiceTime(0.0, float(seconds[0] / sizes[0]))
     image_s, fixed_s = np.polyfit(sizes, seconds, 1, w=np.sqrt(counts))
@@ -237,7 +239,9 @@ def measured_batches(url: str, model: str) -> list[tuple[int, float, int]]:
     """Executions of a model of the running server by batch size."""
     with urllib.request.urlopen(f"{url}/v2/models/{model}/stats", timeout=30) as answer:
         batches = json.load(answer)["model_stats"][0]["batch_stats"]
-    rows = [(b["batch_size"], b["compute_infer"]["ns"], b["compute_infer"]["count"]) for b in batches]
+    rows = [
+        (b["batch_size"], b["compute_infer"]["ns"], b["compute_infer"]["count"]) for b in batches
+    ]
     return [(size, ns / count / 1e9, count) for size, ns, count in rows if count]
 
 
@@ -291,7 +295,9 @@ def times(url: str) -> None:
 
 
 @main.command()
-@click.option("--fixed-ms", type=click.FloatRange(0), required=True, help="Of a batch, per `times`.")
+@click.option(
+    "--fixed-ms", type=click.FloatRange(0), required=True, help="Of a batch, per `times`."
+)
 @click.option("--image-ms", type=click.FloatRange(0, min_open=True), required=True)
 @click.option("--night", type=float, default=5.0, help="Lowest rate, images a second.")
 @click.option("--peak", type=float, default=50.0, help="Highest rate, images a second.")

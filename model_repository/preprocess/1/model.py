@@ -5,6 +5,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import cv2
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
@@ -23,8 +24,10 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         sides = {tensor["name"]: int(tensor["dims"][0]) for tensor in config["output"]}
         self._semantic_size = sides["SEMANTIC_VIEW"]
+        # Images of a batch side by side: the decoders and both resizers run without Python's lock.
         self._pool = ThreadPoolExecutor(os.cpu_count())
         self.metrics = StepMetrics(pb_utils, "preprocess", images="IMAGE")
+        cv2.setNumThreads(1)  # each of these threads would otherwise start as many of its own
 
     @counted
     def execute(self, requests: list[Any]) -> list[Any]:

@@ -7,6 +7,7 @@ import click
 import torch
 
 from ma_agiqa._command import Command, config_option, overrides_option, read_config
+from ma_agiqa.benchmark._preprocess_command import preprocess
 from ma_agiqa.benchmark._scorer_command import scorer
 from ma_agiqa.benchmark._served_command import served
 from ma_agiqa.benchmark.dtypes import dtypes
@@ -28,7 +29,7 @@ def main() -> None:
     """Measure how fast this package is on this machine."""
 
 
-for command in (dtypes, embedder, scorer, served):
+for command in (dtypes, embedder, preprocess, scorer, served):
     main.add_command(command)
 
 
