@@ -52,17 +52,14 @@ class Supervisor:
                 self._recover(error)
 
     def _watch(self) -> NoReturn:
-        canary = Canary(self._server.grpc_url)
-        try:
-            next_s = time.monotonic() + self._interval_s
-            while True:
-                gone = self._server.check()
-                if gone or time.monotonic() >= next_s:
-                    self._sing(canary, gone)
-                    next_s = time.monotonic() + self._interval_s
-                time.sleep(CHECK_INTERVAL_S)
-        finally:
-            canary.close()
+        canary = Canary(self._server.http)
+        next_s = time.monotonic() + self._interval_s
+        while True:
+            gone = self._server.check()
+            if gone or time.monotonic() >= next_s:
+                self._sing(canary, gone)
+                next_s = time.monotonic() + self._interval_s
+            time.sleep(CHECK_INTERVAL_S)
 
     def _sing(self, canary: Canary, gone: list[str]) -> None:
         """Score a test image; processes that are gone and not missed were unloaded."""

@@ -7,16 +7,13 @@ same queue as everybody, so it gives up on the server only if nobody gets an ans
 
 import time
 
-import tritonclient.grpc
-from tritonclient.utils import InferenceServerException
-
-from _triton_self_test import ENSEMBLE, score_test_image
+from _triton_http import BusyError, RefusedError, TritonHttp
+from _triton_self_test import ENSEMBLE
 
 __all__ = ["Canary", "CanaryError"]
 
 TIMEOUT_S = 5.0
 HANGING_AFTER_S = 60.0
-_BUSY = ("StatusCode.DEADLINE_EXCEEDED", "StatusCode.UNAVAILABLE", "StatusCode.CANCELLED")
 
 
 class CanaryError(Exception):
@@ -26,14 +23,14 @@ class CanaryError(Exception):
 class Canary:
     """Scores a test image with every ensemble that clients may ask for."""
 
-    def __init__(self, grpc_url: str, hanging_after_s: float = HANGING_AFTER_S):
+    def __init__(self, server: TritonHttp, hanging_after_s: float = HANGING_AFTER_S):
         """Prepare the requests.
 
         Args:
-            grpc_url: HOST:PORT.
+            server: is asked.
             hanging_after_s: how long nobody may get an answer, if there are requests.
         """
-        self._client = tritonclient.grpc.InferenceServerClient(grpc_url)
+        self._server = server
         self._hanging_after_s = hanging_after_s
         self._answered = 0
         self._last_progress_s = time.monotonic()
@@ -46,38 +43,33 @@ class Canary:
         """
         for model in self._ensembles():
             try:
-                score_test_image(self._client, model, TIMEOUT_S)
-            except InferenceServerException as error:
-                if error.status() not in _BUSY:
-                    raise CanaryError(f"{model} fails: {_first_line(error)}") from error
+                self._server.score_test_image(model, TIMEOUT_S)
+            except BusyError as error:
                 self._check_progress(model, error)
                 return False
+            except RefusedError as error:
+                raise CanaryError(f"{model} fails: {str(error).rstrip('.')}") from error
         self._last_progress_s = time.monotonic()
         return True
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._client.close()
 
     def _ensembles(self) -> list[str]:
         """The ensemble, and those of the kept versions; the first alone if nobody says."""
         try:
-            stats = self._client.get_inference_statistics(client_timeout=TIMEOUT_S).model_stats
-        except InferenceServerException:
+            stats = self._server.get("/v2/models/stats", TIMEOUT_S)["model_stats"]
+        except RefusedError:
             return [ENSEMBLE]
-        names = {model.name for model in stats if model.name.startswith(ENSEMBLE)}
-        answered = sum(m.inference_stats.success.count for m in stats if m.name in names)
-        if answered != self._answered:
-            self._answered, self._last_progress_s = answered, time.monotonic()
-        return sorted(names) or [ENSEMBLE]
+        counts = {
+            model["name"]: model["inference_stats"]["success"].get("count", 0)
+            for model in stats
+            if model["name"].startswith(ENSEMBLE)
+        }
+        if sum(counts.values()) != self._answered:
+            self._answered, self._last_progress_s = sum(counts.values()), time.monotonic()
+        return sorted(counts) or [ENSEMBLE]
 
-    def _check_progress(self, model: str, error: InferenceServerException) -> None:
+    def _check_progress(self, model: str, error: BusyError) -> None:
         silence_s = time.monotonic() - self._last_progress_s
         if silence_s > self._hanging_after_s:
             raise CanaryError(
-                f"{model} has answered nobody for {silence_s:.0f} s: {_first_line(error)}"
+                f"{model} has answered nobody for {silence_s:.0f} s: {str(error).rstrip('.')}"
             ) from error
-
-
-def _first_line(error: InferenceServerException) -> str:
-    return (error.message() or "no reason given").split("\n")[0].rstrip(".")

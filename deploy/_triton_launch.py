@@ -3,17 +3,19 @@
 import compileall
 import contextlib
 import errno
-import secrets
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from _serve_errors import PortBusyError, RepositoryError, ServeError
+from _triton_security import Security
 
 __all__ = [
     "HOST",
     "Ports",
+    "Tracing",
     "check_repository",
     "compile_models",
     "find_ports",
@@ -27,6 +29,9 @@ EXIT_TIMEOUT_S = 10
 
 ANSWERING_MODEL = "mplug_owl2_answer"
 
+SERVICE_NAME = "ma-agiqa"
+"""What the server is called in traces."""
+
 
 class Ports(NamedTuple):
     """TCP ports of the three services on the loopback address."""
@@ -34,6 +39,31 @@ class Ports(NamedTuple):
     grpc: int
     http: int
     metrics: int
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """Send OpenTelemetry traces of requests, with a span for each step.
+
+    A request that carries the header `traceparent` joins the caller's trace.
+
+    Attributes:
+        url: where a collector takes OTLP over HTTP, such as http://localhost:4318/v1/traces.
+        one_in: trace one of so many requests.
+    """
+
+    url: str
+    one_in: int = 1
+
+    def options(self) -> list[str]:
+        """Options of tritonserver."""
+        return [
+            "--trace-config=mode=opentelemetry",
+            "--trace-config=level=TIMESTAMPS",
+            f"--trace-config=rate={self.one_in}",
+            f"--trace-config=opentelemetry,url={self.url}",
+            f"--trace-config=opentelemetry,resource=service.name={SERVICE_NAME}",
+        ]
 
 
 def check_repository(repository: Path, complete: bool, explain: bool = False) -> None:
@@ -128,15 +158,11 @@ def server_command(
     backends: Path,
     ports: Ports,
     shm_prefix: str,
+    security: Security,
     admin_key: str,
+    tracing: Tracing | None = None,
 ) -> list[str]:
-    """Command line of tritonserver: loopback only, without the services nobody here uses.
-
-    Models can be changed over gRPC by those who send `admin_key` as the header
-    `triton-grpc-protocol-admin-key`.
-    """
-    key = secrets.token_hex(16)  # nobody learns it: these services are closed
-    closed = "shared-memory,logging,trace"
+    """Command line of tritonserver: loopback only, without the services nobody here uses."""
     return [
         str(tritonserver),
         f"--model-repository={repository}",
@@ -151,9 +177,8 @@ def server_command(
         f"--http-port={ports.http}",
         f"--metrics-address={HOST}",
         f"--metrics-port={ports.metrics}",
-        f"--grpc-restricted-protocol={closed}:closed={key}",
-        f"--grpc-restricted-protocol=model-repository:admin-key={admin_key}",
-        f"--http-restricted-api={closed},model-repository:closed={key}",
+        *security.options(admin_key),
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
         "--log-format=ISO8601",
+        *(tracing.options() if tracing else ()),
     ]

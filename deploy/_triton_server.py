@@ -13,9 +13,10 @@ from typing import IO
 
 from _serve_errors import ServeError
 from _triton_guard import READY_GRACE_S, REAP_TIMEOUT_S, remove_regions
-from _triton_launch import Ports, server_command
+from _triton_launch import Ports, Tracing, server_command
 from _triton_processes import group_members, is_alive, model_of_stub
 from _triton_runtime import find_runtime
+from _triton_security import Security
 
 __all__ = ["TritonServer"]
 
@@ -26,7 +27,15 @@ _STOP_TIMEOUT_S = READY_GRACE_S + REAP_TIMEOUT_S + 5.0
 class TritonServer:
     """Processes, shared memory and temporary files of one tritonserver."""
 
-    def __init__(self, repository: Path, models: Sequence[str], ports: Ports, log_file: Path):
+    def __init__(
+        self,
+        repository: Path,
+        models: Sequence[str],
+        ports: Ports,
+        log_file: Path,
+        security: Security,
+        tracing: Tracing | None = None,
+    ):
         """Launch the server with some models of a repository; it is not ready yet.
 
         Raises:
@@ -36,13 +45,11 @@ class TritonServer:
         runtime = find_runtime()
         self._shm_prefix = f"ma-agiqa-{secrets.token_hex(6)}-"
         self._key_file = log_file.with_suffix(".key")
-        self.admin_key = ""
         self._stubs: dict[int, str] = {}
         self._scratch = Path(tempfile.mkdtemp(prefix="ma-agiqa-serve-"))
         try:
             runtime.lay_out_backends(self._scratch)
             with _open_log(log_file) as log:
-                self.admin_key = _write_key(self._key_file)
                 command = server_command(
                     runtime.tritonserver,
                     repository,
@@ -50,7 +57,9 @@ class TritonServer:
                     self._scratch,
                     ports,
                     self._shm_prefix,
-                    self.admin_key,
+                    security,
+                    _write_key(self._key_file),
+                    tracing,
                 )
                 self._guard = subprocess.Popen(
                     [sys.executable, "-I", "-S", _GUARD, self._scratch, self._shm_prefix, *command],

@@ -22,24 +22,31 @@ from _serve_errors import (
     UnsupportedMachineError,
 )
 from _served_model import ServedModel
+from _triton_drain import drain
+from _triton_http import TritonHttp
 from _triton_launch import (
     HOST,
     Ports,
+    Tracing,
     check_repository,
     compile_models,
     find_ports,
     models_to_load,
 )
 from _triton_log import explain_failure, lost_the_race_for_a_port
+from _triton_security import Security
+from _triton_self_test import run_self_test
 from _triton_server import TritonServer
 
 __all__ = [
     "EmbeddedTriton",
     "PortBusyError",
     "RepositoryError",
+    "Security",
     "ServeError",
     "ServedModel",
     "ServerFailedError",
+    "Tracing",
     "UnsupportedMachineError",
 ]
 
@@ -79,6 +86,8 @@ class EmbeddedTriton:
         ready_timeout_s: float = 600.0,
         self_test: bool = True,
         explain: bool = False,
+        security: Security | None = None,
+        tracing: Tracing | None = None,
     ):
         """Describe the server; `start`, or entering the context, starts it.
 
@@ -92,6 +101,8 @@ class EmbeddedTriton:
             self_test: the repository holds the ensemble `ma_agiqa`: require its parts before the
                 start, and one real inference after it.
             explain: also serve `mplug_owl2_answer`, which answers questions about images.
+            security: who may talk to the server; default: everybody on this machine.
+            tracing: where to send OpenTelemetry traces; None sends none.
         """
         self.repository = Path(repository).resolve()
         self._wanted_ports = None if free_ports else Ports(grpc_port, http_port, metrics_port)
@@ -99,6 +110,8 @@ class EmbeddedTriton:
         self._ready_timeout_s = ready_timeout_s
         self._self_test = self_test
         self._explain = explain
+        self.security = security or Security()
+        self._tracing = tracing
         self._server: TritonServer | None = None
         self.model = None
 
@@ -111,6 +124,11 @@ class EmbeddedTriton:
     def http_url(self) -> str:
         """http://host:port, without a path."""
         return f"http://{HOST}:{self.ports.http}"
+
+    @property
+    def http(self) -> TritonHttp:
+        """What is closed to everybody else."""
+        return TritonHttp(self.http_url, self.security)
 
     @property
     def metrics_url(self) -> str:
@@ -175,9 +193,8 @@ class EmbeddedTriton:
 
     def drain(self, timeout_s: float) -> bool:
         """Refuse new requests and finish those under way; return whether that took no longer."""
-        from _triton_drain import drain
-
-        return drain(self.grpc_url, self._require_running().admin_key, timeout_s)
+        self._require_running()
+        return drain(self.http, timeout_s)
 
     def check(self) -> list[str]:
         """Look at the processes.
@@ -212,14 +229,18 @@ class EmbeddedTriton:
         try:
             models = models_to_load(self.repository, self._explain)
             compile_models(self.repository, models)
-            self._server = TritonServer(self.repository, models, self.ports, self.log_file)
+            self._server = TritonServer(
+                self.repository,
+                models,
+                self.ports,
+                self.log_file,
+                self.security,
+                self._tracing,
+            )
             self._wait_until_ready(self._server)
             self._server.mark_ready()
             if self._self_test:
-                # Here, because tritonclient may be missing where the wheel is.
-                from _triton_self_test import run_self_test
-
-                self.model = run_self_test(self.grpc_url, self.log_file)
+                self.model = run_self_test(self.http, self.log_file)
         except BaseException:
             self.stop()
             raise

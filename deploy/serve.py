@@ -11,10 +11,11 @@ from types import FrameType
 import click
 
 from _supervisor import Supervisor
-from embedded_triton import REPOSITORY_ROOT, EmbeddedTriton, ServeError
+from embedded_triton import REPOSITORY_ROOT, EmbeddedTriton, Security, ServeError, Tracing
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PORT = click.IntRange(1, 65535)
+_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
 class _StopAsked(BaseException):
@@ -29,6 +30,7 @@ Examples:
   python deploy/serve.py --free-ports --json      # for programs: one JSON line when ready
   python deploy/serve.py --explain                # answers questions about images, too
   python deploy/serve.py --grpc-port 9001 --http-port 9000 --metrics-port 9002
+  python deploy/serve.py --tls-cert server.pem --tls-key server.key --token-file token
 """,
 )
 @click.option(
@@ -60,6 +62,36 @@ Examples:
     "--explain",
     is_flag=True,
     help="Also serve mplug_owl2_answer, which explains images in words; it shares the weights.",
+)
+@click.option(
+    "--tls-cert", metavar="PEM", type=_FILE, help="Encrypt gRPC; the server's certificate chain."
+)
+@click.option("--tls-key", metavar="PEM", type=_FILE, help="The private key of --tls-cert.")
+@click.option(
+    "--tls-client-ca",
+    metavar="PEM",
+    type=_FILE,
+    help="Ask every client for a certificate of one of these issuers (mutual TLS).",
+)
+@click.option(
+    "--token-file",
+    metavar="FILE",
+    type=_FILE,
+    help="Ask every client for the bearer token in this file. The process list of this machine "
+    "shows it: against its other users, ask for certificates.",
+)
+@click.option(
+    "--trace-url",
+    metavar="URL",
+    help="Send OpenTelemetry traces to a collector (OTLP over HTTP), such as "
+    "http://localhost:4318/v1/traces.",
+)
+@click.option(
+    "--trace-one-in",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=1,
+    help="Trace one of N requests.",
 )
 @click.option(
     "--restarts",
@@ -99,6 +131,12 @@ def main(
     log_file: Path | None,
     ready_timeout_s: float,
     explain: bool,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+    token_file: Path | None,
+    trace_url: str | None,
+    trace_one_in: int,
     restarts: int,
     canary_interval_s: float,
     drain_timeout_s: float,
@@ -111,6 +149,10 @@ def main(
     or SIGTERM, which lets the requests under way finish. A server that dies or does not score any
     more is started again. Exits with 1 if the server cannot start or fails too often.
     """
+    try:
+        security = Security.read(tls_cert, tls_key, tls_client_ca, token_file)
+    except ServeError as error:
+        raise click.UsageError(str(error)) from error
     server = EmbeddedTriton(
         repository,
         grpc_port=grpc_port,
@@ -120,6 +162,8 @@ def main(
         log_file=log_file,
         ready_timeout_s=ready_timeout_s,
         explain=explain,
+        security=security,
+        tracing=Tracing(trace_url, trace_one_in) if trace_url else None,
     )
     if until_stdin_closes:
         threading.Thread(target=_stop_when_stdin_closes, daemon=True).start()

@@ -55,14 +55,12 @@ def locked(repository: Path) -> Iterator[None]:
 def make_golden(repository: Path, network: Network, server: ModelControl) -> Golden:
     """Score the golden images in process, by the LMM that the repository names."""
     owl = versions.read_config(repository, "mplug_owl2")
-    scorer = versions.read_config(repository, versions.SCORER)
     in_process = owl.parameters["weights"].string_value == DEMO_EMBEDDER
-    on_gpu = any(group.kind == group.KIND_GPU for group in scorer.instance_group)
     return Golden.compute(
         network,
         embed_in_process if in_process else server.embed,
         view_size=owl.input[0].dims[0],
-        tolerance=_GPU_TOLERANCE if on_gpu else _CPU_TOLERANCE,
+        tolerance=_GPU_TOLERANCE if versions.run_on_gpu(repository) else _CPU_TOLERANCE,
     )
 
 

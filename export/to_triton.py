@@ -37,11 +37,23 @@ from cards import card_parameters, official_card
 from ma_agiqa._disk import explain_full_disk
 from ma_agiqa.checkpoint import ModelCard, checkpoint_sha256, load_checkpoint
 from ma_agiqa.errors import CheckpointError, ConfigError, MAAGIQAError
-from ma_agiqa.presets import DEMO_EMBEDDER, PAPER_EMBEDDER, embedder_config
+from ma_agiqa.presets import (
+    DEMO_EMBEDDER,
+    DTYPE_ALIASES,
+    DTYPES,
+    PAPER_EMBEDDER,
+    embedder_config,
+)
 from ma_agiqa.scorer import MAAGIQA
 from ma_agiqa.tensors import tensor_specs
 from model_control import ModelControl, read_key
-from scorer_formats import CHECK_BATCHES, export_onnx, export_torchscript
+from scorer_formats import (
+    ARITHMETICS,
+    CHECK_BATCHES,
+    choose_arithmetic,
+    export_onnx,
+    export_torchscript,
+)
 from triton_config import WARMUP_IMAGE, DeploymentSettings, repository_configs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,6 +62,7 @@ DEMO_CHECKPOINT = ROOT / "training" / "checkpoints" / "demo"
 ADAPTERS = (
     "preprocess/1/model.py",
     "mplug_owl2/1/model.py",
+    "meter/1/model.py",
     "mplug_owl2_answer/1/model.py",
 )
 QUEUE_DELAY_US = 1000
@@ -90,6 +103,7 @@ def export(
     gpu: bool,
     say: Say = lambda _: None,
     keep: int = KEEP,
+    arithmetic: str = "auto",
 ) -> int:
     """Write the next version, and the configuration of every model; servers started now serve it.
 
@@ -100,10 +114,11 @@ def export(
         source: the checkpoint.
         repository: is made if it does not exist.
         owl: source of mPLUG-Owl2, as `ma_agiqa.presets.build_embedder` takes it.
-        dtype: of mPLUG-Owl2.
+        dtype: what mPLUG-Owl2's weights are kept in, of `ma_agiqa.presets.DTYPES`.
         gpu: serve on the GPU.
         say: is told about progress.
         keep: how many versions stay, this one included.
+        arithmetic: of the scorer, one of `scorer_formats.ARITHMETICS`.
 
     Returns:
         The number of the version.
@@ -115,7 +130,7 @@ def export(
     """
     build = _config_builder(source, owl, dtype, gpu)
     with _at_work(repository) as staging:
-        _write_formats(source, staging / "version", say)
+        _write_formats(source, staging / "version", arithmetic, gpu, say)
         _write_warmup_image(staging / WARMUP_IMAGE)
         version = versions.next_version(repository)
         configs = build(version)
@@ -134,6 +149,7 @@ def export_and_activate(
     servers: Sequence[ModelControl],
     say: Say = lambda _: None,
     keep: int = KEEP,
+    arithmetic: str = "auto",
 ) -> int:
     """Write the next version and have running servers of this repository serve it.
 
@@ -144,6 +160,7 @@ def export_and_activate(
         servers: all of them.
         say: is told about progress.
         keep: how many versions stay, this one included.
+        arithmetic: of the scorer, one of `scorer_formats.ARITHMETICS`.
 
     Returns:
         The number of the version.
@@ -169,8 +186,9 @@ def export_and_activate(
                 f"served from {repository}. Export it without --activate and restart the server, "
                 "or into a repository of its own for a second server."
             )
-        _write_formats(source, staging / "version", say)
-        golden = rollout.make_golden(repository, source.model, servers[0])
+        gpu = versions.run_on_gpu(repository)
+        scorer = _write_formats(source, staging / "version", arithmetic, gpu, say)
+        golden = rollout.make_golden(repository, scorer, servers[0])
         folder = repository / versions.SCORER / str(version)
         os.rename(staging / "version", folder)
         try:
@@ -208,14 +226,19 @@ def _config_builder(
     return build
 
 
-def _write_formats(source: Source, folder: Path, say: Say) -> None:
+def _write_formats(source: Source, folder: Path, arithmetic: str, gpu: bool, say: Say) -> MAAGIQA:
+    """Write TorchScript and ONNX; return the scorer as it is served."""
     folder.mkdir()
     say("TorchScript")
-    difference = export_torchscript(source.model, folder / "model.pt")
+    mos_range = source.card.mos_max - source.card.mos_min
+    served = choose_arithmetic(source.model, arithmetic, gpu, mos_range)
+    say(f"The scorer computes {'exactly' if served is source.model else 'in the fast order'}")
+    difference = export_torchscript(served, folder / "model.pt")
     say(f"TorchScript equals the model to {difference:.1e} at batch {CHECK_BATCHES}")
     say("ONNX")
     difference = export_onnx(source.model, folder / "model.onnx")
     say(f"ONNX equals the model to {difference:.1e} at batch {CHECK_BATCHES}")
+    return served
 
 
 def _fits(repository: Path, configs: dict[str, str]) -> bool:
@@ -360,8 +383,10 @@ def _format_list(repository: Path) -> str:
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
-    help="Of mPLUG-Owl2. Default: float32 for the demo; else float16 on GPU, bfloat16 on CPU.",
+    type=click.Choice([*DTYPE_ALIASES, *DTYPES]),
+    help="Of mPLUG-Owl2's weights. Default: float32 for the demo; else float16 on GPU, bfloat16 on "
+    "CPU. At the paper's size 16 bits take 16.4 GB, int8 8.7 and int4 5.1, at a loss that "
+    "`python -m ma_agiqa.benchmark dtypes` shows on your images.",
 )
 @click.option(
     "--activate",
@@ -391,6 +416,15 @@ def _format_list(repository: Path) -> str:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Of the servers. Default: $MA_AGIQA_ADMIN_KEY, or what deploy/serve.py wrote into logs/.",
 )
+@click.option(
+    "--scorer",
+    "arithmetic",
+    type=click.Choice(ARITHMETICS),
+    default="auto",
+    show_default=True,
+    help="Arithmetic of the scorer: exact is the authors' order of operations, the types are "
+    "faster and refused where they change the scores; auto is float32 or exact.",
+)
 def main(
     checkpoint: str | None,
     owl: str | None,
@@ -404,6 +438,7 @@ def main(
     list_versions: bool,
     keep: int,
     admin_key_file: Path | None,
+    arithmetic: str,
 ) -> None:
     if activate and rollback:
         raise click.UsageError("--activate and --rollback exclude one another.")
@@ -419,24 +454,33 @@ def main(
                 sentence = _roll_back(repository, servers, to)
             elif activate:
                 source = _read_source(checkpoint, preset)
-                version = export_and_activate(source, repository, owl, servers, _say, keep)
+                version = export_and_activate(
+                    source, repository, owl, servers, _say, keep, arithmetic
+                )
                 sentence = f"Version {version} of {source.card.name} is active at {_urls(servers)}."
             else:
                 source = _read_source(checkpoint, preset)
                 gpu = torch.cuda.is_available() if device == "auto" else device == "gpu"
-                sentence = _write(source, repository, owl, dtype, gpu, keep)
+                sentence = _write(source, repository, owl, dtype, gpu, keep, arithmetic)
     except (MAAGIQAError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(sentence)
 
 
 def _write(
-    source: Source, repository: Path, owl: str | None, dtype: str | None, gpu: bool, keep: int
+    source: Source,
+    repository: Path,
+    owl: str | None,
+    dtype: str | None,
+    gpu: bool,
+    keep: int,
+    arithmetic: str,
 ) -> str:
     preset = source.card.preset
     owl = choose_owl(owl, preset)
-    dtype = dtype or ("float32" if preset == "demo" else "float16" if gpu else "bfloat16")
-    version = export(source, repository, owl, dtype, gpu, _say, keep)
+    usual = "float32" if preset == "demo" else "float16" if gpu else "bfloat16"
+    dtype = DTYPE_ALIASES.get(dtype or usual, dtype or usual)
+    version = export(source, repository, owl, dtype, gpu, _say, keep, arithmetic)
     return (
         f"Wrote version {version} of {source.card.name} to {repository} "
         f"(mPLUG-Owl2: {owl}, {dtype}, on the {'GPU' if gpu else 'CPU'})."

@@ -32,6 +32,7 @@ __all__ = [
     "kept_versions",
     "next_version",
     "read_config",
+    "run_on_gpu",
     "set_active",
     "with_policy",
     "write_config",
@@ -65,6 +66,12 @@ def read_config(repository: Path, model: str) -> model_config_pb2.ModelConfig:
             "whole one with `python export/to_triton.py`, without --activate."
         ) from error
     return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+def run_on_gpu(repository: Path) -> bool:
+    """Whether the scorers of a repository run on the GPU."""
+    groups = read_config(repository, SCORER).instance_group
+    return any(group.kind == group.KIND_GPU for group in groups)
 
 
 def kept_versions(repository: Path) -> list[int]:

@@ -17,6 +17,9 @@ Compression: TypeAlias = Literal["gzip", "deflate"]
 
 _MAX_MESSAGE_BYTES = 2**31 - 1
 _LOOPBACK = ("localhost:", "127.", "[::1]:", "unix:")
+_AUTHORIZATION = ("authorization", "triton-grpc-protocol-authorization")
+"""For proxies, and for Triton itself, which looks at headers with this beginning only."""
+
 _HEADER = re.compile(r"[0-9a-z_.-]+")
 
 
@@ -62,8 +65,9 @@ class Connection:
 
     Attributes:
         tls: encrypt the channel; None leaves it readable.
-        token: sent as `authorization: Bearer TOKEN`; a function is asked at every call, from any
-            thread, so that a token may be renewed.
+        token: sent as `authorization: Bearer TOKEN`, and under the name that Triton itself looks
+            at (`--grpc-restricted-protocol=...:authorization=Bearer TOKEN`); a function is asked at
+            every call, from any thread, so that a token may be renewed.
         metadata: further headers of every call.
         compression: of what is sent; files are compressed already, raw pixels are not.
         keepalive_s: seconds without traffic after which the connection is tested; None never does.
@@ -94,7 +98,7 @@ class Connection:
     def headers(self) -> dict[str, str]:
         """Headers of one call, with the trace context of the caller."""
         token = self.token() if callable(self.token) else self.token
-        authorization = {"authorization": f"Bearer {token}"} if token else {}
+        authorization = dict.fromkeys(_AUTHORIZATION, f"Bearer {token}") if token else {}
         return {**trace_headers(), **(self.metadata or {}), **authorization}
 
     def channel_args(self, url: str) -> list[tuple[str, int | str]]:

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import versions
 from ma_agiqa.checkpoint import ModelCard, save_checkpoint
 from ma_agiqa.errors import CheckpointError, DataError
 from ma_agiqa.scorer import MAAGIQA, MAAGIQAConfig
+from reference import GOLDEN, official_tensors
 
 SCRIPT = Path(to_triton.__file__)
 CONFIG = MAAGIQAConfig(
@@ -81,6 +83,8 @@ def test_the_repository_is_complete(repository):
         "preprocess/1/model.py",
         "preprocess/warmup/warmup_image",
         "mplug_owl2/config.pbtxt",
+        "meter/1/model.py",
+        "meter/config.pbtxt",
         "mplug_owl2/1/model.py",
         "mplug_owl2_answer/config.pbtxt",
         "mplug_owl2_answer/1/model.py",
@@ -117,6 +121,53 @@ def test_both_formats_compute_what_the_checkpoint_does(repository, checkpoint):
     for expected, script, onnx in zip(eager, scripted, exported, strict=True):
         np.testing.assert_allclose(script, expected, atol=1e-4)
         np.testing.assert_allclose(onnx, expected, atol=1e-3)
+
+
+def scorer_weights(folder: Path) -> set[torch.dtype]:
+    """Types of the weights of MANIQA's Swin blocks, as they are served."""
+    model = torch.jit.load(folder / "maniqa_moe" / "1" / "model.pt")
+    return {part.dtype for name, part in model.named_parameters() if ".swin." in name}
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "dtype", "tolerance"),
+    [
+        ("exact", torch.float32, 1e-6),
+        ("auto", torch.float32, 1e-4),
+        ("bfloat16", torch.bfloat16, 0.01),
+    ],
+)
+@torch.inference_mode()
+def test_the_scorer_is_served_in_the_arithmetic_asked_for(
+    tmp_path, checkpoint, monkeypatch, arithmetic, dtype, tolerance
+):
+    monkeypatch.setattr(to_triton, "export_onnx", lambda *_: 0.0)
+    source = to_triton.read_checkpoint(checkpoint)
+    to_triton.export(source, tmp_path, "demo", "float32", gpu=False, arithmetic=arithmetic)
+    assert scorer_weights(tmp_path) == {dtype}
+    inputs = torch.randint(0, 256, (3, 224, 224, 3), dtype=torch.uint8), *torch.randn(2, 3, 128)
+    served = torch.jit.load(tmp_path / "maniqa_moe" / "1" / "model.pt")(*inputs)
+    assert {part.dtype for part in served} == {torch.float32}
+    assert float((served[0] - source.model(*inputs).score).abs().max()) <= tolerance
+
+
+def test_scores_that_change_are_served_exactly(checkpoint, monkeypatch):
+    model = to_triton.read_checkpoint(checkpoint).model
+    assert scorer_formats.choose_arithmetic(model, "auto", False, 5.0) is not model
+    monkeypatch.setattr(scorer_formats, "TORCHSCRIPT_TOLERANCE", 0.0)
+    monkeypatch.setattr(scorer_formats, "SCORE_TOLERANCE", 0.0)
+    for arithmetic in ("auto", "exact"):
+        assert scorer_formats.choose_arithmetic(model, arithmetic, False, 5.0) is model
+    for arithmetic in ("float32", "bfloat16"):
+        with pytest.raises(CheckpointError, match=f"--scorer {arithmetic}: .* Choose exact"):
+            scorer_formats.choose_arithmetic(model, arithmetic, False, 5.0)
+
+
+@pytest.mark.slow
+def test_reference_weights_amplify_rounding_and_are_served_exactly():
+    shapes = json.loads((GOLDEN / "ma_agiqa_full_parameters.json").read_text())
+    model = MAAGIQA.from_official(official_tensors(shapes))
+    assert scorer_formats.choose_arithmetic(model, "auto", False, 5.0) is model
 
 
 def small_export(checkpoint: Path, repository: Path) -> int:

@@ -10,7 +10,10 @@ from typing import Any
 import torch
 import triton_python_backend_utils as pb_utils
 
+from ma_agiqa import deadlines
+from ma_agiqa.memory import run_in_parts
 from ma_agiqa.presets import build_embedder
+from ma_agiqa.serving_metrics import StepMetrics, counted
 
 OUTPUTS = {"SEMANTIC": "semantic", "COHERENCE": "coherence"}
 
@@ -31,8 +34,19 @@ class TritonPythonModel:
             device=f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu",
             dtype=parameters["dtype"]["string_value"],
         )
+        self.metrics = StepMetrics(pb_utils, "mplug_owl2", images="SEMANTIC_VIEW", unless="PROMPT")
 
+    def finalize(self) -> None:
+        self.metrics.meter.close()
+
+    @counted
     def execute(self, requests: list[Any]) -> list[Any]:
+        reasons = [deadlines.unwanted(request, "mplug_owl2") for request in requests]
+        wanted = [r for r, reason in zip(requests, reasons, strict=True) if reason is None]
+        answers = iter(self._answer(wanted))
+        return [_too_late(reason) if reason else next(answers) for reason in reasons]
+
+    def _answer(self, requests: list[Any]) -> list[Any]:
         plain = [request for request in requests if _prompt(request) is None]
         embedded = iter(self._embed(plain) if plain else [])
         return [next(embedded) if _prompt(r) is None else self._next_token(r) for r in requests]
@@ -40,21 +54,13 @@ class TritonPythonModel:
     def _embed(self, requests: list[Any]) -> list[Any]:
         views = [_view(request) for request in requests]
         try:
-            embeddings = self._embedder(torch.cat(views))
+            embedded = run_in_parts(self._embedder, views)
         except Exception as error:  # answer every request; details are for the log alone
             pb_utils.Logger.log_error(f"mplug_owl2 failed: {error!r}")
             return [_failure("prompt embeddings") for _ in requests]
-        sizes = [len(view) for view in views]
-        parts = [embeddings[prompt].split(sizes) for prompt in OUTPUTS.values()]
-        return [
-            pb_utils.InferenceResponse(
-                [
-                    pb_utils.Tensor.from_dlpack(name, part.contiguous())
-                    for name, part in zip(OUTPUTS, split, strict=True)
-                ]
-            )
-            for split in zip(*parts, strict=True)
-        ]
+        if None in embedded:
+            pb_utils.Logger.log_error("mplug_owl2 has too little memory for one image")
+        return [_no_memory() if each is None else _embeddings(each) for each in embedded]
 
     def _next_token(self, request: Any) -> Any:
         # Here, so that scores do not depend on what only answers need.
@@ -81,6 +87,20 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack("NEXT_TOKEN", tensor)])
 
 
+def _embeddings(embeddings: dict[str, torch.Tensor]) -> Any:
+    tensors = {name: embeddings[prompt].contiguous() for name, prompt in OUTPUTS.items()}
+    return pb_utils.InferenceResponse(
+        [pb_utils.Tensor.from_dlpack(name, tensor) for name, tensor in tensors.items()]
+    )
+
+
+def _no_memory() -> Any:
+    return _refusal(
+        "The server has too little memory for this image now. Send it again later.",
+        pb_utils.TritonError.UNAVAILABLE,
+    )
+
+
 def _view(request: Any) -> torch.Tensor:
     tensor = pb_utils.get_input_tensor_by_name(request, "SEMANTIC_VIEW")
     return torch.from_dlpack(tensor.to_dlpack())
@@ -91,7 +111,12 @@ def _prompt(request: Any) -> Any:
     return pb_utils.get_input_tensor_by_name(request, "PROMPT")
 
 
-def _refusal(error: Exception, code: Any) -> Any:
+def _too_late(reason: str) -> Any:
+    fault = pb_utils.TritonError(reason, pb_utils.TritonError.CANCELLED)
+    return pb_utils.InferenceResponse(error=fault)
+
+
+def _refusal(error: object, code: Any) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
 
 
