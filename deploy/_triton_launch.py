@@ -10,7 +10,15 @@ from typing import NamedTuple
 
 from _serve_errors import PortBusyError, RepositoryError, ServeError
 
-__all__ = ["HOST", "Ports", "check_repository", "find_ports", "models_to_load", "server_command"]
+__all__ = [
+    "HOST",
+    "Ports",
+    "check_repository",
+    "find_ports",
+    "metrics_address",
+    "models_to_load",
+    "server_command",
+]
 
 HOST = "127.0.0.1"
 EXIT_TIMEOUT_S = 10
@@ -99,6 +107,11 @@ def models_to_load(repository: Path, explain: bool) -> list[str]:
     """Names of the repository's models; the one that answers questions only to `explain`."""
     folders = (path for path in repository.iterdir() if path.is_dir() and path.name[0] != ".")
     return sorted(path.name for path in folders if explain or path.name != ANSWERING_MODEL)
+
+
+def metrics_address(ports: Ports) -> dict[str, str]:
+    """Environment by which the first step finds how much waits for the others."""
+    return {"MA_AGIQA_METRICS_URL": f"http://{HOST}:{ports.metrics}/metrics"}
 
 
 def server_command(

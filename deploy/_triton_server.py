@@ -12,7 +12,7 @@ from typing import IO
 
 from _serve_errors import ServeError
 from _triton_guard import READY_GRACE_S, REAP_TIMEOUT_S, remove_regions
-from _triton_launch import Ports, server_command
+from _triton_launch import Ports, metrics_address, server_command
 from _triton_processes import group_members, is_alive, model_of_stub
 from _triton_runtime import find_runtime
 
@@ -47,7 +47,7 @@ class TritonServer:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
-                    env=runtime.environment(),
+                    env={**runtime.environment(), **metrics_address(ports)},
                     start_new_session=True,  # Ctrl-C in the terminal is for the caller alone
                 )
         except BaseException:

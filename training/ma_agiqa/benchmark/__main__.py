@@ -7,7 +7,7 @@ import click
 import torch
 
 from ma_agiqa._command import Command, config_option, overrides_option, read_config
-from ma_agiqa.benchmark._served_command import served
+from ma_agiqa.benchmark._served_command import overload, served
 from ma_agiqa.benchmark.training import TrainingSpeed, measure_training
 
 __all__ = ["main"]
@@ -26,6 +26,7 @@ def main() -> None:
 
 
 main.add_command(served)
+main.add_command(overload)
 
 
 @main.command(cls=Command, epilog=_TRAIN_EPILOG)
