@@ -203,7 +203,7 @@ def text_of(loaded: EmbedderSpeed, speeds: Sequence[BatchSpeed]) -> str:
         )
         if speed.disk_bytes > 2**27:
             lines.append(
-                f"         {speed.disk_bytes / 1e9:.1f} GB were read from disk in the timed passes: "
+                f"         {speed.disk_bytes / 1e9:.1f} GB were read from disk in these passes: "
                 "free some memory, or this is the disk's speed"
             )
     return "\n".join(lines)
