@@ -90,7 +90,10 @@ def test_the_command_states_every_number():
         "embedder", "--dtype", "fp32", "--rounds", "1", "--threads", "1", "--batch", "1", "2"
     )
     assert re.search(r"machine  \S.*, 1 threads, no GPU in use, torch \d", told)
-    assert re.search(r"load +[\d.]+ s to ready, peak [\d.]+ GB, weights in float32", told)
+    assert re.search(
+        r"load +[\d.]+ s to ready, [\d.]+ GB read from disk, peak [\d.]+ GB, weights in float32",
+        told,
+    )
     assert re.search(r"count +[\d.]+ GFLOP per image", told)
     for batch in (1, 2):
         assert re.search(
