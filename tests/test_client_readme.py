@@ -12,6 +12,7 @@ import trustme
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "client" / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+WRITING = ("--output", "--report", "--maps", "--resume", "--copy-best")
 COMMANDS = [line for name, text in BLOCKS if name == "sh" for line in text.splitlines()]
 
 
@@ -23,7 +24,8 @@ def test_every_block_is_of_a_kind_that_is_run():
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
     """The clone's root, with the certificates that the examples name."""
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    for name in ("client", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
     issuer = trustme.CA()
     certificate = issuer.issue_cert("client")
     issuer.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -66,16 +68,21 @@ def test_installing(command, tmp_path):
     assert not (tmp_path / "installed" / "benchmarks").exists()
 
 
+@pytest.mark.usefixtures("clone")
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python ")])
 def test_commands(command, server):
-    words = shlex.split(command)[1:]
+    words = shlex.split(command, comments=True)[1:]
     done = subprocess.run(
         [sys.executable, *words, "--url", server.grpc_url],
-        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert re.search(r"score_many: \d+% of the best of the others", done.stdout)
+    written = [Path(words[place + 1]) for place, word in enumerate(words) if word in WRITING]
+    assert all(path.is_file() or any(path.iterdir()) for path in written)
+    if "throughput.py" in command:
+        assert re.search(r"score_many: \d+% of the best of the others", done.stdout)
+    elif "--output" not in words:
+        assert "pristine" in done.stdout

@@ -54,13 +54,16 @@ def test_make_knows_the_task(command):
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python client/")])
 def test_client_commands(command, clone, server):
     words = shlex.split(command, comments=True)[1:]
-    assert "pristine" in run([sys.executable, *words, "--url", server.grpc_url], clone)
+    shown = run([sys.executable, *words, "--url", server.grpc_url], clone)
+    if "--output" in words:
+        shown = (clone / words[words.index("--output") + 1]).read_text(encoding="utf-8")
+    assert "pristine" in shown
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python export/")])
 def test_exporting_the_demo_model_gives_the_shipped_configuration(command, clone):
     run([sys.executable, *shlex.split(command)[1:], "--device", "cpu"], clone)
-    for name in ("ma_agiqa", "preprocess", "mplug_owl2", "maniqa_moe"):
+    for name in ("ma_agiqa", "preprocess", "mplug_owl2", "maniqa_moe", "meter"):
         exported, shipped = (
             text_format.Parse(
                 (folder / name / "config.pbtxt").read_text(encoding="utf-8"),

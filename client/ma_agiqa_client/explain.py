@@ -7,6 +7,7 @@
 given cannot be taken back.
 """
 
+import re
 import struct
 import threading
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
@@ -53,8 +54,9 @@ QUESTIONS: Mapping[str, str] = MappingProxyType(
 """The two questions whose embeddings the score rests on (paper §3.2)."""
 
 _GRPC_COMPRESSION = {"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
-# Triton then ends a stream that failed with a status instead of a bare sentence.
-_WITH_STATUS = ("triton_grpc_error", "true")
+# The stream carries sentences only: Triton 2.51 can crash when it is asked for statuses on streams
+# (header `triton_grpc_error`), so the model puts the status before its sentence.
+_STATUS = re.compile(r"(INVALID_ARGUMENT|UNIMPLEMENTED|INTERNAL): ")
 
 
 @dataclass(frozen=True)
@@ -136,13 +138,15 @@ class _Channel:
         return stub.ModelStreamInfer(
             iter([request]),
             timeout=max(clock.left_s(), 0.0),
-            metadata=(*self._connection.headers().items(), _WITH_STATUS),
+            metadata=tuple(self._connection.headers().items()),
             compression=_GRPC_COMPRESSION[compression] if compression else None,
         )
 
     def _text(self, response: Any, clock: Clock) -> str:
-        if response.error_message:  # of requests that reach no model, in spite of `_WITH_STATUS`
-            raise self._error(None, response.error_message, clock)
+        if message := response.error_message:
+            found = _STATUS.match(message)
+            code = grpc.StatusCode[found[1]] if found else None
+            raise self._error(code, message[found.end() :] if found else message, clock)
         contents: Sequence[bytes] = response.infer_response.raw_output_contents
         return contents[0][4:].decode() if contents else ""
 

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from browser import headless_chromium
-from ma_agiqa_client import app
-from ma_agiqa_client._embedded import listens
+from ma_agiqa_client.app import _command as app
+from ma_agiqa_client.cli._embedded import listens
 
 SCRIPT = Path(__file__).resolve().parents[2] / "client" / "app.py"
 LEVELS = (40, 200, 120, 80, 160)
@@ -114,7 +114,7 @@ def test_help_and_wrong_usage():
 
 def test_without_the_library_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "nicegui", None)
-    monkeypatch.delitem(sys.modules, "ma_agiqa_client._page", raising=False)
+    monkeypatch.delitem(sys.modules, "ma_agiqa_client.app._page", raising=False)
     result = CliRunner().invoke(app.main, [])
     assert result.exit_code == 1
     assert "ma-agiqa-client[app]" in result.stderr

@@ -105,7 +105,7 @@ def test_by_default_the_papers_questions_are_asked_one_after_the_other(scorer, s
 def test_headers_and_token_travel(speaker):
     with Scorer(speaker.url, token="secret", metadata={"x-team": "red"}) as scorer:
         list(scorer.explain(b"image", "Why?"))
-    sent = {"authorization": "Bearer secret", "x-team": "red", "triton_grpc_error": "true"}
+    sent = {"authorization": "Bearer secret", "x-team": "red"}
     assert sent.items() <= speaker.headers[0].items()
 
 
@@ -165,6 +165,23 @@ def test_a_model_that_is_not_loaded_is_named(scorer, speaker, said):
     speaker.error_message = said
     with pytest.raises(CannotExplainError, match="Start the server with --explain"):
         list(scorer.explain(b"image", "Why?"))
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ("INVALID_ARGUMENT: The question is odd.", InvalidQuestionError),
+        ("INVALID_ARGUMENT: The image is odd.", InvalidImageError),
+        ("UNIMPLEMENTED: The image is odd.", CannotExplainError),
+        ("INTERNAL: The image is odd.", ServerError),
+        ("The image is odd.", ServerError),
+    ],
+)
+def test_the_models_sentence_begins_with_its_status(scorer, speaker, said, error):
+    speaker.error_message = said
+    with pytest.raises(error, match=r"The (image|question) is odd\.") as caught:
+        list(scorer.explain(b"image", "Why?"))
+    assert "INVALID_ARGUMENT" not in str(caught.value)
 
 
 def test_a_server_that_is_not_there():

@@ -10,7 +10,7 @@ from _triton_launch import models_to_load
 from embedded_triton import EmbeddedTriton, RepositoryError
 
 SHIPPED = Path(__file__).resolve().parents[2] / "model_repository"
-ALWAYS = ["ma_agiqa", "maniqa_moe", "mplug_owl2", "preprocess"]
+ALWAYS = ["ma_agiqa", "ma_agiqa_v1", "maniqa_moe", "meter", "mplug_owl2", "preprocess"]
 ANSWERING = "mplug_owl2_answer"
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from browser import headless_chromium
 from embedded_triton import EmbeddedTriton
 from ma_agiqa_client import Scorer
-from ma_agiqa_client._embedded import DEFAULT_URL, listens
+from ma_agiqa_client.cli._embedded import DEFAULT_URL, listens
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "client" / "score.py"

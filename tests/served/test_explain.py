@@ -34,7 +34,7 @@ from ma_agiqa_client import (
     Scorer,
     explain,
 )
-from ma_agiqa_client._output import printable
+from ma_agiqa_client.cli._output import printable
 from published_weights import write_owl
 from triton_config import WARMUP_IMAGE, DeploymentSettings, repository_configs
 

@@ -1,10 +1,11 @@
 """What is too late, on a clock that the test decides."""
 
 import json
+from dataclasses import dataclass
 
 import pytest
 
-from ma_agiqa.deadlines import refusal
+from ma_agiqa.deadlines import refusal, unwanted
 
 NOW_US = 1_700_000_000_000_000
 
@@ -31,3 +32,25 @@ def test_too_late_is_said_with_the_time_here():
     assert message.startswith("DEADLINE_EXCEEDED")
     assert "step preprocess 1.500 s after its deadline" in message
     assert f"(server clock {NOW_US} us)" in message
+
+
+@dataclass
+class Request:
+    """What Triton's python backend gives to a step, as far as it is asked."""
+
+    deadline_us: int
+    cancelled: bool = False
+
+    def parameters(self) -> str:
+        return json.dumps({"deadline_unix_us": self.deadline_us})
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled
+
+
+def test_a_request_is_wanted_until_it_is_late_or_given_up():
+    far = 2**62
+    assert unwanted(Request(far), "preprocess") is None
+    assert unwanted(Request(1), "preprocess").startswith("DEADLINE_EXCEEDED")
+    given_up = unwanted(Request(far, cancelled=True), "preprocess")
+    assert given_up == "The request was given up before step preprocess; nothing was computed."

@@ -1,8 +1,9 @@
 """Until when a request's answer is wanted, and what is said to one that comes too late.
 
-Triton gives up between the steps of an ensemble when the client has gone, but a step whose queue is
-long begins work that nobody waits for any more. So clients send the parameter `deadline_unix_us`,
-which reaches every step, and each step refuses what is late before it does any work.
+When the client has gone, Triton says so only to the steps of an ensemble whose queue the request
+has not entered yet (measured on 2.51), so a step whose queue is long begins work that nobody waits
+for any more. So clients send the parameter `deadline_unix_us`, which reaches every step, and each
+step refuses what is late before it does any work.
 
 The deadline is a time on this machine's clock. Where the client's clock differs, it cannot know
 that beforehand; the refusal therefore tells the time here, and a client that had time left corrects
@@ -13,11 +14,38 @@ early.
 import json
 import time
 from collections.abc import Callable
+from typing import Protocol
 
-__all__ = ["PARAMETER", "refusal"]
+__all__ = ["PARAMETER", "Request", "refusal", "unwanted"]
 
 PARAMETER = "deadline_unix_us"
 """Request parameter: until when the answer is wanted, in microseconds of Unix time."""
+
+
+class Request(Protocol):
+    """What is asked of a request of Triton's python backend."""
+
+    def parameters(self) -> str:
+        """The request's parameters, a JSON object."""
+
+    def is_cancelled(self) -> bool:
+        """Whether the client has gone, or the server gives the request up."""
+
+
+def unwanted(request: Request, step: str) -> str | None:
+    """Say why a request is not worked on: nobody waits for it, or it is too late for it.
+
+    Args:
+        request: as Triton gives it to a step of the ensemble.
+        step: name of the model that is about to begin.
+
+    Returns:
+        A sentence for an error with the code CANCELLED; None if there is work to do.
+    """
+    late = refusal(request.parameters(), step)
+    if late is None and request.is_cancelled():  # asked last: 0.05 ms, where the other takes 0.003
+        return f"The request was given up before step {step}; nothing was computed."
+    return late
 
 
 def refusal(parameters: str, step: str, now_ns: Callable[[], int] = time.time_ns) -> str | None:

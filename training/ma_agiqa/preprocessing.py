@@ -8,14 +8,13 @@ Differs from the official code: the EXIF orientation is applied to both views; t
 quality view follows it (OpenCV applies it, Pillow does not).
 """
 
-import io
-
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from ma_agiqa.errors import ImageTooLargeError, InvalidImageError
+from ma_agiqa.image_guard import GuardedFile, check_scans
 
 __all__ = [
     "FORMATS",
@@ -78,7 +77,8 @@ def decode(data: bytes) -> RGB:
         uint8 (height, width, 3), RGB, upright.
 
     Raises:
-        InvalidImageError: not an image in one of `FORMATS`, or damaged.
+        InvalidImageError: not an image in one of `FORMATS`, damaged, or made to keep the decoder
+            busy (`image_guard`).
         ImageTooLargeError: more than `MAX_IMAGE_BYTES` bytes or `MAX_IMAGE_SIDE` pixels a side.
     """
     if not data:
@@ -142,7 +142,13 @@ def semantic_view(rgb: RGB, size: int = 448) -> RGB:
 def _open(data: bytes) -> Image.Image:
     """Read the header only."""
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        file = GuardedFile(data)
+        image = Image.open(file, formats=FORMATS)
+        file.header_is_read()
+        check_scans(image, data)
+        return image
+    except InvalidImageError:
+        raise
     except Image.DecompressionBombError as error:
         raise ImageTooLargeError(
             f"The image's header announces far more than {MAX_IMAGE_SIDE} pixels a side. "

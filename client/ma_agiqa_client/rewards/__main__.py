@@ -6,9 +6,9 @@ from contextlib import suppress
 
 import click
 
-from ma_agiqa_client._options import ServerOptions, server_options
-from ma_agiqa_client._serving import connect
-from ma_agiqa_client._voice import Voice
+from ma_agiqa_client.cli._options import ServerOptions, server_options
+from ma_agiqa_client.cli._serving import connect
+from ma_agiqa_client.cli._voice import Voice
 from ma_agiqa_client.errors import ClientError
 from ma_agiqa_client.rewards._batch import TIMEOUT_S, check_fallback
 from ma_agiqa_client.rewards._server import RewardServer

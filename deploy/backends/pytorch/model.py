@@ -8,7 +8,8 @@ ENABLE_TENSOR_FUSER mean what they mean there; its other parameters are ignored.
 
 Differs from the libtorch backend: an output index that does not exist is refused when the model is
 loaded, not at each request; the shape of each output is checked against the configuration; an error
-of the model reaches the caller without its details, which go to the log; string tensors, a
+of the model reaches the caller without its details, which go to the log; a request that nobody
+waits for any more is answered with CANCELLED instead of being computed; string tensors, a
 dictionary of inputs, ragged batches and sequence batching are refused.
 """
 
@@ -24,6 +25,8 @@ import triton_python_backend_utils as pb_utils
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import naming  # lies beside this file, which Triton does not put on the path
+
+from ma_agiqa import deadlines
 
 _SWITCHES = {
     "ENABLE_JIT_PROFILING": torch._C._jit_set_profiling_mode,
@@ -100,8 +103,11 @@ class TritonPythonModel:
 
     def execute(self, requests: list) -> list:
         """Answer every request; they are run as one batch where the model is batched."""
-        groups = [requests] if self._batched else [[request] for request in requests]
-        return [response for group in groups for response in self._answer(group)]
+        reasons = [deadlines.unwanted(request, self._name) for request in requests]
+        wanted = [r for r, reason in zip(requests, reasons, strict=True) if reason is None]
+        groups = ([wanted] if wanted else []) if self._batched else [[r] for r in wanted]
+        answers = (response for group in groups for response in self._answer(group))
+        return [_cancelled(reason) if reason else next(answers) for reason in reasons]
 
     def _answer(self, requests: list) -> list:
         try:
@@ -220,6 +226,11 @@ class TritonPythonModel:
             Output(config, position, self._batched)
             for config, position in zip(configs, outputs, strict=True)
         ]
+
+
+def _cancelled(reason: str):
+    fault = pb_utils.TritonError(reason, pb_utils.TritonError.CANCELLED)
+    return pb_utils.InferenceResponse(error=fault)
 
 
 def _result_count(result_type) -> int:

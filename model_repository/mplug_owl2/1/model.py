@@ -10,7 +10,9 @@ from typing import Any
 import torch
 import triton_python_backend_utils as pb_utils
 
+from ma_agiqa import deadlines
 from ma_agiqa.presets import build_embedder
+from ma_agiqa.serving_metrics import StepMetrics, counted
 
 OUTPUTS = {"SEMANTIC": "semantic", "COHERENCE": "coherence"}
 
@@ -31,8 +33,19 @@ class TritonPythonModel:
             device=f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu",
             dtype=parameters["dtype"]["string_value"],
         )
+        self.metrics = StepMetrics(pb_utils, "mplug_owl2", images="SEMANTIC_VIEW", unless="PROMPT")
 
+    def finalize(self) -> None:
+        self.metrics.meter.close()
+
+    @counted
     def execute(self, requests: list[Any]) -> list[Any]:
+        reasons = [deadlines.unwanted(request, "mplug_owl2") for request in requests]
+        wanted = [r for r, reason in zip(requests, reasons, strict=True) if reason is None]
+        answers = iter(self._answer(wanted))
+        return [_too_late(reason) if reason else next(answers) for reason in reasons]
+
+    def _answer(self, requests: list[Any]) -> list[Any]:
         plain = [request for request in requests if _prompt(request) is None]
         embedded = iter(self._embed(plain) if plain else [])
         return [next(embedded) if _prompt(r) is None else self._next_token(r) for r in requests]
@@ -89,6 +102,11 @@ def _view(request: Any) -> torch.Tensor:
 def _prompt(request: Any) -> Any:
     """The tensor PROMPT, or None."""
     return pb_utils.get_input_tensor_by_name(request, "PROMPT")
+
+
+def _too_late(reason: str) -> Any:
+    fault = pb_utils.TritonError(reason, pb_utils.TritonError.CANCELLED)
+    return pb_utils.InferenceResponse(error=fault)
 
 
 def _refusal(error: Exception, code: Any) -> Any:

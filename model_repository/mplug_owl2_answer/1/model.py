@@ -54,18 +54,20 @@ class TritonPythonModel:
                 sender.send(pb_utils.InferenceResponse(error=fault), flags=final)
 
     def _answer(self, request: Any, sender: Any) -> Any:
-        """Send the answer; return the error that ends it, if there is one."""
+        """Send the answer; return the error that ends it, if there is one.
+
+        A stream carries no status, only the sentence, so the sentence begins with the status.
+        """
         try:
             return self._stream(request, sender)
         except (ImageError, QuestionError) as error:
-            return pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+            return pb_utils.TritonError(f"INVALID_ARGUMENT: {error}")
         except CannotAnswerError as error:
-            return pb_utils.TritonError(str(error), pb_utils.TritonError.UNSUPPORTED)
+            return pb_utils.TritonError(f"UNIMPLEMENTED: {error}")
         except Exception as error:  # details are for the log alone
             pb_utils.Logger.log_error(f"mplug_owl2_answer failed: {error!r}")
             return pb_utils.TritonError(
-                "The answer could not be made; the server's log says why.",
-                pb_utils.TritonError.INTERNAL,
+                "INTERNAL: The answer could not be made; the server's log says why."
             )
 
     def _stream(self, request: Any, sender: Any) -> Any:

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from ma_agiqa import deadlines
 from ma_agiqa.errors import ImageError
 from ma_agiqa.preprocessing import decode, quality_view, semantic_view
+from ma_agiqa.serving_metrics import StepMetrics, counted
 
 Views = tuple[np.ndarray, np.ndarray]
 
@@ -22,19 +24,29 @@ class TritonPythonModel:
         sides = {tensor["name"]: int(tensor["dims"][0]) for tensor in config["output"]}
         self._semantic_size = sides["SEMANTIC_VIEW"]
         self._pool = ThreadPoolExecutor(os.cpu_count())
+        self.metrics = StepMetrics(pb_utils, "preprocess", images="IMAGE")
 
+    @counted
     def execute(self, requests: list[Any]) -> list[Any]:
-        files = [
-            [bytes(file) for file in _input(request).as_numpy().ravel()] for request in requests
-        ]
-        work = [[self._pool.submit(self._views, file) for file in batch] for batch in files]
-        return [self._respond(batch) for batch in work]
+        work = [self._begin(request) for request in requests]
+        return [self._respond(batch) if isinstance(batch, list) else batch for batch in work]
 
     def finalize(self) -> None:
         self._pool.shutdown()
+        self.metrics.meter.close()
+
+    def _begin(self, request: Any) -> Any:
+        """Put a request's images in line: a list of futures, or the refusal that answers it."""
+        if reason := deadlines.unwanted(request, "preprocess"):
+            fault = pb_utils.TritonError(reason, pb_utils.TritonError.CANCELLED)
+            return pb_utils.InferenceResponse(error=fault)
+        files = [bytes(file) for file in _input(request).as_numpy().ravel()]
+        return [self._pool.submit(self._views, file) for file in files]
 
     def _views(self, file: bytes) -> Views:
-        rgb = decode(file)
+        with self.metrics.time_decoding():
+            rgb = decode(file)
+        self.metrics.note_size(rgb.shape[0] * rgb.shape[1])
         return quality_view(rgb), semantic_view(rgb, self._semantic_size)
 
     def _respond(self, batch: list[Any]) -> Any:

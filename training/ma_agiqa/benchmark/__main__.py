@@ -7,6 +7,8 @@ import click
 import torch
 
 from ma_agiqa._command import Command, config_option, overrides_option, read_config
+from ma_agiqa.benchmark._scorer_command import scorer
+from ma_agiqa.benchmark._served_command import served
 from ma_agiqa.benchmark.dtypes import dtypes
 from ma_agiqa.benchmark.embedder_command import embedder
 from ma_agiqa.benchmark.training import TrainingSpeed, measure_training
@@ -24,6 +26,10 @@ Examples:
 @click.group()
 def main() -> None:
     """Measure how fast this package is on this machine."""
+
+
+for command in (dtypes, embedder, scorer, served):
+    main.add_command(command)
 
 
 @main.command(cls=Command, epilog=_TRAIN_EPILOG)
@@ -46,10 +52,6 @@ def train(config_path: str, steps: int, overrides: tuple[str, ...]) -> None:
     speed = measure_training(config, steps, progress=sys.stderr.isatty())
     if os.environ.get("RANK", "0") == "0":
         click.echo(_summary(speed))
-
-
-main.add_command(embedder)
-main.add_command(dtypes)
 
 
 def _summary(speed: TrainingSpeed) -> str:

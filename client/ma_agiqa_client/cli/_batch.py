@@ -1,0 +1,176 @@
+"""One run over many images: earlier scores first, then new ones, in the order of the listing.
+
+At any time only the images under way are in memory.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+from ma_agiqa_client.card import ModelCard
+from ma_agiqa_client.cli._find import Found
+from ma_agiqa_client.cli._journal import Journal, Stamp, stamp
+from ma_agiqa_client.cli._rows import Row
+from ma_agiqa_client.errors import (
+    ClientError,
+    InvalidImageError,
+    ServerUnavailableError,
+    WrongModelError,
+)
+from ma_agiqa_client.score import Score
+from ma_agiqa_client.scorer import Scorer
+
+__all__ = ["Batch"]
+
+_LEAST_TO_GIVE_UP = 4
+
+
+@dataclass
+class _Counts:
+    """How the images of a run ended.
+
+    Attributes:
+        scored: have a score, from this run or an earlier one.
+        resumed: of these, from an earlier run.
+        bad: the image is at fault.
+        unserved: the server is at fault, the images not tried included.
+        not_tried: of these, left out after the server went away.
+    """
+
+    scored: int = 0
+    resumed: int = 0
+    bad: int = 0
+    unserved: int = 0
+    not_tried: int = 0
+
+
+class Batch:
+    """Scores a listing and counts how it went."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        card: ModelCard,
+        listing: Iterable[Found],
+        *,
+        concurrency: int,
+        maps: bool = False,
+        journal: Journal | None = None,
+        on_failure: Callable[[str, ClientError], None],
+    ) -> None:
+        """Prepare; nothing is sent yet.
+
+        Args:
+            scorer: the connection.
+            card: the model that it had at first.
+            listing: iterated twice if there is a journal.
+            concurrency: images under way at once. If so many in a row (at least 4) find no server,
+                the rest is not tried.
+            maps: whether to ask for the patch maps.
+            journal: finished scores of earlier runs; new ones are added.
+            on_failure: called with the path and the reason for each image that was tried in vain.
+        """
+        self._scorer = scorer
+        self._card = card
+        self._listing = listing
+        self._concurrency = concurrency
+        self._maps = maps
+        self._journal = journal
+        self._on_failure = on_failure
+        self._waiting: deque[tuple[Found, Stamp | None]] = deque()
+        self.counts = _Counts()
+
+    def rows(self) -> Iterator[Row]:
+        """Yield a row for each image of the listing.
+
+        Raises:
+            WrongModelError: another model answers than at first.
+            OSError: the journal cannot be written.
+        """
+        yield from self._earlier_rows()
+        listing = iter(self._listing)
+        yield from self._new_rows(listing)
+        yield from self._rows_not_tried(listing)
+
+    def _earlier_rows(self) -> Iterator[Row]:
+        if self._journal is None:
+            return
+        for found in self._listing:
+            row = None if found.problem else self._journal.find(found.path)
+            if row:
+                self.counts.scored += 1
+                self.counts.resumed += 1
+                yield Row(**{**vars(row), "image": found.path})
+
+    def _new_rows(self, listing: Iterator[Found]) -> Iterator[Row]:
+        """Score until the end of the listing, or until the server is gone for good."""
+        in_vain = 0
+        scores = self._scorer.score_many(
+            self._to_send(listing), max_in_flight=self._concurrency, maps=self._maps
+        )
+        with closing(scores):  # type: ignore[type-var]
+            for score in scores:
+                yield from self._problems()
+                yield self._finish(score)
+                gone = isinstance(score.error, ServerUnavailableError)
+                in_vain = in_vain + 1 if gone else 0
+                if in_vain >= max(self._concurrency, _LEAST_TO_GIVE_UP):
+                    return
+        yield from self._problems()
+
+    def _to_send(self, listing: Iterator[Found]) -> Iterator[str]:
+        for found in listing:
+            if found.problem:
+                self._waiting.append((found, None))
+            elif self._journal is None:
+                self._waiting.append((found, None))
+                yield found.path
+            elif not self._journal.find(found.path):
+                self._waiting.append((found, stamp(found.path)))
+                yield found.path
+
+    def _problems(self) -> Iterator[Row]:
+        """Rows of the folders that could not be read and whose turn it is."""
+        while self._waiting and self._waiting[0][0].problem:
+            found, _ = self._waiting.popleft()
+            yield self._fail(found.path, InvalidImageError(found.problem))
+
+    def _finish(self, score: Score) -> Row:
+        found, before = self._waiting.popleft()
+        if score.error:
+            return self._fail(found.path, score.error)
+        row = Row.from_score(found.path, score)
+        if row.model != self._card.name:
+            raise WrongModelError(
+                f"The server has changed from the model {self._card.name} to {row.model} during "
+                "the run. Scores of two models cannot be compared: run it again."
+            )
+        self.counts.scored += 1
+        if self._journal is not None and before:
+            self._journal.add(row, before)
+        return row
+
+    def _fail(self, image: str, error: ClientError) -> Row:
+        if isinstance(error, InvalidImageError):
+            self.counts.bad += 1
+        else:
+            self.counts.unserved += 1
+        self._on_failure(image, error)
+        return Row(image, error=str(error))
+
+    def _rows_not_tried(self, listing: Iterator[Found]) -> Iterator[Row]:
+        """After the server went away: what was under way, then the rest, path by path."""
+        yield from self._give_up()
+        for _ in self._to_send(listing):
+            yield from self._give_up()
+        yield from self._give_up()
+
+    def _give_up(self) -> Iterator[Row]:
+        while self._waiting:
+            yield from self._problems()
+            if self._waiting:
+                found, _ = self._waiting.popleft()
+                self.counts.unserved += 1
+                self.counts.not_tried += 1
+                yield Row(found.path, error="Not tried: the server went away.")

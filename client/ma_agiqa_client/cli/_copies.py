@@ -1,0 +1,42 @@
+"""Copies of the chosen images in a folder of their own."""
+
+import os
+import shutil
+from pathlib import Path
+
+from ma_agiqa_client.cli._rows import Row, best_first
+
+__all__ = ["BestFolder"]
+
+
+class BestFolder:
+    """Copies rows' files into a folder, their rank before the name: 0001_cat.png is the best."""
+
+    def __init__(self, folder: str, *, ranked: bool) -> None:
+        """Prepare.
+
+        Args:
+            folder: made if it does not exist.
+            ranked: whether the rows come in order of rank; else they are sorted, best first.
+        """
+        self._folder = Path(folder)
+        self._ranked = ranked
+        self._rows: list[Row] = []
+
+    def add(self, row: Row) -> None:
+        """Note a row that has a score."""
+        if row.error is None:
+            self._rows.append(row.without_patches())
+
+    def finish(self) -> None:
+        """Copy the files.
+
+        Raises:
+            OSError: one cannot be read or written.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        rows = self._rows if self._ranked else best_first(self._rows)
+        digits = max(4, len(str(len(rows))))
+        for rank, row in enumerate(rows, 1):
+            name = f"{rank:0{digits}d}_{os.path.basename(row.image)}"
+            shutil.copy2(row.image, self._folder / name)

@@ -1,0 +1,114 @@
+"""From the rows of a batch to the places where the user wants them."""
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import IO, Protocol
+
+from ma_agiqa_client.card import ModelCard
+from ma_agiqa_client.cli._batch import Batch
+from ma_agiqa_client.cli._copies import BestFolder
+from ma_agiqa_client.cli._explanations import Explanations
+from ma_agiqa_client.cli._maps import MapFolder
+from ma_agiqa_client.cli._options import Options
+from ma_agiqa_client.cli._output import make_writer, printable
+from ma_agiqa_client.cli._report import Report
+from ma_agiqa_client.cli._rows import Row
+from ma_agiqa_client.cli._select import Selection
+from ma_agiqa_client.cli._voice import Voice
+
+__all__ = ["Delivery"]
+
+
+class _Sink(Protocol):
+    """Takes the rows that are shown, one after the other."""
+
+    def add(self, row: Row) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+class Delivery:
+    """Selects rows and passes them to output, maps, report and copies."""
+
+    def __init__(
+        self,
+        options: Options,
+        card: ModelCard,
+        output: IO[str],
+        expected: int,
+        voice: Voice,
+        explanations: Explanations | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            options: what the user asked for.
+            card: the model that gives the scores.
+            output: where the scores are written.
+            expected: number of images.
+            voice: hears about images without a map or without a group.
+            explanations: asked about the images shown, after everything else.
+        """
+        self._options = options
+        self._voice = voice
+        self._expected = expected
+        self._selection = Selection(
+            top=options.top, min_mos=options.min_mos, grouping=options.group_by
+        )
+        ranked = self._selection.ranks
+        self._writer = make_writer(
+            options.writes, output, card, ranked=ranked, grouped=options.group_by is not None
+        )
+        self._maps = MapFolder(options.maps) if options.maps else None
+        self._best = BestFolder(options.copy_best, ranked=ranked) if options.copy_best else None
+        self._explanations = explanations
+        places = (self._writer, self._maps, self._make_report(card), self._best, explanations)
+        self._sinks: list[_Sink] = [place for place in places if place]
+
+    def run(self, batch: Batch) -> None:
+        """Take every row where it belongs.
+
+        If the server went away, nothing is copied and nothing is explained.
+
+        Raises:
+            ClientError: the images cannot be explained.
+            OSError: a result cannot be written.
+        """
+        with self._voice.progress(self._expected, hidden=self._bar_would_clash()) as (bar, task):
+            for row in batch.rows():
+                bar.advance(task)
+                self._pass_on(self._selection.take(row))
+            self._pass_on(self._selection.rest())
+        for sink in self._sinks:
+            if sink not in (self._best, self._explanations) or not batch.counts.unserved:
+                sink.finish()
+        self._tell_what_is_missing(batch.counts.unserved)
+
+    def _pass_on(self, rows: Iterator[Row]) -> None:
+        for row in rows:
+            for sink in self._sinks:
+                sink.add(row)
+
+    def _make_report(self, card: ModelCard) -> Report | None:
+        path, paths = self._options.report, self._options.paths
+        if path is None:
+            return None
+        names = [os.path.basename(os.path.abspath(name)) for name in paths if name != "-"]
+        names += ["a list"] * ("-" in paths)
+        title = ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more"
+        top = None if self._options.group_by else self._options.top
+        expected = min(self._expected, top or self._expected)
+        return Report(path, card, title=printable(title), expected=expected)
+
+    def _bar_would_clash(self) -> bool:
+        return self._writer.streams and self._options.output is None and sys.stdout.isatty()
+
+    def _tell_what_is_missing(self, unserved: int) -> None:
+        say = self._voice.say
+        for image, reason in self._maps.failures if self._maps else ():
+            say(f"  {image}: {reason}")
+        if self._selection.ungrouped:
+            say(f"{self._selection.ungrouped} images do not match --group-by and were left out.")
+        if self._best and unserved:
+            say("Nothing was copied: images without a score may be better.")

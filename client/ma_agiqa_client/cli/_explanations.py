@@ -1,0 +1,61 @@
+"""What the language model says about the images of a table, written below it."""
+
+from typing import IO
+
+from ma_agiqa_client.cli._output import printable
+from ma_agiqa_client.cli._rows import Row
+from ma_agiqa_client.cli._voice import Voice
+from ma_agiqa_client.errors import InvalidImageError
+from ma_agiqa_client.scorer import Scorer
+
+__all__ = ["Explanations"]
+
+
+class Explanations:
+    """Asks about each image that has a score, one after the other, and writes while it listens."""
+
+    def __init__(self, scorer: Scorer, question: str | None, output: IO[str], voice: Voice) -> None:
+        """Prepare; nothing is asked before `finish`.
+
+        Args:
+            scorer: the connection.
+            question: free text, or None for the paper's two questions.
+            output: where the answers are written.
+            voice: hears about images that cannot be read any more.
+        """
+        self._scorer = scorer
+        self._question = question
+        self._output = output
+        self._voice = voice
+        self._images: list[str] = []
+
+    def add(self, row: Row) -> None:
+        """Take an image that is shown."""
+        if row.error is None:
+            self._images.append(row.image)
+
+    def finish(self) -> None:
+        """Ask.
+
+        Raises:
+            ClientError: the server cannot answer, or went away.
+        """
+        for image in self._images:
+            try:
+                self._explain(image)
+            except InvalidImageError as error:
+                self._voice.failure(image, error)
+
+    def _explain(self, image: str) -> None:
+        parts = self._scorer.explain(image, self._question)
+        asked = None
+        for part in parts:
+            if asked is None:
+                self._output.write(f"\n{printable(image)}\n")
+            if part.question != asked:
+                separator = "" if asked is None else "\n"
+                self._output.write(f"{separator}  {printable(part.question)}: ")
+            asked = part.question
+            self._output.write("\n    ".join(map(printable, part.text.split("\n"))))
+            self._output.flush()
+        self._output.write("" if asked is None else "\n")

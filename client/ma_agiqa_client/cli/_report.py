@@ -1,0 +1,150 @@
+"""The report: one HTML page that holds everything, thumbnails and maps included.
+
+It loads nothing: its content security policy forbids that. The page's own parts lie in
+`report_assets`. While scores come in, pictures go to a temporary file, so that memory holds only a
+few numbers per image.
+"""
+
+import base64
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime
+from importlib.resources import files
+from typing import IO, Any
+
+import numpy as np
+
+from ma_agiqa_client.card import ModelCard
+from ma_agiqa_client.cli._maps import COLOURS, LEGEND, open_image
+from ma_agiqa_client.cli._output import meaning
+from ma_agiqa_client.cli._rows import Patches, Row
+
+__all__ = ["Report", "thumbnail_side"]
+
+_BLOCK = 40
+_QUALITY = 75
+_SIDES = ((100, 640), (500, 400), (1000, 320), (4000, 240))
+_SMALLEST_SIDE = 160
+
+
+class Report:
+    """Takes rows one after the other and writes the page at the end."""
+
+    def __init__(self, path: str, card: ModelCard, *, title: str, expected: int) -> None:
+        """Prepare; nothing is written to `path` before `finish`.
+
+        Args:
+            path: the HTML file, replaced if it exists.
+            card: the model that gave the scores.
+            title: headline of the page.
+            expected: about how many images will come; the more, the smaller the thumbnails.
+        """
+        self._path = path
+        self._card = card
+        self._title = title
+        self._side = thumbnail_side(expected)
+        self._images: list[dict[str, Any]] = []
+        self._failures: list[dict[str, str]] = []
+        self._maps = False
+        self._spool: IO[str] = tempfile.TemporaryFile("w+", encoding="ascii")  # noqa: SIM115
+
+    def add(self, row: Row) -> None:
+        """Take a row; read its image for the thumbnail.
+
+        Raises:
+            OSError: the temporary file cannot be written.
+        """
+        if row.error is not None:
+            self._failures.append({"image": row.image, "error": row.error})
+            return
+        record = row.to_dict()
+        self._images.append({name: record.get(name) for name in _SHOWN})
+        self._maps = self._maps or row.patches is not None
+        self._spool.write(json.dumps(_picture(row, self._side)) + "\n")
+
+    def finish(self) -> None:
+        """Write the page, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        folder, name = os.path.split(os.path.abspath(self._path))
+        with self._spool, tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder) as scratch:
+            draft = os.path.join(scratch, name)
+            with open(draft, "w", encoding="utf-8") as page:
+                page.writelines(self._pieces())
+            os.replace(draft, self._path)
+
+    def _pieces(self) -> Iterator[str]:
+        assets = files("ma_agiqa_client.cli") / "report_assets"
+        text = (assets / "page.html").read_text("utf-8")
+        text = text.replace("/*STYLE*/", (assets / "page.css").read_text("utf-8"))
+        head, tail = text.split("<!--DATA-->")
+        yield head
+        yield _json_script("report", self._data())
+        self._spool.seek(0)
+        for number in range(-(-len(self._images) // _BLOCK)):
+            lines = (self._spool.readline() for _ in range(_BLOCK))
+            block = [json.loads(line) for line in lines if line]
+            yield _json_script(f"pictures-{number}", block)
+        yield tail.replace("/*SCRIPT*/", (assets / "page.js").read_text("utf-8"))
+
+    def _data(self) -> dict[str, Any]:
+        card = self._card
+        names = ("name", "dataset", "mos_min", "mos_max", "note", "checkpoint_sha256")
+        return {
+            "title": self._title,
+            "created": datetime.now().astimezone().strftime("%d %B %Y, %H:%M %Z"),
+            "model": {name: getattr(card, name) for name in names},
+            "meaning": meaning(card),
+            "legend": LEGEND,
+            "colours": COLOURS,
+            "maps": self._maps,
+            "block": _BLOCK,
+            "images": self._images,
+            "failures": self._failures,
+        }
+
+
+_SHOWN = ("image", "group", "mos", "normalized", "percentile", "gate")
+
+
+def thumbnail_side(images: int) -> int:
+    """Longest side of a thumbnail in pixels, so that the page of `images` stays near 20 MB."""
+    return next((side for most, side in _SIDES if images <= most), _SMALLEST_SIDE)
+
+
+def _picture(row: Row, side: int) -> dict[str, Any]:
+    """Thumbnail (a data URI, None if Pillow cannot decode the image), its size, and the map."""
+    picture: dict[str, Any] = {"thumbnail": None, "size": [1, 1], "map": None}
+    try:
+        image = open_image(row.image, side)
+    except (OSError, SyntaxError, ValueError):
+        pass  # the score is there all the same; the page says that there is no preview
+    else:
+        buffer = io.BytesIO()
+        image.save(buffer, "WEBP", quality=_QUALITY, method=2)
+        data = base64.b64encode(buffer.getvalue()).decode("ascii")
+        picture |= {"thumbnail": f"data:image/webp;base64,{data}", "size": list(image.size)}
+    if row.patches:
+        picture["map"] = _map(row.patches)
+    return picture
+
+
+def _map(patches: Patches) -> dict[str, Any]:
+    """The map as bytes 0-255 between its least and its greatest value."""
+    quality = patches.quality
+    low, high = float(quality.min()), float(quality.max())
+    span = high - low
+    shares = (quality - low) / span if span > 0 else np.zeros_like(quality)
+    values = base64.b64encode(np.rint(shares * 255).astype(np.uint8).tobytes()).decode("ascii")
+    return {"shape": list(quality.shape), "low": low, "high": high, "values": values}
+
+
+def _json_script(name: str, data: Any) -> str:
+    """A script element that only holds data; `<` is escaped, so no text can end it early."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{name}">{text}</script>\n'

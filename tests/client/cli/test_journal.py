@@ -1,0 +1,147 @@
+"""The file of finished scores: what it keeps, what it repairs, what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from example_card import CARD
+from ma_agiqa_client import Gate
+from ma_agiqa_client.cli._journal import Journal, JournalError, stamp
+from ma_agiqa_client.cli._rows import Patches, Row
+
+GATE = Gate(semantic=0.25, coherence=0.25, quality=0.5)
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    return ["a.png", "b.png", "c.png"]
+
+
+def row(image, **changes):
+    return replace(Row(image, 7.0, 0.07, 7.0, GATE, "tiny"), **changes)
+
+
+def fill(images, path="done.jsonl", **changes):
+    with Journal(path, CARD) as journal:
+        for image in images:
+            journal.add(row(image, **changes), stamp(image))
+
+
+def test_finished_rows_are_found_again(images):
+    fill(images[:2])
+    with Journal("done.jsonl", CARD) as journal:
+        assert [journal.find(image) for image in images] == [row("a.png"), row("b.png"), None]
+
+
+def test_a_path_written_otherwise_is_the_same_image(images):
+    fill(images)
+    with Journal("done.jsonl", CARD) as journal:
+        assert journal.find(os.path.abspath("a.png")) == row("a.png")
+
+
+def test_a_changed_image_is_not_done(images):
+    fill(images)
+    with open("a.png", "ab") as file:
+        file.write(b"more")
+    os.utime("b.png", ns=(1, 1))
+    os.remove("c.png")
+    with Journal("done.jsonl", CARD) as journal:
+        assert [journal.find(image) for image in images] == [None, None, None]
+
+
+@pytest.mark.parametrize("cut", [1, 30, 10_000])
+def test_a_cut_off_last_line_is_removed(images, cut):
+    fill(images[:2])
+    whole = Path("done.jsonl").read_bytes()
+    first = whole.index(b"\n") + 1
+    with open("done.jsonl", "wb") as file:
+        file.write(whole[: max(first + 1, len(whole) - cut)])
+    fill(images[1:2])
+    assert Path("done.jsonl").read_bytes() == whole
+
+
+def test_scores_of_another_model_are_refused(images):
+    fill(images)
+    before = Path("done.jsonl").read_bytes()
+    for other in (replace(CARD, name="other"), replace(CARD, checkpoint_sha256="1" * 64)):
+        with pytest.raises(JournalError, match="cannot be compared"):
+            Journal("done.jsonl", other)
+    assert Path("done.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"notes\n", b"{}\n", b"[1]\n", b'"x"\n', b"\0\0\n", b"1\n"])
+def test_another_file_is_refused_and_left_alone(images, content):
+    fill(images[:1])
+    with open("done.jsonl", "ab") as file:
+        file.write(content)
+    before = Path("done.jsonl").read_bytes()
+    with pytest.raises(JournalError, match=r"Line 2 of done\.jsonl is not a finished score"):
+        Journal("done.jsonl", CARD)
+    assert Path("done.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"\0", b"x"])
+def test_a_large_file_without_lines_is_refused_and_left_alone(images, content):
+    with open("done.jsonl", "wb") as file:
+        file.write(content * (2 << 20))
+    with pytest.raises(JournalError, match="more than"):
+        Journal("done.jsonl", CARD)
+    assert os.path.getsize("done.jsonl") == 2 << 20
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="needs /dev/zero")
+def test_a_device_is_refused():
+    with pytest.raises(JournalError, match="no regular file"):
+        Journal("/dev/zero", CARD)
+
+
+def test_two_runs_cannot_share_it(images):
+    code = (
+        "import sys, example_card as e; from ma_agiqa_client.cli._journal import Journal;"
+        "Journal('done.jsonl', e.CARD)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code]
+    with Journal("done.jsonl", CARD):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "is in use by another run" in done.stderr
+    assert subprocess.run(command, env=environment, check=False).returncode == 0
+
+
+def test_rows_without_maps_are_not_done_if_maps_are_asked_for(images):
+    maps = Patches(np.ones((2, 2), np.float32), np.full((2, 2), 0.5, np.float32))
+    fill(images[:2])
+    with Journal("done.jsonl", CARD) as journal:
+        journal.add(row("b.png", patches=maps), stamp("b.png"))
+    with Journal("done.jsonl", CARD, maps=True) as journal:
+        assert journal.find("a.png") is None
+        assert journal.find("b.png").patches.quality.tolist() == [[0.5, 0.5], [0.5, 0.5]]
+    with Journal("done.jsonl", CARD) as journal:
+        assert journal.find("a.png") == row("a.png")
+
+
+def test_every_line_says_which_model_scored_it(images):
+    fill(images)
+    for line in Path("done.jsonl").read_text("ascii").splitlines():
+        record = json.loads(line)
+        assert (record["model"], record["checkpoint_sha256"]) == ("tiny", "0" * 64)
+        assert record["error"] is None
+
+
+def test_a_name_that_is_not_text_survives(images):
+    fill(images)
+    name = "caf\udce9.png"
+    with open(name, "wb") as file:
+        file.write(b"x")
+    fill([name])
+    with Journal("done.jsonl", CARD) as journal:
+        assert journal.find(name) == row(name)

@@ -1,0 +1,85 @@
+"""Heatmaps: where they go, what they show, and what cannot be drawn."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ma_agiqa_client import Gate
+from ma_agiqa_client.cli._maps import COLOURS, MapFolder, colour_table, draw_map, open_image
+from ma_agiqa_client.cli._rows import Patches, Row
+
+GATE = Gate(semantic=0.25, coherence=0.25, quality=0.5)
+HALVES = Patches(
+    np.repeat([[0.0, 4.0]], 2, axis=0).astype(np.float32), np.full((2, 2), 0.5, np.float32)
+)
+
+
+def row(image, patches=HALVES):
+    return Row(image, 1.0, 0.1, 1.0, GATE, "tiny", patches=patches)
+
+
+def test_the_colours_run_through_their_stops():
+    table = colour_table()
+    assert table.shape == (256, 3)
+    assert table[0].tolist() == list(COLOURS[0])
+    assert table[255].tolist() == list(COLOURS[-1])
+    luminance = table @ [0.299, 0.587, 0.114]
+    assert (np.diff(luminance) >= -0.5).all()  # brighter is more, also in print
+
+
+def test_the_map_lies_over_the_right_part_of_the_picture():
+    grey = Image.new("RGB", (200, 100), (128, 128, 128))
+    sheet = np.asarray(draw_map(grey, HALVES, "title"))
+    np.testing.assert_array_equal(sheet[12:112, 12:212], 128)  # the picture itself
+    over = sheet[12:112, 224:424].astype(float)
+    assert over[:, 150:].mean() > over[:, :50].mean() + 80
+    np.testing.assert_allclose(over[50, 5], 0.6 * np.array(COLOURS[0]) + 0.4 * 128, atol=3)
+    np.testing.assert_allclose(over[50, 195], 0.6 * np.array(COLOURS[-1]) + 0.4 * 128, atol=3)
+
+
+def test_the_legend_says_something_below_the_picture():
+    grey = Image.new("RGB", (200, 100), (128, 128, 128))
+    legend = np.asarray(draw_map(grey, HALVES, "title"))[124:]
+    assert (legend.min(axis=2) < 100).sum() > 200  # ink
+    assert (np.abs(legend - np.array(COLOURS[2])).sum(axis=2) < 12).any()  # the scale's middle
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_a_map_without_differences_is_drawn(value):
+    flat = Patches(np.full((2, 2), value, np.float32), np.ones((2, 2), np.float32))
+    assert draw_map(Image.new("RGB", (20, 10)), flat, "a long title for a small picture").width > 20
+
+
+def test_maps_go_under_the_images_own_path(tmp_path):
+    folder = MapFolder(str(tmp_path))
+    paths = ["imgs/a.png", "imgs/a.jpg", "other/a.png", "/abs/a.png", "../a.png", "./x/../a.png"]
+    targets = [folder.path(path).relative_to(tmp_path).as_posix() for path in paths]
+    assert targets[0] == "imgs/a.png.map.jpg"
+    assert targets[4] == "__/a.png.map.jpg"
+    assert len(set(targets)) == len(paths)
+    assert all(".." not in target.split("/") for target in targets)
+
+
+def test_maps_are_written_and_what_cannot_be_drawn_is_noted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 32), "red").save("a.png")
+    (tmp_path / "b.png").write_bytes(b"text")
+    folder = MapFolder("maps")
+    for image in ("a.png", "b.png"):
+        folder.add(row(image))
+    folder.add(Row("c.png", error="no"))
+    with Image.open("maps/a.png.map.jpg") as sheet:
+        assert sheet.width == 2 * 64 + 36
+    assert [image for image, _ in folder.failures] == ["b.png"]
+    assert len(list((tmp_path / "maps").iterdir())) == 1
+
+
+def test_images_are_opened_as_the_server_sees_them(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.new("RGB", (400, 200), "red").save(tmp_path / "a.jpg", exif=exif)
+    assert open_image(str(tmp_path / "a.jpg"), 100).size == (50, 100)
+    deep = Image.fromarray(np.full((4, 4), 0x8000, np.uint16))
+    deep.save(tmp_path / "deep.png")
+    assert open_image(str(tmp_path / "deep.png"), 100).getpixel((0, 0)) == (128, 128, 128)
+    assert open_image(str(tmp_path / "deep.png"), 100).size == (4, 4)  # never scaled up

@@ -1,0 +1,79 @@
+"""Formats: what is written, when, and in which order."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from example_card import CARD
+from ma_agiqa_client import Gate
+from ma_agiqa_client.cli._output import FORMATS, format_of, make_writer, printable
+from ma_agiqa_client.cli._rows import Row
+
+GATE = Gate(semantic=0.25, coherence=0.25, quality=0.5)
+LOW = Row("low.png", 10.0, 0.1, 10.0, GATE, "tiny")
+HIGH = Row("high.png", 90.0, 0.9, 90.0, GATE, "tiny")
+BAD = Row("bad.png", error="Not a number.")
+
+
+def written(name, rows, *, ranked=False, grouped=False, finish=True):
+    file = io.StringIO()
+    writer = make_writer(name, file, CARD, ranked=ranked, grouped=grouped)
+    for row in rows:
+        writer.add(row)
+    if finish:
+        writer.finish()
+    return file.getvalue()
+
+
+def test_json_lines_come_at_once_and_in_order():
+    lines = written("jsonl", [LOW, BAD, HIGH], finish=False).splitlines()
+    assert [json.loads(line) for line in lines] == [LOW.to_dict(), BAD.to_dict(), HIGH.to_dict()]
+
+
+def test_csv_comes_at_once_and_in_order():
+    rows = list(csv.DictReader(io.StringIO(written("csv", [LOW, BAD, HIGH], finish=False))))
+    assert [row["image"] for row in rows] == ["low.png", "bad.png", "high.png"]
+    assert (rows[0]["mos"], rows[0]["gate_quality"], rows[0]["error"]) == ("10.0", "0.5", "")
+    assert (rows[1]["mos"], rows[1]["error"]) == ("", "Not a number.")
+    assert "group" not in rows[0]
+
+
+@pytest.mark.parametrize(("ranked", "expected"), [(False, "high low bad"), (True, "low bad high")])
+def test_json_sorts_unless_the_order_is_given(ranked, expected):
+    rows = json.loads(written("json", [LOW, BAD, HIGH], ranked=ranked))
+    assert [row["image"].removesuffix(".png") for row in rows] == expected.split()
+
+
+def test_json_of_nothing_is_a_list():
+    assert json.loads(written("json", [])) == []
+
+
+def test_the_table_shows_scored_images_and_what_the_numbers_mean():
+    lines = written("table", [LOW, BAD, HIGH]).splitlines()
+    assert lines[1].split()[:2] == ["high.png", "90.000"]
+    assert lines[2].split()[:2] == ["low.png", "10.000"]
+    assert lines[4] == "Model: tiny (preset demo, data set synthetic). The demo model."
+    assert lines[5].startswith("MOS: predicted mean opinion score of people, 0 to 100, higher is")
+    assert written("table", [BAD]) == ""
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_groups_are_shown_if_images_are_grouped(name):
+    row = Row("a.png", 1.0, 0.1, 1.0, GATE, "tiny", group="prompt 7")
+    text = written(name, [row], ranked=True, grouped=True)
+    assert "group" in text
+    assert "prompt 7" in text
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [(None, "table"), ("x.csv", "csv"), ("X.JSON", "json"), ("a.jsonl", "jsonl"), ("x", "table")],
+)
+def test_the_ending_of_the_file_asks_for_a_format(path, expected):
+    assert format_of(path) == expected
+
+
+def test_what_a_terminal_would_obey_is_replaced():
+    assert printable("red\x1b[31m\n\udce9") == "red�[31m��"

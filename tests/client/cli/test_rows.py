@@ -1,0 +1,47 @@
+"""Rows, and what is kept of them in files."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ma_agiqa_client import Gate
+from ma_agiqa_client.cli._rows import Patches, Row, best_first
+
+GATE = Gate(semantic=0.25, coherence=0.25, quality=0.5)
+
+
+def test_a_row_survives_json_exactly():
+    row = Row("a.png", 1.1696864366531372, 0.2, 8.5, GATE, "tiny")
+    assert Row.from_dict(json.loads(json.dumps(row.to_dict()))) == row
+
+
+def test_patch_maps_survive_json_to_half_precision():
+    rng = np.random.default_rng(0)
+    patches = Patches(
+        rng.uniform(0, 9, (3, 5)).astype(np.float32), rng.random((3, 5)).astype(np.float32)
+    )
+    again = Patches.from_dict(json.loads(json.dumps(patches.to_dict())))
+    assert again.score.shape == (3, 5)
+    np.testing.assert_allclose(again.score, patches.score, rtol=2**-11)
+    np.testing.assert_allclose(again.weight, patches.weight, rtol=2**-11)
+    np.testing.assert_allclose(again.quality, patches.score * patches.weight, rtol=2**-9)
+
+
+@pytest.mark.parametrize(
+    "damage", [{"mos": None}, {"gate": None}, {"patches": {"shape": [2, 2], "score": "?"}}]
+)
+def test_what_is_no_scored_row_is_refused(damage):
+    record = Row("a.png", 1.0, 0.2, 8.5, GATE, "tiny").to_dict() | damage
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        Row.from_dict(record)
+
+
+def test_the_group_is_shown_only_if_there_is_one():
+    assert "group" not in Row("a.png").to_dict()
+    assert list(Row("a.png", group="x").to_dict())[:2] == ["image", "group"]
+
+
+def test_best_first_keeps_failures_at_the_end_in_order():
+    rows = [Row("a", error="no"), Row("b", 1.0), Row("c", error="no"), Row("d", -2.0), Row("e", 3)]
+    assert [row.image for row in best_first(rows)] == ["e", "b", "d", "a", "c"]

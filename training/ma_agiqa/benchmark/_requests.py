@@ -1,0 +1,150 @@
+"""Requests to a served ensemble: always so many on their way, each with one image."""
+
+import queue
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput, InferResult
+from tritonclient.utils import InferenceServerException
+
+from ma_agiqa.errors import ConfigError, DataError
+
+__all__ = ["Load", "ServedEnsemble"]
+
+_MODEL, _INPUT, _OUTPUT = "ma_agiqa", "IMAGE", "SCORE"
+_ANSWER_TIMEOUT_S = 600.0
+_MAX_MESSAGE_BYTES = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Load:
+    """What came of one load.
+
+    Attributes:
+        concurrency: requests that were always on their way.
+        images: that were scored while the clock ran.
+        seconds: that it ran.
+        latencies_ms: of each of these images, from sending it to having its score.
+    """
+
+    concurrency: int
+    images: int
+    seconds: float
+    latencies_ms: np.ndarray
+
+    @property
+    def images_per_s(self) -> float:
+        """Throughput."""
+        return self.images / self.seconds
+
+    def percentile_ms(self, percent: float) -> float:
+        """Latency that so many percent of the images did not exceed."""
+        return float(np.percentile(self.latencies_ms, percent))
+
+
+class ServedEnsemble:
+    """The ensemble `ma_agiqa` at one address."""
+
+    def __init__(self, url: str) -> None:
+        """Connect, and see that the ensemble is there.
+
+        Args:
+            url: HOST:PORT of the server's gRPC port.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        self._client = InferenceServerClient(
+            url,
+            channel_args=[
+                ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+                ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+            ],
+        )
+        try:
+            ready = self._client.is_model_ready(_MODEL)
+        except InferenceServerException as error:
+            raise ConfigError(
+                f"No server answers at {url}: {error.message()}. Give the address of a running "
+                "one, or leave --url out to start one here."
+            ) from error
+        if not ready:
+            raise ConfigError(f"The server at {url} does not serve the ensemble {_MODEL!r}.")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def load(self, files: Sequence[bytes], concurrency: int, seconds: float) -> Load:
+        """Keep `concurrency` requests on their way for a while.
+
+        The clock starts when the first `concurrency` answers are there, so that pipes are full.
+
+        Args:
+            files: encoded images, sent in turn.
+            concurrency: how many requests.
+            seconds: how long the clock runs.
+
+        Raises:
+            DataError: a request failed.
+        """
+        inputs = [_image_input(file) for file in files]
+        answers: queue.SimpleQueue[tuple[float, float, Exception | None]] = queue.SimpleQueue()
+        sent = 0
+
+        def send() -> None:
+            nonlocal sent
+            start = time.perf_counter()
+            self._client.async_infer(
+                _MODEL,
+                [inputs[sent % len(inputs)]],
+                lambda result, error: answers.put(
+                    (start, time.perf_counter(), _wrong(result, error))
+                ),
+                outputs=[InferRequestedOutput(_OUTPUT)],
+                client_timeout=_ANSWER_TIMEOUT_S,
+            )
+            sent += 1
+
+        for _ in range(concurrency):
+            send()
+        latencies_ms: list[float] = []
+        begin = end = 0.0
+        received = 0
+        while not begin or end - begin < seconds:
+            start, end, error = answers.get()
+            _raise(error)
+            send()
+            received += 1
+            if received == concurrency:
+                begin = end
+            elif received > concurrency:
+                latencies_ms.append((end - start) * 1000)
+        for _ in range(concurrency):
+            _raise(answers.get()[2])
+        return Load(concurrency, len(latencies_ms), end - begin, np.array(latencies_ms))
+
+
+def _image_input(file: bytes) -> InferInput:
+    tensor = np.empty((1, 1), np.object_)
+    tensor[0, 0] = file
+    image = InferInput(_INPUT, [1, 1], "BYTES")
+    image.set_data_from_numpy(tensor)
+    return image
+
+
+def _wrong(result: InferResult | None, error: Exception | None) -> Exception | None:
+    """What is wrong with an answer: an error, or a score that is none."""
+    if result is None:
+        return error
+    score = result.as_numpy(_OUTPUT)
+    if score.shape != (1, 1) or not np.isfinite(score).all():
+        return ValueError(f"{_OUTPUT} is {score}")
+    return None
+
+
+def _raise(error: Exception | None) -> None:
+    if error:
+        raise DataError(f"The server did not score an image: {error}") from error
