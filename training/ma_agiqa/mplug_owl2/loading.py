@@ -14,7 +14,7 @@ from ma_agiqa.errors import ConfigError
 from ma_agiqa.mplug_owl2.abstractor import AbstractorAttention
 from ma_agiqa.mplug_owl2.configuration import MPlugOwl2Config
 from ma_agiqa.mplug_owl2.model import UNUSED, MPlugOwl2Model
-from ma_agiqa.mplug_owl2.quantization import QUANTIZED, quantize_decoder
+from ma_agiqa.mplug_owl2.quantization import QUANTIZED, quantize_decoder, quantize_weight
 from ma_agiqa.mplug_owl2.weight_files import read_tensors
 from ma_agiqa.state_dict import check_names
 
@@ -91,7 +91,7 @@ def quantize_model(model: MPlugOwl2Model, kind: str) -> MPlugOwl2Model:
     """
     weights = dict(model.layers.named_parameters())
     for name in quantize_decoder(model.layers, kind):
-        buffers = QUANTIZED[kind].quantize(weights[f"{name}.weight"].detach())
+        buffers = quantize_weight(kind, weights[f"{name}.weight"].detach())
         layer = model.layers.get_submodule(name)
         layer.load_state_dict(buffers, assign=True, strict=False)  # a bias stays as it is
     return model
@@ -116,7 +116,7 @@ def _prepared(
     layer, _, kind = name.rpartition(".")
     if layer not in layers or kind != "weight":
         return {name: tensor.to(device, floats, copy=bool(layers))}  # a copy leaves the file
-    buffers = QUANTIZED[dtype].quantize(tensor.to(device))
+    buffers = quantize_weight(dtype, tensor.to(device))
     return {f"{layer}.{part}": value for part, value in buffers.items()}
 
 
