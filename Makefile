@@ -8,7 +8,7 @@ HOST ?= localhost:8001
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo score serve test test-baselines lint format train-demo paper clean load overload
+.PHONY: help install demo score serve test test-baselines deploy-tools lint format train-demo paper clean load overload
 
 help: ## list the tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,13 @@ test: $(INSTALLED) ## run every test
 test-baselines: $(INSTALLED) ## run the tests of the baselines that need a package of their own (C++ compiler)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e './training[baselines]'
 	$(BIN)/python -m pytest tests/training/test_baselines.py
+
+deploy-tools: $(INSTALLED) ## fetch Prometheus and schemas into .tools; without them some tests of deploy/ are skipped
+	@mkdir -p .tools/prometheus .tools/npm .tools/kserve
+	cd .tools && apt-get download prometheus && dpkg -x prometheus_*.deb prometheus
+	npm install --silent --no-audit --no-fund --prefix .tools/npm \
+	  @kubernetes-models/keda@2.0.0 @kubernetes-models/gateway-api@2.0.0
+	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest .tools/kserve kserve==0.21.0
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check .

@@ -1,19 +1,23 @@
 """What has to be right before tritonserver starts: repository, ports and command line."""
 
+import compileall
 import contextlib
 import errno
-import secrets
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from _serve_errors import PortBusyError, RepositoryError, ServeError
+from _triton_security import Security
 
 __all__ = [
     "HOST",
     "Ports",
+    "Tracing",
     "check_repository",
+    "compile_models",
     "find_ports",
     "metrics_address",
     "models_to_load",
@@ -26,6 +30,9 @@ EXIT_TIMEOUT_S = 10
 
 ANSWERING_MODEL = "mplug_owl2_answer"
 
+SERVICE_NAME = "ma-agiqa"
+"""What the server is called in traces."""
+
 
 class Ports(NamedTuple):
     """TCP ports of the three services on the loopback address."""
@@ -33,6 +40,31 @@ class Ports(NamedTuple):
     grpc: int
     http: int
     metrics: int
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """Send OpenTelemetry traces of requests, with a span for each step.
+
+    A request that carries the header `traceparent` joins the caller's trace.
+
+    Attributes:
+        url: where a collector takes OTLP over HTTP, such as http://localhost:4318/v1/traces.
+        one_in: trace one of so many requests.
+    """
+
+    url: str
+    one_in: int = 1
+
+    def options(self) -> list[str]:
+        """Options of tritonserver."""
+        return [
+            "--trace-config=mode=opentelemetry",
+            "--trace-config=level=TIMESTAMPS",
+            f"--trace-config=rate={self.one_in}",
+            f"--trace-config=opentelemetry,url={self.url}",
+            f"--trace-config=opentelemetry,resource=service.name={SERVICE_NAME}",
+        ]
 
 
 def check_repository(repository: Path, complete: bool, explain: bool = False) -> None:
@@ -109,6 +141,17 @@ def models_to_load(repository: Path, explain: bool) -> list[str]:
     return sorted(path.name for path in folders if explain or path.name != ANSWERING_MODEL)
 
 
+def compile_models(repository: Path, models: Sequence[str]) -> None:
+    """Write the bytecode of the models' Python files, where that is allowed, before the server.
+
+    A stub would write it while it loads a model. The model's folder would then be newer than the
+    model, and Triton would load it anew at the next change of an ensemble that it is a step of:
+    16.4 GB for the paper's LMM. Stubs ignore PYTHONDONTWRITEBYTECODE.
+    """
+    for model in models:
+        compileall.compile_dir(repository / model, maxlevels=1, quiet=2)
+
+
 def metrics_address(ports: Ports) -> dict[str, str]:
     """Environment by which the first step finds how much waits for the others."""
     return {"MA_AGIQA_METRICS_URL": f"http://{HOST}:{ports.metrics}/metrics"}
@@ -121,10 +164,11 @@ def server_command(
     backends: Path,
     ports: Ports,
     shm_prefix: str,
+    security: Security,
+    admin_key: str,
+    tracing: Tracing | None = None,
 ) -> list[str]:
     """Command line of tritonserver: loopback only, without the services nobody here uses."""
-    key = secrets.token_hex(16)  # nobody learns it: these services are closed
-    closed = "shared-memory,logging,trace,model-repository"
     return [
         str(tritonserver),
         f"--model-repository={repository}",
@@ -139,8 +183,8 @@ def server_command(
         f"--http-port={ports.http}",
         f"--metrics-address={HOST}",
         f"--metrics-port={ports.metrics}",
-        f"--grpc-restricted-protocol={closed}:closed={key}",
-        f"--http-restricted-api={closed}:closed={key}",
+        *security.options(admin_key),
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
         "--log-format=ISO8601",
+        *(tracing.options() if tracing else ()),
     ]

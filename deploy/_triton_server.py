@@ -1,6 +1,7 @@
 """One running tritonserver with its guard, from the launch to the last trace of it."""
 
 import contextlib
+import os
 import secrets
 import shutil
 import subprocess
@@ -12,9 +13,10 @@ from typing import IO
 
 from _serve_errors import ServeError
 from _triton_guard import READY_GRACE_S, REAP_TIMEOUT_S, remove_regions
-from _triton_launch import Ports, metrics_address, server_command
+from _triton_launch import Ports, Tracing, metrics_address, server_command
 from _triton_processes import group_members, is_alive, model_of_stub
 from _triton_runtime import find_runtime
+from _triton_security import Security
 
 __all__ = ["TritonServer"]
 
@@ -25,7 +27,15 @@ _STOP_TIMEOUT_S = READY_GRACE_S + REAP_TIMEOUT_S + 5.0
 class TritonServer:
     """Processes, shared memory and temporary files of one tritonserver."""
 
-    def __init__(self, repository: Path, models: Sequence[str], ports: Ports, log_file: Path):
+    def __init__(
+        self,
+        repository: Path,
+        models: Sequence[str],
+        ports: Ports,
+        log_file: Path,
+        security: Security,
+        tracing: Tracing | None = None,
+    ):
         """Launch the server with some models of a repository; it is not ready yet.
 
         Raises:
@@ -34,14 +44,23 @@ class TritonServer:
         """
         runtime = find_runtime()
         self._shm_prefix = f"ma-agiqa-{secrets.token_hex(6)}-"
+        self._key_file = log_file.with_suffix(".key")
         self._stubs: dict[int, str] = {}
         self._scratch = Path(tempfile.mkdtemp(prefix="ma-agiqa-serve-"))
         try:
             runtime.lay_out_backends(self._scratch)
-            command = server_command(
-                runtime.tritonserver, repository, models, self._scratch, ports, self._shm_prefix
-            )
             with _open_log(log_file) as log:
+                command = server_command(
+                    runtime.tritonserver,
+                    repository,
+                    models,
+                    self._scratch,
+                    ports,
+                    self._shm_prefix,
+                    security,
+                    _write_key(self._key_file),
+                    tracing,
+                )
                 self._guard = subprocess.Popen(
                     [sys.executable, "-I", "-S", _GUARD, self._scratch, self._shm_prefix, *command],
                     stdin=subprocess.PIPE,
@@ -67,12 +86,16 @@ class TritonServer:
         with contextlib.suppress(BrokenPipeError):
             self._stdin.write(b"R")
             self._stdin.flush()
+        self.note_processes()
+
+    def note_processes(self) -> None:
+        """Take the processes that live now for those that have to."""
         members = group_members(self.pid) if self.pid else set()
         names = {pid: model_of_stub(pid) for pid in members}
         self._stubs = {pid: name for pid, name in names.items() if name}
 
     def dead_models(self) -> list[str]:
-        """Models whose process has ended since `mark_ready`; Triton starts none again."""
+        """Models with a process that has ended since the last note; Triton starts none again."""
         if self.pid is None:
             return []
         stubs = self._stubs.items()
@@ -89,6 +112,22 @@ class TritonServer:
             self._guard.wait()
         remove_regions(self._shm_prefix)
         shutil.rmtree(self._scratch, ignore_errors=True)
+        self._key_file.unlink(missing_ok=True)
+
+
+def _write_key(path: Path) -> str:
+    """Make a key, and leave it where only this user can read it."""
+    key = secrets.token_hex(16)
+    try:
+        path.unlink(missing_ok=True)  # one that others have opened, or that leads elsewhere
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(key)
+    except OSError as error:
+        raise ServeError(
+            f"The key file {path} cannot be written ({error.strerror}): "
+            "name a log in another folder with --log-file."
+        ) from error
+    return key
 
 
 def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:

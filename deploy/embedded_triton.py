@@ -7,6 +7,7 @@ It listens on 127.0.0.1 only: the binary inside `nvidia-pytriton` (2.51) is olde
 security fixes. Production serves the same repository with a current container.
 """
 
+import contextlib
 import http.client
 import logging
 import time
@@ -21,17 +22,31 @@ from _serve_errors import (
     UnsupportedMachineError,
 )
 from _served_model import ServedModel
-from _triton_launch import HOST, Ports, check_repository, find_ports, models_to_load
+from _triton_drain import drain
+from _triton_http import TritonHttp
+from _triton_launch import (
+    HOST,
+    Ports,
+    Tracing,
+    check_repository,
+    compile_models,
+    find_ports,
+    models_to_load,
+)
 from _triton_log import explain_failure, lost_the_race_for_a_port
+from _triton_security import Security
+from _triton_self_test import run_self_test
 from _triton_server import TritonServer
 
 __all__ = [
     "EmbeddedTriton",
     "PortBusyError",
     "RepositoryError",
+    "Security",
     "ServeError",
     "ServedModel",
     "ServerFailedError",
+    "Tracing",
     "UnsupportedMachineError",
 ]
 
@@ -71,6 +86,8 @@ class EmbeddedTriton:
         ready_timeout_s: float = 600.0,
         self_test: bool = True,
         explain: bool = False,
+        security: Security | None = None,
+        tracing: Tracing | None = None,
     ):
         """Describe the server; `start`, or entering the context, starts it.
 
@@ -84,6 +101,8 @@ class EmbeddedTriton:
             self_test: the repository holds the ensemble `ma_agiqa`: require its parts before the
                 start, and one real inference after it.
             explain: also serve `mplug_owl2_answer`, which answers questions about images.
+            security: who may talk to the server; default: everybody on this machine.
+            tracing: where to send OpenTelemetry traces; None sends none.
         """
         self.repository = Path(repository).resolve()
         self._wanted_ports = None if free_ports else Ports(grpc_port, http_port, metrics_port)
@@ -91,6 +110,8 @@ class EmbeddedTriton:
         self._ready_timeout_s = ready_timeout_s
         self._self_test = self_test
         self._explain = explain
+        self.security = security or Security()
+        self._tracing = tracing
         self._server: TritonServer | None = None
         self.model = None
 
@@ -103,6 +124,11 @@ class EmbeddedTriton:
     def http_url(self) -> str:
         """http://host:port, without a path."""
         return f"http://{HOST}:{self.ports.http}"
+
+    @property
+    def http(self) -> TritonHttp:
+        """What is closed to everybody else."""
+        return TritonHttp(self.http_url, self.security)
 
     @property
     def metrics_url(self) -> str:
@@ -149,18 +175,44 @@ class EmbeddedTriton:
         if server:
             server.stop()
 
-    def check(self) -> None:
-        """Raise `ServerFailedError` if the server, or the process of a model, has ended."""
+    def is_running(self) -> bool:
+        """Whether the server has been started, and has not ended or been stopped."""
+        return self._server is not None and not self._server.has_ended()
+
+    def restart(self) -> None:
+        """Stop what is left of the server and start it at the same ports; keeps the log before.
+
+        Raises:
+            ServeError: as in `start`.
+        """
+        self.stop()
+        self._wanted_ports = self.ports
+        with contextlib.suppress(OSError):
+            self.log_file.replace(self.log_file.with_suffix(".previous.log"))
+        self.start()
+
+    def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests and finish those under way; return whether that took no longer."""
+        self._require_running()
+        return drain(self.http, timeout_s)
+
+    def check(self) -> list[str]:
+        """Look at the processes.
+
+        Returns:
+            Models with a process that has ended: it has died, or its version was unloaded.
+
+        Raises:
+            ServerFailedError: the server itself has ended.
+        """
         server = self._require_running()
         if server.has_ended():
             raise self._failure("tritonserver ended unexpectedly.")
-        dead = server.dead_models()
-        if dead:
-            raise ServerFailedError(
-                f"The process of model {', '.join(dead)} ended unexpectedly, perhaps for want of "
-                f"memory: start the server again. Its log: {self.log_file}",
-                self.log_file,
-            )
+        return server.dead_models()
+
+    def accept_processes(self) -> None:
+        """Miss no process that has ended before: the server scores without it."""
+        self._require_running().note_processes()
 
     def _require_running(self) -> TritonServer:
         if self._server is None:
@@ -176,14 +228,19 @@ class EmbeddedTriton:
         self.log_file = self._wanted_log_file or REPOSITORY_ROOT / "logs" / name
         try:
             models = models_to_load(self.repository, self._explain)
-            self._server = TritonServer(self.repository, models, self.ports, self.log_file)
+            compile_models(self.repository, models)
+            self._server = TritonServer(
+                self.repository,
+                models,
+                self.ports,
+                self.log_file,
+                self.security,
+                self._tracing,
+            )
             self._wait_until_ready(self._server)
             self._server.mark_ready()
             if self._self_test:
-                # Here, because tritonclient may be missing where the wheel is.
-                from _triton_self_test import run_self_test
-
-                self.model = run_self_test(self.grpc_url, self.log_file)
+                self.model = run_self_test(self.http, self.log_file)
         except BaseException:
             self.stop()
             raise

@@ -44,13 +44,16 @@ def official_card() -> ModelCard:
     )
 
 
-def card_parameters(card: ModelCard, gate_activation: str, sha256: str) -> dict[str, str]:
+def card_parameters(
+    card: ModelCard, gate_activation: str, sha256: str, version: int
+) -> dict[str, str]:
     """Turn a card into the strings that the client reads.
 
     Args:
         card: of the checkpoint.
         gate_activation: what the gate ends in.
         sha256: of the checkpoint's weights.
+        version: number of the served version.
     """
     return {
         "name": card.name,
@@ -64,4 +67,5 @@ def card_parameters(card: ModelCard, gate_activation: str, sha256: str) -> dict[
         "created": utc_now(),
         "gate_activation": gate_activation,
         "note": card.note,
+        "version": str(version),
     }

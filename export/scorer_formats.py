@@ -1,4 +1,8 @@
-"""The scorer as TorchScript and as ONNX, each checked against the eager model."""
+"""The scorer as TorchScript and as ONNX, each checked against the eager model.
+
+TorchScript is what is served. `choose_arithmetic` settles how it computes: in the exact order of
+the authors' code, or faster where the scores stay the same within a tolerance.
+"""
 
 import logging
 import warnings
@@ -13,12 +17,32 @@ from ma_agiqa.errors import CheckpointError
 from ma_agiqa.scorer import MAAGIQA, ScorerOutput
 from ma_agiqa.tensors import MAX_BATCH_SIZE
 
-__all__ = ["CHECK_BATCHES", "ONNX_TOLERANCE", "TORCHSCRIPT_TOLERANCE", "export_onnx",
-           "export_torchscript"]  # fmt: skip
+__all__ = [
+    "ARITHMETICS",
+    "CHECK_BATCHES",
+    "ONNX_TOLERANCE",
+    "SCORE_TOLERANCE",
+    "TORCHSCRIPT_TOLERANCE",
+    "choose_arithmetic",
+    "export_onnx",
+    "export_torchscript",
+]
+
+ARITHMETICS = ("auto", "exact", "float32", "bfloat16")
+"""How the served scorer computes.
+
+exact: float32 in the order of the authors' code. float32, bfloat16: the faster order, in that
+type. auto: the faster float32 where it equals the exact one to `TORCHSCRIPT_TOLERANCE`, else exact.
+"""
+
+SCORE_TOLERANCE = 0.01
+"""Largest change of a score by bfloat16 that is served, where MOS runs from 0 to 5."""
 
 CHECK_BATCHES = (1, 3, 8)
 TORCHSCRIPT_TOLERANCE = 1e-4
 ONNX_TOLERANCE = 1e-3
+
+_IMAGES = 8  # on which arithmetics are compared
 
 INPUTS = ("QUALITY_VIEW", "SEMANTIC", "COHERENCE")
 OUTPUTS = ("SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT")
@@ -26,6 +50,42 @@ OUTPUTS = ("SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT")
 logger = logging.getLogger(__name__)
 
 Inputs = tuple[Tensor, Tensor, Tensor]
+
+
+def choose_arithmetic(model: MAAGIQA, arithmetic: str, gpu: bool, mos_range: float) -> MAAGIQA:
+    """Make the scorer that is served.
+
+    Args:
+        model: with the exact arithmetic.
+        arithmetic: one of `ARITHMETICS`.
+        gpu: it is served on the GPU.
+        mos_range: length of the scale of its scores.
+
+    Returns:
+        `model` itself where the exact arithmetic is chosen.
+
+    Raises:
+        CheckpointError: an arithmetic was asked for by name and changes the scores too much.
+    """
+    if arithmetic == "exact":
+        return model
+    dtype = torch.float32 if arithmetic == "auto" else getattr(torch, arithmetic)
+    fast = model.fast(dtype, fuse_attention=gpu or dtype == torch.float32)
+    if dtype == torch.float32:
+        names, limit = ScorerOutput._fields, TORCHSCRIPT_TOLERANCE
+    else:
+        names, limit = ("score",), SCORE_TOLERANCE * mos_range / 5
+    change = _largest_change(model, fast, names, limit)
+    if change <= limit:
+        logger.info("scorer: %s changes its outputs by at most %.1e", dtype, change)
+        return fast
+    if arithmetic == "auto":
+        logger.info("scorer: exact, as fast float32 would change its outputs by %.1e", change)
+        return model
+    raise CheckpointError(
+        f"--scorer {arithmetic}: the outputs would change by {change:.3g}; at most {limit:g} is "
+        "accepted. Choose exact."
+    )
 
 
 def export_torchscript(model: MAAGIQA, path: Path) -> float:
@@ -81,6 +141,25 @@ def _random_inputs(model: MAAGIQA, batch: int) -> Inputs:
     view = torch.randint(0, 256, (batch, side, side, 3), generator=generator, dtype=torch.uint8)
     semantic, coherence = torch.randn(2, batch, width, generator=generator)
     return view, semantic, coherence
+
+
+@torch.inference_mode()
+def _largest_change(model: MAAGIQA, fast: MAAGIQA, names: Sequence[str], limit: float) -> float:
+    """Compare image by image, up to the first one that changes by more than `limit`.
+
+    Scores alone are compared as they are; several outputs relative to the largest value of each
+    where that exceeds 1.
+    """
+    worst = 0.0
+    for one in zip(*(part.split(1) for part in _random_inputs(model, _IMAGES)), strict=True):
+        exact, other = model(*one), fast(*one)
+        for name in names:
+            expected, got = getattr(exact, name), getattr(other, name)
+            scale = 1.0 if len(names) == 1 else max(1.0, float(expected.abs().max()))
+            worst = max(worst, float((expected - got).abs().max()) / scale)
+        if not worst <= limit:
+            break
+    return worst
 
 
 @torch.inference_mode()

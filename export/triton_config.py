@@ -21,7 +21,7 @@ class DeploymentSettings:
 
     Attributes:
         embedder: source of mPLUG-Owl2, as `ma_agiqa.presets.build_embedder` takes it.
-        dtype: of mPLUG-Owl2's weights and arithmetic.
+        dtype: what mPLUG-Owl2's weights are kept in, of `ma_agiqa.presets.DTYPES`.
         gpu: run mPLUG-Owl2 and the scorer on the GPU, one instance on each.
         queue_delay_us: how long a batch waits for company, in microseconds.
         warmup_batches: batch sizes run before a model reports ready.
@@ -38,7 +38,10 @@ class DeploymentSettings:
 
 
 def repository_configs(
-    specs: Mapping[str, TensorSpec], card: Mapping[str, str], settings: DeploymentSettings
+    specs: Mapping[str, TensorSpec],
+    card: Mapping[str, str],
+    settings: DeploymentSettings,
+    version: int = 1,
 ) -> dict[str, str]:
     """Write the configurations.
 
@@ -46,13 +49,14 @@ def repository_configs(
         specs: every tensor, from `ma_agiqa.tensors.tensor_specs`.
         card: the model card as strings, which become parameters of the ensemble.
         settings: how the models run.
+        version: of the scorer; the one that is served, and that the ensemble ends in.
 
     Returns:
         Text of config.pbtxt by model name, each accepted by Triton's own schema.
     """
     kind = "KIND_GPU" if settings.gpu else "KIND_CPU"
     texts = {
-        "ma_agiqa": _ensemble(specs, card),
+        "ma_agiqa": _ensemble(specs, card, version),
         "preprocess": _composing(
             "preprocess",
             'backend: "python"',
@@ -70,7 +74,7 @@ def repository_configs(
             # PROMPT asks for the next token of an answer instead of the embeddings.
             [specs["SEMANTIC_VIEW"], specs["PROMPT"]],
             [specs["SEMANTIC"], specs["COHERENCE"], specs["NEXT_TOKEN"]],
-            # Each instance holds its own copy of the weights: 16.4 GB at the paper's size.
+            # Each instance holds its own weights: 16.4 GB at the paper's size in 16 bits.
             instances=f"instance_group [ {{ kind: {kind}, count: 1 }} ]",
             settings=settings,
             parameters={"weights": settings.embedder, "dtype": settings.dtype},
@@ -84,7 +88,11 @@ def repository_configs(
             settings=settings,
             # The profiling executor compiles anew at every batch size it meets, for seconds.
             parameters={"DISABLE_OPTIMIZED_EXECUTION": "true"},
-        ),
+        )
+        + "# The versions that are kept; each has an ensemble of its own. Not the newest: traffic\n"
+        + "# sees a version when it has been checked, not when its files are there.\n"
+        + f"version_policy {{ specific {{ versions: [ {version} ] }} }}\n",
+        "meter": _metering(specs, card),
         "mplug_owl2_answer": _answering(specs, settings),
     }
     for text in texts.values():
@@ -94,6 +102,7 @@ def repository_configs(
 
 _EMBEDDINGS = ("SEMANTIC", "COHERENCE")
 _RESULTS = ("SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT")
+_COUNTED = ("SCORE", "GATE")
 
 
 def _numbered(spec: TensorSpec, index: int) -> TensorSpec:
@@ -129,6 +138,29 @@ def _composing(
     return "\n".join(parts) + "\n"
 
 
+def _metering(specs: Mapping[str, TensorSpec], card: Mapping[str, str]) -> str:
+    counted = [specs[name] for name in _COUNTED]
+    inputs = [TensorSpec(_uncounted(s.name), s.data_type, s.shape) for s in counted]
+    parts = [
+        'name: "meter"',
+        'backend: "python"',
+        f"max_batch_size: {MAX_BATCH_SIZE}",
+        _tensors("input", inputs),
+        _tensors("output", counted),
+        "instance_group [ { kind: KIND_CPU, count: 1 } ]",
+        "# What waits while the model is busy goes together; nothing waits for company.",
+        "dynamic_batching { }",
+        # Without them (no card) drift is not measured.
+        _parameter("mos_quantiles", card.get("mos_quantiles", "[]")),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _uncounted(name: str) -> str:
+    """Name of a result between the scorer and the step that counts it."""
+    return f"UNCOUNTED_{name}"
+
+
 def _answering(specs: Mapping[str, TensorSpec], settings: DeploymentSettings) -> str:
     parts = [
         'name: "mplug_owl2_answer"',
@@ -146,15 +178,17 @@ def _answering(specs: Mapping[str, TensorSpec], settings: DeploymentSettings) ->
     return "\n".join(parts) + "\n"
 
 
-def _ensemble(specs: Mapping[str, TensorSpec], card: Mapping[str, str]) -> str:
+def _ensemble(specs: Mapping[str, TensorSpec], card: Mapping[str, str], version: int) -> str:
     embeddings = {name: name for name in _EMBEDDINGS}
     views = {name: name for name in ("QUALITY_VIEW", "SEMANTIC_VIEW")}
     numbered_in = {f"{n}__{i}": n for i, n in enumerate(("QUALITY_VIEW", *_EMBEDDINGS))}
-    numbered_out = {f"{n}__{i}": n for i, n in enumerate(_RESULTS)}
+    uncounted = {name: _uncounted(name) for name in _COUNTED}
+    numbered_out = {f"{n}__{i}": uncounted.get(n, n) for i, n in enumerate(_RESULTS)}
     steps = (
         _step("preprocess", {"IMAGE": "IMAGE"}, views),
         _step("mplug_owl2", {"SEMANTIC_VIEW": "SEMANTIC_VIEW"}, embeddings),
-        _step("maniqa_moe", numbered_in, numbered_out),
+        _step("maniqa_moe", numbered_in, numbered_out, version),
+        _step("meter", {n: n for n in uncounted.values()}, {n: n for n in _COUNTED}),
     )
     parts = [
         'name: "ma_agiqa"',
@@ -170,8 +204,10 @@ def _ensemble(specs: Mapping[str, TensorSpec], card: Mapping[str, str]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _step(model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> str:
-    lines = [f"    {{\n      model_name: {_quoted(model)}\n      model_version: -1"]
+def _step(
+    model: str, inputs: Mapping[str, str], outputs: Mapping[str, str], version: int = -1
+) -> str:
+    lines = [f"    {{\n      model_name: {_quoted(model)}\n      model_version: {version}"]
     for word, names in (("input_map", inputs), ("output_map", outputs)):
         lines += [
             f"      {word} {{ key: {_quoted(key)}, value: {_quoted(value)} }}"

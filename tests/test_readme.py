@@ -63,7 +63,7 @@ def test_client_commands(command, clone, server):
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python export/")])
 def test_exporting_the_demo_model_gives_the_shipped_configuration(command, clone):
     run([sys.executable, *shlex.split(command)[1:], "--device", "cpu"], clone)
-    for name in ("ma_agiqa", "preprocess", "mplug_owl2", "maniqa_moe"):
+    for name in ("ma_agiqa", "preprocess", "mplug_owl2", "maniqa_moe", "meter"):
         exported, shipped = (
             text_format.Parse(
                 (folder / name / "config.pbtxt").read_text(encoding="utf-8"),

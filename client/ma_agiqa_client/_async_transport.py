@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 import tritonclient.grpc.aio  # type: ignore[import-untyped]
 
-from ma_agiqa_client._protocol import MODEL_NAME, InferRequest, Result
+from ma_agiqa_client._protocol import InferRequest, Result, model_name
 from ma_agiqa_client.connection import Connection, check_url
 
 __all__ = ["AsyncGrpcTransport", "AsyncTransport"]
@@ -47,6 +47,7 @@ class AsyncGrpcTransport:
         """
         self._url = check_url(url)
         self._connection = connection or Connection()
+        self._model = model_name(self._connection.version)
         tls = self._connection.tls
         self._credentials = tls.credentials() if tls else None
         self._made: Any = None
@@ -54,7 +55,7 @@ class AsyncGrpcTransport:
     async def infer(self, request: InferRequest, timeout_s: float) -> Result:
         """Send an image to the ensemble and wait for the answer."""
         result: Result = await self._client().infer(
-            MODEL_NAME,
+            self._model,
             request.inputs,
             outputs=request.outputs,
             request_id=request.request_id,
@@ -68,11 +69,11 @@ class AsyncGrpcTransport:
     async def model_config(self, timeout_s: float) -> Any:
         """The ensemble's configuration, the protobuf `ModelConfig`."""
         call = self._client().get_model_config
-        return (await call(MODEL_NAME, **self._options(timeout_s))).config
+        return (await call(self._model, **self._options(timeout_s))).config
 
     async def model_ready(self, timeout_s: float) -> bool:
         """Whether the ensemble and every model it is made of is loaded."""
-        return bool(await self._client().is_model_ready(MODEL_NAME, **self._options(timeout_s)))
+        return bool(await self._client().is_model_ready(self._model, **self._options(timeout_s)))
 
     async def register_memory(self, name: str, byte_size: int, timeout_s: float) -> None:
         """Have the server map a region of /dev/shm."""

@@ -39,6 +39,7 @@ class BaseScorer(Generic[_TransportT]):
         shared_memory: SharedMemory | bool = False,
         fetch_urls: bool = False,
         max_side: int | None = None,
+        version: int | None = None,
         transport: _TransportT | None = None,
     ) -> None:
         """Prepare the connection; nothing is sent until the first call.
@@ -64,6 +65,8 @@ class BaseScorer(Generic[_TransportT]):
                 addresses you trust: the fetching machine may reach what their author cannot.
             max_side: scale images down to this many pixels a side before they are sent. This
                 changes the score: the server sees another image, and detail is part of quality.
+            version: number of the model's version to score with, of those that the server keeps
+                beside the active one, such as for A/B tests; the active one by default.
             transport: how to reach the server instead of gRPC to `url`, for tests and the like.
 
         Raises:
@@ -73,7 +76,7 @@ class BaseScorer(Generic[_TransportT]):
         self._urls = check_urls(url)
         self._timeout_s = Clock(timeout_s).timeout_s
         self._encoder = Encoder(fetch_urls, max_side)
-        self._connection = Connection(tls, token, metadata, compression, keepalive_s)
+        self._connection = Connection(tls, token, metadata, compression, keepalive_s, version)
         self._transports = (
             [transport]
             if transport

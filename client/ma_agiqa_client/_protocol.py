@@ -47,6 +47,7 @@ __all__ = [
     "build_request",
     "deadline_exceeded",
     "has_lost_region",
+    "model_name",
     "read_card",
     "read_score",
     "server_clock_us",
@@ -91,6 +92,11 @@ class Result(Protocol):
 
     def as_numpy(self, name: str) -> npt.NDArray[Any] | None:
         """The named output, or None if the answer has none of that name."""
+
+
+def model_name(version: int | None) -> str:
+    """Name of the ensemble: what the server serves to everybody, or one kept version of it."""
+    return MODEL_NAME if version is None else f"{MODEL_NAME}_v{version}"
 
 
 def build_request(

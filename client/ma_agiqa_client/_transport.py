@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from tritonclient.grpc import InferenceServerClient  # type: ignore[import-untyped]
 from tritonclient.utils import InferenceServerException  # type: ignore[import-untyped]
 
-from ma_agiqa_client._protocol import MODEL_NAME, InferRequest, Result
+from ma_agiqa_client._protocol import InferRequest, Result, model_name
 from ma_agiqa_client.connection import Connection, check_url
 
 __all__ = ["GrpcTransport", "PendingResult", "Transport", "check_url"]
@@ -59,6 +59,7 @@ class GrpcTransport:
             ValueError: `url` is not an address for gRPC, or a certificate cannot be read.
         """
         self._connection = connection or Connection()
+        self._model = model_name(self._connection.version)
         tls = self._connection.tls
         self._client = InferenceServerClient(
             check_url(url),
@@ -70,7 +71,7 @@ class GrpcTransport:
         """Send an image to the ensemble."""
         pending = _Pending()
         pending.call = self._client.async_infer(
-            MODEL_NAME,
+            self._model,
             request.inputs,
             pending.finish,
             outputs=request.outputs,
@@ -84,11 +85,11 @@ class GrpcTransport:
 
     def model_config(self, timeout_s: float) -> Any:
         """The ensemble's configuration, the protobuf `ModelConfig`."""
-        return self._call(self._client.get_model_config, MODEL_NAME, timeout_s=timeout_s).config
+        return self._call(self._client.get_model_config, self._model, timeout_s=timeout_s).config
 
     def model_ready(self, timeout_s: float) -> bool:
         """Whether the ensemble and every model it is made of is loaded."""
-        return bool(self._call(self._client.is_model_ready, MODEL_NAME, timeout_s=timeout_s))
+        return bool(self._call(self._client.is_model_ready, self._model, timeout_s=timeout_s))
 
     def register_memory(self, name: str, byte_size: int, timeout_s: float) -> None:
         """Have the server map a region of /dev/shm."""

@@ -33,6 +33,7 @@ class ModelCard:
         created: time of the export, ISO 8601, UTC.
         gate_activation: what the gate ends in: none, sigmoid or softmax.
         note: a sentence for whoever reads the scores; may be empty.
+        version: number of the served version; 0 if the server does not say.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ModelCard:
     created: str
     gate_activation: str
     note: str = ""
+    version: int = 0
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, str]) -> "ModelCard":
@@ -63,6 +65,7 @@ class ModelCard:
             mos_max=mos_max,
             metrics=_metrics(parameters),
             mos_quantiles=_quantiles(parameters),
+            version=_version(parameters),
             **texts,
         )
 
@@ -100,6 +103,13 @@ def _number(parameters: Mapping[str, str], name: str) -> float:
     if not math.isfinite(value):
         raise _malformed(name, text, "a finite number")
     return value
+
+
+def _version(parameters: Mapping[str, str]) -> int:
+    text = parameters.get("version", "0")
+    if not text.isdecimal():
+        raise _malformed("version", text, "a whole number")
+    return int(text)
 
 
 def _metrics(parameters: Mapping[str, str]) -> Mapping[str, Any]:

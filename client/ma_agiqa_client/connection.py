@@ -17,6 +17,9 @@ Compression: TypeAlias = Literal["gzip", "deflate"]
 
 _MAX_MESSAGE_BYTES = 2**31 - 1
 _LOOPBACK = ("localhost:", "127.", "[::1]:", "unix:")
+_AUTHORIZATION = ("authorization", "triton-grpc-protocol-authorization")
+"""For proxies, and for Triton itself, which looks at headers with this beginning only."""
+
 _HEADER = re.compile(r"[0-9a-z_.-]+")
 
 
@@ -62,11 +65,13 @@ class Connection:
 
     Attributes:
         tls: encrypt the channel; None leaves it readable.
-        token: sent as `authorization: Bearer TOKEN`; a function is asked at every call, from any
-            thread, so that a token may be renewed.
+        token: sent as `authorization: Bearer TOKEN`, and under the name that Triton itself looks
+            at (`--grpc-restricted-protocol=...:authorization=Bearer TOKEN`); a function is asked at
+            every call, from any thread, so that a token may be renewed.
         metadata: further headers of every call.
         compression: of what is sent; files are compressed already, raw pixels are not.
         keepalive_s: seconds without traffic after which the connection is tested; None never does.
+        version: the kept version of the model to ask for; None asks for the active one.
     """
 
     tls: Tls | None = None
@@ -74,12 +79,15 @@ class Connection:
     metadata: Mapping[str, str] | None = field(default=None, repr=False)
     compression: Compression | None = None
     keepalive_s: float | None = None
+    version: int | None = None
 
     def __post_init__(self) -> None:
         if self.compression not in (None, "gzip", "deflate"):
             raise ValueError(f"compression is {self.compression!r}; expected gzip or deflate.")
         if self.keepalive_s is not None and not self.keepalive_s > 0:
             raise ValueError(f"keepalive_s is {self.keepalive_s}; expected more than 0, or None.")
+        if self.version is not None and self.version < 1:
+            raise ValueError(f"version is {self.version}; expected at least 1, or None.")
         for name in self.metadata or ():
             if not _HEADER.fullmatch(name) or name.startswith("grpc-"):
                 raise ValueError(
@@ -90,7 +98,7 @@ class Connection:
     def headers(self) -> dict[str, str]:
         """Headers of one call, with the trace context of the caller."""
         token = self.token() if callable(self.token) else self.token
-        authorization = {"authorization": f"Bearer {token}"} if token else {}
+        authorization = dict.fromkeys(_AUTHORIZATION, f"Bearer {token}") if token else {}
         return {**trace_headers(), **(self.metadata or {}), **authorization}
 
     def channel_args(self, url: str) -> list[tuple[str, int | str]]:

@@ -92,3 +92,10 @@ def test_the_percentile_agrees_with_counting():
     model = card(mos_quantiles=json.dumps(quantiles.tolist()))
     for value in (1.5, 2.5, 3.0, 3.3, 4.4):
         assert model.percentile(value) == pytest.approx(100 * (mos < value).mean(), abs=0.3)
+
+
+def test_the_version_may_be_missing_but_not_malformed():
+    assert card().version == 0
+    assert card(version="3").version == 3
+    with pytest.raises(WrongModelError, match="`version` is 'two'; expected a whole number"):
+        card(version="two")

@@ -8,7 +8,8 @@ from ma_agiqa_client.connection import Connection, check_urls, is_loopback
 
 def test_headers_carry_the_token_and_the_metadata():
     connection = Connection(token="secret", metadata={"x-team": "images"})
-    assert connection.headers() == {"x-team": "images", "authorization": "Bearer secret"}
+    names = ("authorization", "triton-grpc-protocol-authorization")  # of proxies, of Triton itself
+    assert connection.headers() == {"x-team": "images", **dict.fromkeys(names, "Bearer secret")}
     assert Connection().headers() == {}
     assert "secret" not in repr(connection)
 

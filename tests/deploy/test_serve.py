@@ -106,11 +106,24 @@ def test_kill_9_leaves_nothing(serve):
     ],
 )
 def test_a_death_while_running_is_told(serve, program, message):
-    serve.start()
+    serve.start("--restarts", "0")
     serve.processes.kill(program)
     status, errors = serve.end()
     assert status == 1
     assert errors.startswith(f"Error: {message}")
+    assert serve.traces() == []
+
+
+def test_a_death_is_followed_by_a_start_at_the_same_ports(serve, tmp_path):
+    status = json.loads(serve.start("--json", "--restarts", "1"))
+    regions, port = serve.regions(), status["grpc_url"]
+    serve.processes.kill("tritonserver")
+    assert "tritonserver ended unexpectedly" in serve.process.stderr.readline()
+    assert serve.process.stderr.readline() == f"Serving again at {port}.\n"
+    assert not any(region.exists() for region in regions)
+    assert (tmp_path / "log.previous.log").is_file()
+    serve.processes.kill("tritonserver")
+    assert serve.end()[0] == 1
     assert serve.traces() == []
 
 

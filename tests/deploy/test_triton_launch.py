@@ -11,7 +11,7 @@ from embedded_triton import EmbeddedTriton, RepositoryError
 from ma_agiqa.admission import METRICS_URL_VARIABLE
 
 SHIPPED = Path(__file__).resolve().parents[2] / "model_repository"
-ALWAYS = ["ma_agiqa", "maniqa_moe", "mplug_owl2", "preprocess"]
+ALWAYS = ["ma_agiqa", "ma_agiqa_v1", "maniqa_moe", "meter", "mplug_owl2", "preprocess"]
 ANSWERING = "mplug_owl2_answer"
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -11,14 +12,17 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from click.testing import CliRunner
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 import scorer_formats
 import to_triton
+import versions
 from ma_agiqa.checkpoint import ModelCard, save_checkpoint
 from ma_agiqa.errors import CheckpointError
 from ma_agiqa.scorer import MAAGIQA, MAAGIQAConfig
+from reference import GOLDEN, official_tensors
 
 SCRIPT = Path(to_triton.__file__)
 CONFIG = MAAGIQAConfig(
@@ -74,10 +78,14 @@ def test_the_repository_is_complete(repository):
     assert set(files(repository)) == {
         "ma_agiqa/config.pbtxt",
         "ma_agiqa/1/.gitkeep",
+        "ma_agiqa_v1/config.pbtxt",
+        "ma_agiqa_v1/1/.gitkeep",
         "preprocess/config.pbtxt",
         "preprocess/1/model.py",
         "preprocess/warmup/warmup_image",
         "mplug_owl2/config.pbtxt",
+        "meter/1/model.py",
+        "meter/config.pbtxt",
         "mplug_owl2/1/model.py",
         "mplug_owl2_answer/config.pbtxt",
         "mplug_owl2_answer/1/model.py",
@@ -95,6 +103,7 @@ def test_the_card_reaches_the_ensemble(repository, checkpoint):
     assert card["name"] == CARD.name
     assert card["checkpoint_sha256"] == hashlib.sha256(weights).hexdigest()
     assert card["gate_activation"] == "sigmoid"
+    assert card["version"] == "1"
 
 
 @torch.inference_mode()
@@ -115,6 +124,53 @@ def test_both_formats_compute_what_the_checkpoint_does(repository, checkpoint):
         np.testing.assert_allclose(onnx, expected, atol=1e-3)
 
 
+def scorer_weights(folder: Path) -> set[torch.dtype]:
+    """Types of the weights of MANIQA's Swin blocks, as they are served."""
+    model = torch.jit.load(folder / "maniqa_moe" / "1" / "model.pt")
+    return {part.dtype for name, part in model.named_parameters() if ".swin." in name}
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "dtype", "tolerance"),
+    [
+        ("exact", torch.float32, 1e-6),
+        ("auto", torch.float32, 1e-4),
+        ("bfloat16", torch.bfloat16, 0.01),
+    ],
+)
+@torch.inference_mode()
+def test_the_scorer_is_served_in_the_arithmetic_asked_for(
+    tmp_path, checkpoint, monkeypatch, arithmetic, dtype, tolerance
+):
+    monkeypatch.setattr(to_triton, "export_onnx", lambda *_: 0.0)
+    source = to_triton.read_checkpoint(checkpoint)
+    to_triton.export(source, tmp_path, "demo", "float32", gpu=False, arithmetic=arithmetic)
+    assert scorer_weights(tmp_path) == {dtype}
+    inputs = torch.randint(0, 256, (3, 224, 224, 3), dtype=torch.uint8), *torch.randn(2, 3, 128)
+    served = torch.jit.load(tmp_path / "maniqa_moe" / "1" / "model.pt")(*inputs)
+    assert {part.dtype for part in served} == {torch.float32}
+    assert float((served[0] - source.model(*inputs).score).abs().max()) <= tolerance
+
+
+def test_scores_that_change_are_served_exactly(checkpoint, monkeypatch):
+    model = to_triton.read_checkpoint(checkpoint).model
+    assert scorer_formats.choose_arithmetic(model, "auto", False, 5.0) is not model
+    monkeypatch.setattr(scorer_formats, "TORCHSCRIPT_TOLERANCE", 0.0)
+    monkeypatch.setattr(scorer_formats, "SCORE_TOLERANCE", 0.0)
+    for arithmetic in ("auto", "exact"):
+        assert scorer_formats.choose_arithmetic(model, arithmetic, False, 5.0) is model
+    for arithmetic in ("float32", "bfloat16"):
+        with pytest.raises(CheckpointError, match=f"--scorer {arithmetic}: .* Choose exact"):
+            scorer_formats.choose_arithmetic(model, arithmetic, False, 5.0)
+
+
+@pytest.mark.slow
+def test_reference_weights_amplify_rounding_and_are_served_exactly():
+    shapes = json.loads((GOLDEN / "ma_agiqa_full_parameters.json").read_text())
+    model = MAAGIQA.from_official(official_tensors(shapes))
+    assert scorer_formats.choose_arithmetic(model, "auto", False, 5.0) is model
+
+
 def small_export(checkpoint: Path, repository: Path) -> int:
     source = to_triton.read_checkpoint(checkpoint)
     return to_triton.export(source, repository, owl="demo", dtype="float32", gpu=False)
@@ -126,6 +182,11 @@ def test_the_next_export_is_the_next_version(repository, checkpoint):
     after = files(repository)
     assert after["maniqa_moe/1/model.pt"] == before["maniqa_moe/1/model.pt"]
     assert "maniqa_moe/2/model.pt" in after
+    assert versions.kept_versions(repository) == [1, 2]
+    assert versions.active_version(repository) == 2
+    for name in ("preprocess", "mplug_owl2"):  # a running server must not load them anew
+        path = f"{name}/config.pbtxt"
+        assert after[path] == before[path]
 
 
 @pytest.mark.parametrize("name", ["TORCHSCRIPT_TOLERANCE", "ONNX_TOLERANCE"])
@@ -168,6 +229,7 @@ def test_networks_that_do_not_fit_are_refused(tmp_path, checkpoint, tiny_owl):
         (["--preset", "paper"], "Fetch it with `make paper`"),
         (["--checkpoint", "nowhere.pt"], "no checkpoint at nowhere.pt"),
         (["--preset", "huge"], "'huge' is not one of"),
+        (["--dtype", "int3"], "'int3' is not one of"),
     ],
 )
 def test_wrong_arguments_end_in_a_sentence(tmp_path, arguments, sentence):
@@ -176,3 +238,14 @@ def test_wrong_arguments_end_in_a_sentence(tmp_path, arguments, sentence):
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(("given", "served"), [("int8", "int8"), ("bf16", "bfloat16")])
+def test_a_dtype_is_served_under_its_long_name(tmp_path, monkeypatch, given, served):
+    asked = []
+    monkeypatch.setattr(to_triton, "export", lambda *args, **_: asked.append(args[3]) or 1)
+    arguments = ["--dtype", given, "--repository", str(tmp_path / "models")]
+    done = CliRunner().invoke(to_triton.main, arguments)
+    assert done.exit_code == 0, done.output
+    assert asked == [served]
+    assert served in done.stdout

@@ -1,5 +1,6 @@
 """The configuration of the served models."""
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -36,7 +37,8 @@ def test_the_ensemble_is_a_chain_whose_tensors_fit():
         assert set(step.input_map.values()) <= known
         known |= set(step.output_map.values())
     steps = ensemble.ensemble_scheduling.step
-    assert [step.model_name for step in steps] == ["preprocess", "mplug_owl2", "maniqa_moe"]
+    names = ["preprocess", "mplug_owl2", "maniqa_moe", "meter"]
+    assert [step.model_name for step in steps] == names
     for earlier, later in pairwise(steps):
         assert set(earlier.output_map.values()) & set(later.input_map.values())
 
@@ -70,6 +72,7 @@ def test_the_gpu_runs_the_networks_only():
         "preprocess": "KIND_CPU",
         "mplug_owl2": "KIND_GPU",
         "maniqa_moe": "KIND_GPU",
+        "meter": "KIND_CPU",
         "mplug_owl2_answer": "KIND_CPU",
     }
 
@@ -91,9 +94,30 @@ def test_the_answering_model_streams_and_holds_no_weights():
 def test_the_shipped_configuration_is_what_is_written():
     settings = DeploymentSettings("demo", "float32", False, 1000, warmup_batches=(1, 8))
     texts = repository_configs(tensor_specs(224, 128, 224, 14), {}, settings)
-    for name in set(texts) - {"ma_agiqa"}:  # which holds the card
+    for name in set(texts) - {"ma_agiqa", "meter"}:  # which hold the card, or a part of it
         shipped = REPOSITORY / name / "config.pbtxt"
         assert shipped.read_text(encoding="utf-8") == texts[name], name
+
+
+def test_the_shipped_meter_compares_with_the_data_of_the_card():
+    def shipped(model: str) -> model_config_pb2.ModelConfig:
+        text = (REPOSITORY / model / "config.pbtxt").read_text(encoding="utf-8")
+        return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+    assert len(json.loads(quantiles(shipped("meter")))) == 101
+    assert quantiles(shipped("meter")) == quantiles(shipped("ma_agiqa"))
+    assert quantiles(parse()["meter"]) == "[]"  # of a card without them
+
+
+def quantiles(config: model_config_pb2.ModelConfig) -> str:
+    return config.parameters["mos_quantiles"].string_value
+
+
+def test_what_passes_the_meter_keeps_its_type_and_shape():
+    meter = parse()["meter"]
+    before = [(t.name.removeprefix("UNCOUNTED_"), t.data_type, list(t.dims)) for t in meter.input]
+    assert before == [(t.name, t.data_type, list(t.dims)) for t in meter.output]
+    assert meter.dynamic_batching.max_queue_delay_microseconds == 0
 
 
 def test_parameters_keep_every_character():

@@ -335,7 +335,7 @@ def test_the_example_repairs_the_picture(server, tmp_path):
     options = ["--url", server.grpc_url, "--output", str(tmp_path), "--generations", "8"]
     subprocess.run([*command, *options], cwd=ROOT, check=True)
     curve = np.loadtxt(tmp_path / "curve.csv", delimiter=",")
-    assert curve.shape == (9, 5)
+    assert curve.shape == (9, 4)
     assert (np.diff(curve[:, 0]) >= -TOLERANCE).all()
     assert curve[-1, 0] > curve[0, 0] + 0.3
     with Image.open(tmp_path / "before_after.png") as pair, Image.open(ROOT / command[2]) as true:
@@ -344,5 +344,3 @@ def test_the_example_repairs_the_picture(server, tmp_path):
         halves = np.split(np.asarray(pair, np.float32), 2, axis=1)
         before, after = (np.abs(half - np.asarray(true, np.float32)).mean() for half in halves)
     assert after < before / 2
-    with Image.open(tmp_path / "curve.png") as chart:
-        assert len(chart.getcolors()) > 1

@@ -8,14 +8,13 @@ Differs from the official code: the EXIF orientation is applied to both views; t
 quality view follows it (OpenCV applies it, Pillow does not).
 """
 
-import io
-
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from ma_agiqa.errors import ImageTooLargeError, InvalidImageError
+from ma_agiqa.image_guard import GuardedFile, check_scans
 
 __all__ = [
     "FORMATS",
@@ -78,7 +77,8 @@ def decode(data: bytes) -> RGB:
         uint8 (height, width, 3), RGB, upright.
 
     Raises:
-        InvalidImageError: not an image in one of `FORMATS`, or damaged.
+        InvalidImageError: not an image in one of `FORMATS`, damaged, or made to keep the decoder
+            busy (`image_guard`).
         ImageTooLargeError: more than `MAX_IMAGE_BYTES` bytes or `MAX_IMAGE_SIDE` pixels a side.
     """
     if not data:
@@ -129,20 +129,27 @@ def semantic_view(rgb: RGB, size: int = 448) -> RGB:
     """
     height, width = rgb.shape[:2]
     side = max(height, width)
-    if height != width:
-        square = np.empty((side, side, 3), np.uint8)
-        square[:] = PADDING_RGB
-        top, left = (side - height) // 2, (side - width) // 2
-        square[top : top + height, left : left + width] = rgb
-        rgb = square
-    resized = Image.fromarray(rgb).resize((size, size), Image.Resampling.BICUBIC)
-    return np.array(resized)
+    image = Image.fromarray(rgb)
+    if width > height:
+        # Pillow resizes the width first, and padding stays itself: pad the narrow image instead.
+        image = image.resize((size, height), Image.Resampling.BICUBIC)
+    if width != height:
+        square = Image.new("RGB", (image.width if width > height else side, side), PADDING_RGB)
+        square.paste(image, ((square.width - image.width) // 2, (side - height) // 2))
+        image = square
+    return np.array(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _open(data: bytes) -> Image.Image:
     """Read the header only."""
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        file = GuardedFile(data)
+        image = Image.open(file, formats=FORMATS)
+        file.header_is_read()
+        check_scans(image, data)
+        return image
+    except InvalidImageError:
+        raise
     except Image.DecompressionBombError as error:
         raise ImageTooLargeError(
             f"The image's header announces far more than {MAX_IMAGE_SIDE} pixels a side. "

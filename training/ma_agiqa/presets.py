@@ -7,18 +7,25 @@ every machine and every version of torch makes the same ones.
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import numpy as np
 import torch
 
-from ma_agiqa.errors import CheckpointError, ConfigError, MAAGIQAError
+from ma_agiqa.errors import CheckpointError, MAAGIQAError
 from ma_agiqa.mplug_owl2 import MPlugOwl2Config, MPlugOwl2Model
+from ma_agiqa.mplug_owl2.loading import (
+    DTYPES,
+    FLOATS,
+    compute_dtype,
+    load_owl,
+    quantize_model,
+)
 from ma_agiqa.prompt_embedding import PromptEmbedder
 
 __all__ = [
     "DEMO_EMBEDDER",
     "DTYPES",
+    "DTYPE_ALIASES",
     "PAPER_EMBEDDER",
     "build_embedder",
     "demo_owl",
@@ -31,7 +38,8 @@ DEMO_EMBEDDER = "demo"
 PAPER_EMBEDDER = "MAGAer13/mplug-owl2-llama2-7b"
 """Source of the paper's embedding model on the Hugging Face hub (16.4 GB)."""
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPE_ALIASES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""Short names that the command lines take too."""
 
 _DEMO_SEED = 20
 _DEMO_SIZES = {
@@ -83,28 +91,25 @@ def _seeded(name: str, shape: tuple[int, ...], is_norm: bool) -> np.ndarray:
 
 
 def build_embedder(
-    source: str = DEMO_EMBEDDER,
-    device: str | torch.device = "cpu",
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    source: str = DEMO_EMBEDDER, device: str | torch.device = "cpu", dtype: str = "float32"
 ) -> PromptEmbedder:
     """Load an embedding model with the paper's two prompts.
 
     Args:
         source: `DEMO_EMBEDDER`, a hub id such as `PAPER_EMBEDDER`, or a local folder of it.
         device: where the model runs.
-        dtype: of its weights and arithmetic.
+        dtype: what its weights are kept in, of `DTYPES`. With float32, float16 and bfloat16 it is
+            the arithmetic's too; with int8 and int4 that is 16 bits wide.
 
     Raises:
-        ConfigError: an unknown dtype.
+        ConfigError: an unknown dtype, or one that the device or the model's sizes do not allow.
         CheckpointError: the weights cannot be read or do not fit.
     """
-    if dtype not in DTYPES:
-        raise ConfigError(f"dtype {dtype!r}: choose from {sorted(DTYPES)}.")
     if source == DEMO_EMBEDDER:
-        return PromptEmbedder(demo_owl().to(device, DTYPES[dtype]))
+        model = demo_owl().to(device, compute_dtype(dtype, device))
+        return PromptEmbedder(model if dtype in FLOATS else quantize_model(model, dtype))
     with _explained(source):
-        model = MPlugOwl2Model.from_pretrained(source, dtype=DTYPES[dtype])
-    return PromptEmbedder(model.to(device))
+        return PromptEmbedder(load_owl(source, dtype, device))
 
 
 def embedder_config(source: str = DEMO_EMBEDDER) -> MPlugOwl2Config:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ma_agiqa.cuda_graphs import BatchGraphs
 from ma_agiqa.mplug_owl2 import MPlugOwl2Model
 from ma_agiqa.mplug_owl2.decoder import KeyValues, Segment
 from ma_agiqa.mplug_owl2.model import split_prompt
@@ -62,11 +63,18 @@ class PromptEmbedder:
         before, after = zip(*(split_prompt(ids) for ids in self._ids.values()), strict=True)
         self._prefix_lengths = [len(ids) for ids in before]
         self._suffix_lengths = [len(ids) for ids in after]
+        self._lengths = torch.tensor(
+            [len(ids) - 1 + model.config.num_image_tokens for ids in self._ids.values()],
+            device=device,
+        )[:, None, None]
         self._mean = torch.tensor(CLIP_MEAN, device=device)
         self._std = torch.tensor(CLIP_STD, device=device)
         self._past, self._prefix_sum = self._run_prefixes(before)
         self._suffix = self._embed_suffixes(after)  # (P, longest suffix, hidden)
         self._positions, self._mask, self._counted = self._lay_out()
+        self._graphs = (
+            BatchGraphs(self._embed, self.image_size, device) if device.type == "cuda" else None
+        )
 
     @property
     def image_size(self) -> int:
@@ -87,8 +95,16 @@ class PromptEmbedder:
                 standard deviation (B, 3, S, S). On any device.
 
         Returns:
-            For every prompt, float32 (B, hidden) on the model's device.
+            For every prompt, float32 (B, hidden) on the model's device. An image's embeddings do
+            not depend on the others in its batch but for rounding: a batch's size chooses the
+            order of sums.
         """
+        replayed = self._graphs is not None and images.dtype == torch.uint8
+        embeddings = self._graphs(images) if replayed else self._embed(images)
+        return dict(zip(self._ids, embeddings, strict=True))
+
+    def _embed(self, images: Tensor) -> Tensor:
+        """Embed images as `__call__` takes them: float32 (P, B, hidden)."""
         tokens = self.model.encode_images(self.pixels(images))  # (B, I, hidden)
         prompts, batch = len(self._ids), len(tokens)
         sequence = torch.cat(
@@ -107,10 +123,7 @@ class PromptEmbedder:
         )
         counted = self._counted[:, None, :, None]  # (P, 1, I + suffix, 1)
         sums = (hidden.float().unflatten(0, (prompts, batch)) * counted).sum(dim=2)
-        return {
-            name: (self._prefix_sum[p] + sums[p]) / self._length(p)
-            for p, name in enumerate(self._ids)
-        }
+        return (self._prefix_sum[:, None] + sums) / self._lengths
 
     @torch.inference_mode()
     def full_sequence(self, images: Tensor) -> dict[str, Tensor]:
@@ -127,10 +140,6 @@ class PromptEmbedder:
             images = (images.float() / 255 - self._mean) / self._std
             images = images.permute(0, 3, 1, 2)
         return images.to(self.model.dtype)
-
-    def _length(self, prompt: int) -> int:
-        image_tokens = self.model.config.num_image_tokens
-        return self._prefix_lengths[prompt] + image_tokens + self._suffix_lengths[prompt]
 
     def _run_prefixes(self, prefixes: Sequence[Tensor]) -> tuple[KeyValues, Tensor]:
         """Run each prompt's beginning; pad keys and values on the left to one length."""

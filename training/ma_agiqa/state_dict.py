@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ma_agiqa.errors import CheckpointError
 
-__all__ = ["load_exactly", "name_some"]
+__all__ = ["check_names", "load_exactly", "name_some"]
 
 
 def load_exactly(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -15,20 +16,29 @@ def load_exactly(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         CheckpointError: lists what is missing, left over or of another shape.
     """
-    own = model.state_dict()
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    check_names(shapes, {name: value.shape for name, value in state.items()})
+    model.load_state_dict(dict(state))
+
+
+def check_names(own: Mapping[str, torch.Size], state: Mapping[str, torch.Size]) -> None:
+    """Compare a checkpoint's names and shapes, `state`, with a model's.
+
+    Raises:
+        CheckpointError: lists what is missing, left over or of another shape.
+    """
     faults = {
         "missing": sorted(own.keys() - state.keys()),
         "unexpected": sorted(state.keys() - own.keys()),
         "of another shape": [
-            f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+            f"{name} {tuple(state[name])} instead of {tuple(own[name])}"
             for name in sorted(own.keys() & state.keys())
-            if own[name].shape != state[name].shape
+            if own[name] != state[name]
         ],
     }
     if any(faults.values()):
         told = "; ".join(f"{kind}: {name_some(names)}" for kind, names in faults.items() if names)
         raise CheckpointError(f"The checkpoint does not fit the model. Tensors {told}.")
-    model.load_state_dict(dict(state))
 
 
 def name_some(names: Sequence[str], limit: int = 8) -> str:

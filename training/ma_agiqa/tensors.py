@@ -5,6 +5,7 @@
     SEMANTIC_VIEW --mplug_owl2--> SEMANTIC, COHERENCE                          (paper Eq. 3)
     QUALITY_VIEW, SEMANTIC, COHERENCE --maniqa_moe--> SCORE, GATE,
                                                       PATCH_SCORE, PATCH_WEIGHT (Eq. 1-4)
+    SCORE, GATE --meter--> SCORE, GATE, unchanged and counted
 
 and, where images are explained in words (paper Fig. 5),
 

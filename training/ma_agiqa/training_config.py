@@ -31,7 +31,7 @@ class FeatureSettings:
 
     Attributes:
         folder: of the store; by default `features` beside the table.
-        dtype: of mPLUG-Owl2's weights and arithmetic: "float32", "float16" or "bfloat16".
+        dtype: what mPLUG-Owl2's weights are kept in, of `presets.DTYPES`.
         batch_size: images per call of mPLUG-Owl2, on each GPU.
         workers: threads that decode images.
     """

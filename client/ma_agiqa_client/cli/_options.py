@@ -28,6 +28,7 @@ class ServerOptions:
     tls_key: str | None
     tls_server_name: str | None
     token: str | None
+    model_version: int | None
 
     @classmethod
     def take_from(cls, values: dict[str, Any]) -> "ServerOptions":
@@ -161,6 +162,12 @@ _SERVER = (
         envvar="MA_AGIQA_TOKEN",
         show_envvar=True,
         help="Bearer token. Others can see command lines: better use the variable.",
+    ),
+    click.option(
+        "--model-version",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="Score with this version, of those that the server keeps; the active one by default.",
     ),
 )
 

@@ -45,7 +45,13 @@ def connect(
             options = ("--explain",) if explain else ()
             url = stack.enter_context(embedded_server(script, *options))
         try:
-            scorer = Scorer(url, timeout_s=timeout_s, tls=server.make_tls(), token=server.token)
+            scorer = Scorer(
+                url,
+                timeout_s=timeout_s,
+                tls=server.make_tls(),
+                token=server.token,
+                version=server.model_version,
+            )
         except ValueError as error:
             raise click.UsageError(str(error)) from error
         stack.enter_context(scorer)

@@ -12,6 +12,7 @@ import triton_python_backend_utils as pb_utils
 
 from ma_agiqa import deadlines
 from ma_agiqa.presets import build_embedder
+from ma_agiqa.serving_metrics import StepMetrics, counted
 
 OUTPUTS = {"SEMANTIC": "semantic", "COHERENCE": "coherence"}
 
@@ -32,7 +33,12 @@ class TritonPythonModel:
             device=f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu",
             dtype=parameters["dtype"]["string_value"],
         )
+        self.metrics = StepMetrics(pb_utils, "mplug_owl2", images="SEMANTIC_VIEW", unless="PROMPT")
 
+    def finalize(self) -> None:
+        self.metrics.meter.close()
+
+    @counted
     def execute(self, requests: list[Any]) -> list[Any]:
         reasons = [deadlines.unwanted(request, "mplug_owl2") for request in requests]
         wanted = [r for r, reason in zip(requests, reasons, strict=True) if reason is None]

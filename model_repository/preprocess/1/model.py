@@ -5,6 +5,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import cv2
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
@@ -12,6 +13,7 @@ from ma_agiqa import deadlines
 from ma_agiqa.admission import start_admission
 from ma_agiqa.errors import ImageError
 from ma_agiqa.preprocessing import decode, quality_view, semantic_view
+from ma_agiqa.serving_metrics import StepMetrics, counted
 
 Views = tuple[np.ndarray, np.ndarray]
 
@@ -23,9 +25,13 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         sides = {tensor["name"]: int(tensor["dims"][0]) for tensor in config["output"]}
         self._semantic_size = sides["SEMANTIC_VIEW"]
+        # Images of a batch side by side: the decoders and both resizers run without Python's lock.
         self._pool = ThreadPoolExecutor(os.cpu_count())
+        self.metrics = StepMetrics(pb_utils, "preprocess", images="IMAGE")
+        cv2.setNumThreads(1)  # each of these threads would otherwise start as many of its own
         self._admission = start_admission(("mplug_owl2", "maniqa_moe"), config)
 
+    @counted
     def execute(self, requests: list[Any]) -> list[Any]:
         work = [self._begin(request) for request in requests]
         answers = [self._respond(batch) if isinstance(batch, list) else batch for batch in work]
@@ -35,6 +41,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         self._admission.close()
         self._pool.shutdown()
+        self.metrics.meter.close()
 
     def _begin(self, request: Any) -> Any:
         """Put a request's images in line: a list of futures, or the refusal that answers it."""
@@ -46,7 +53,9 @@ class TritonPythonModel:
         return [self._pool.submit(self._views, file) for file in files]
 
     def _views(self, file: bytes) -> Views:
-        rgb = decode(file)
+        with self.metrics.time_decoding():
+            rgb = decode(file)
+        self.metrics.note_size(rgb.shape[0] * rgb.shape[1])
         return quality_view(rgb), semantic_view(rgb, self._semantic_size)
 
     def _respond(self, batch: list[Any]) -> Any:

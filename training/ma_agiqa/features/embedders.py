@@ -52,14 +52,14 @@ class InProcessEmbedder:
 
         Args:
             source: of its weights, as `presets.build_embedder` takes it.
-            dtype: of its weights and arithmetic.
+            dtype: what its weights are kept in, of `presets.DTYPES`.
             device: where it runs.
 
         Raises:
             CheckpointError: the weights cannot be read or do not fit.
         """
         self._source = source
-        self._embedder = build_embedder(source, device, dtype)  # type: ignore[arg-type]
+        self._embedder = build_embedder(source, device, dtype)
         self.image_size = self._embedder.image_size
         self._thread = ThreadPoolExecutor(1)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ma_agiqa.mplug_owl2.quantization import weight_format
 from ma_agiqa.preprocessing import PREPROCESSING
 from ma_agiqa.prompt_embedding import PROMPTS, PromptEmbedder
 
@@ -44,7 +45,7 @@ def identify(source: str, embedder: PromptEmbedder) -> dict[str, Any]:
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         flat = value.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy())
-    dtype = str(embedder.model.dtype).removeprefix("torch.")
+    dtype = weight_format(embedder.model)
     sizes = embedder.image_size, embedder.hidden_size
     return describe_embedder(source, dtype, *sizes, digest.hexdigest())
 
@@ -56,7 +57,7 @@ def describe_embedder(
 
     Args:
         source: where its weights came from.
-        dtype: of its weights and arithmetic.
+        dtype: what its weights are kept in, of `presets.DTYPES`.
         image_size: side of its view in pixels.
         hidden_size: width of an embedding.
         weights_sha256: as `identify` computes it; None if not known.
@@ -81,7 +82,7 @@ def wanted_identity(source: str, dtype: str) -> dict[str, Any]:
 
     Args:
         source: of the embedder's weights, as `presets.build_embedder` takes it.
-        dtype: of its weights and arithmetic.
+        dtype: what its weights are kept in, of `presets.DTYPES`.
     """
     prompts = {name: list(ids) for name, ids in PROMPTS.items()}
     return store_identity({"source": source, "dtype": dtype, "prompts": prompts})

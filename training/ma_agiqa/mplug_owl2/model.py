@@ -23,12 +23,14 @@ from ma_agiqa.mplug_owl2.decoder import (
 from ma_agiqa.mplug_owl2.vision import VisionEmbeddings, VisionModel
 from ma_agiqa.state_dict import load_exactly, name_some
 
-__all__ = ["IMAGE_TOKEN_ID", "MPlugOwl2Model"]
+__all__ = ["IMAGE_TOKEN_ID", "UNUSED", "MPlugOwl2Model"]
 
 IMAGE_TOKEN_ID = -200
 """Stands for the image in a list of token ids."""
 
-_UNUSED = (r"lm_head\.weight", r".*rotary_emb\.(inv_freq|cos_cached|sin_cached)")
+UNUSED = (r"lm_head\.weight", r".*rotary_emb\.(inv_freq|cos_cached|sin_cached)")
+"""Patterns of published names that embeddings do without."""
+
 _DERIVED = r".*\.attention\.[qk]_pos_embed"  # fixed tables: loaded if present, else computed
 
 
@@ -43,7 +45,7 @@ class MPlugOwl2Model(PreTrainedModel):
     base_model_prefix = "model"
     main_input_name = "pixel_values"
     _no_split_modules = ("DecoderLayer", "VisionLayer")
-    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = list(_UNUSED)
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = list(UNUSED)
     _keys_to_ignore_on_load_missing: ClassVar[list[str]] = [_DERIVED]
     _supports_sdpa = True
 
@@ -83,7 +85,7 @@ class MPlugOwl2Model(PreTrainedModel):
         state = {
             name.removeprefix("model."): value
             for name, value in state_dict.items()
-            if not any(re.fullmatch(pattern, name) for pattern in _UNUSED)
+            if not any(re.fullmatch(pattern, name) for pattern in UNUSED)
         }
         tables = {k: v for k, v in model.state_dict().items() if re.fullmatch(_DERIVED, k)}
         load_exactly(model, {**tables, **state})

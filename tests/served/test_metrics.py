@@ -1,0 +1,103 @@
+"""The metrics of the running server: every family, and what one scored image does to them."""
+
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc
+from tritonclient.utils import InferenceServerException
+
+from ma_agiqa.tensors import GATE_ORDER
+
+IMAGE = Path(__file__).resolve().parents[2] / "examples" / "coffee_blur.jpg"
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
+        yield client
+
+
+def score(client, *files: bytes, **parameters) -> np.ndarray:
+    tensor = np.array([[file] for file in files], dtype=np.object_)
+    image = tritonclient.grpc.InferInput("IMAGE", list(tensor.shape), "BYTES")
+    image.set_data_from_numpy(tensor)
+    result = client.infer("ma_agiqa", [image], parameters=parameters, client_timeout=120)
+    return result.as_numpy("SCORE")[:, 0], result.as_numpy("GATE")
+
+
+def read(url: str) -> dict[str, float]:
+    """Value of each series by its full name, from Prometheus' text format."""
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    rows = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, _, value in rows}
+
+
+def change(server, act: Callable[[], object], until: str) -> dict[str, float]:
+    """What `act` adds to the series, read when the series `until` has moved and all is flushed."""
+    time.sleep(1.2)  # longer than the steps keep numbers to themselves
+    before = read(server.metrics_url)
+    act()
+    end = time.monotonic() + 30
+    while read(server.metrics_url).get(until, 0) == before.get(until, 0):
+        assert time.monotonic() < end, f"{until} did not move"
+        time.sleep(0.1)
+    time.sleep(1.2)
+    after = read(server.metrics_url)
+    return {n: after[n] - before.get(n, 0) for n in after if after[n] != before.get(n, 0)}
+
+
+SCORED = 'ma_agiqa_images_total{outcome="scored",step="meter"}'
+
+
+def test_two_scored_images(server, client):
+    answer = []
+    files = [IMAGE.read_bytes()] * 2
+    moved = change(server, lambda: answer.append(score(client, *files)), SCORED)
+    scores, gates = answer[0]
+    assert moved[SCORED] == 2
+    assert moved["ma_agiqa_score_count"] == moved["ma_agiqa_score_quantile_count"] == 2
+    assert moved["ma_agiqa_score_sum"] == pytest.approx(scores.sum(), abs=1e-4)
+    for name, total in zip(GATE_ORDER, gates.sum(axis=0), strict=True):
+        assert moved[f'ma_agiqa_gate_total{{input="{name}"}}'] == pytest.approx(total, abs=1e-4)
+    assert moved["ma_agiqa_decode_seconds_count"] == 2
+    assert 0 < moved["ma_agiqa_decode_seconds_sum"] < 60
+    assert moved["ma_agiqa_image_megapixels_count"] == 2
+    for step in ("preprocess", "mplug_owl2", "meter"):
+        assert moved[f'ma_agiqa_batch_images_sum{{step="{step}"}}'] == 2
+        assert moved[f'ma_agiqa_batch_images_count{{step="{step}"}}'] == 1
+    assert moved['nv_inference_count{model="ma_agiqa",version="1"}'] == 2
+
+
+def test_a_file_that_is_no_image(server, client):
+    def send():
+        with pytest.raises(InferenceServerException):
+            score(client, b"no image")
+
+    refused = 'ma_agiqa_images_total{outcome="refused",step="preprocess"}'
+    moved = change(server, send, refused)
+    assert moved[refused] == 1
+    assert SCORED not in moved
+
+
+def test_a_late_request(server, client):
+    def send():
+        with pytest.raises(InferenceServerException, match="DEADLINE"):
+            score(client, IMAGE.read_bytes(), deadline_unix_us=1)
+
+    late = 'ma_agiqa_images_total{outcome="late",step="preprocess"}'
+    assert change(server, send, late)[late] == 1
+
+
+def test_a_canary_is_scored_and_left_out_of_the_scores(server, client):
+    answers = []
+    series = 'ma_agiqa_batch_images_count{step="meter"}'
+    image = IMAGE.read_bytes()
+    moved = change(server, lambda: answers.append(score(client, image, canary=True)), series)
+    assert answers[0][0].shape == (1,)
+    assert SCORED not in moved
+    assert not [name for name in moved if name.startswith(("ma_agiqa_score", "ma_agiqa_gate"))]

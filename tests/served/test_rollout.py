@@ -1,0 +1,212 @@
+"""New versions under load, on a real server: no request may fail, and nothing change by half."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import rollout
+import to_triton
+import versions
+from constant_load import ConstantLoad
+from embedded_triton import EmbeddedTriton
+from golden_requests import Golden, embed_in_process, golden_images
+from ma_agiqa.checkpoint import load_checkpoint, save_checkpoint
+from ma_agiqa.errors import CheckpointError, ConfigError
+from ma_agiqa_client import Scorer, WrongModelError
+from model_control import ModelControl, read_key
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory) -> Path:
+    repository = tmp_path_factory.mktemp("rollout") / "models"
+    shutil.copytree(ROOT / "model_repository", repository)
+    return repository
+
+
+@pytest.fixture(scope="module")
+def own_server(repository):
+    """A server whose repository the tests may change."""
+    log_file = repository.parent / "server.log"
+    with EmbeddedTriton(repository, free_ports=True, log_file=log_file) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def key_file(own_server) -> Path:
+    return own_server.log_file.with_suffix(".key")
+
+
+@pytest.fixture(scope="module")
+def other_checkpoint(tmp_path_factory) -> Path:
+    """The demo's scorer, every weight one percent larger."""
+    model, card = load_checkpoint(to_triton.DEMO_CHECKPOINT)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.01)
+    return save_checkpoint(tmp_path_factory.mktemp("runs") / "other", model, card)
+
+
+@pytest.fixture
+def control(own_server, key_file):
+    with ModelControl(own_server.grpc_url, read_key(own_server.grpc_url, key_file)) as control:
+        yield control
+
+
+def command(repository: Path, key_file: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    options = ("--repository", repository, "--admin-key-file", key_file)
+    line = [sys.executable, ROOT / "export" / "to_triton.py", *options, *words]
+    return subprocess.run(
+        [str(word) for word in line], capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def score_in_process(checkpoint: Path) -> float:
+    network = load_checkpoint(checkpoint)[0]
+    golden = Golden.compute(network, embed_in_process, view_size=224, tolerance=1e-3)
+    return float(golden.expected[0][0, 0])
+
+
+def loaded_scorers(server: EmbeddedTriton) -> int:
+    return server.log_file.read_text().count("successfully loaded 'maniqa_moe'")
+
+
+@pytest.mark.slow
+def test_activate_and_roll_back_under_load(repository, own_server, key_file, other_checkpoint):
+    old, new = score_in_process(to_triton.DEMO_CHECKPOINT), score_in_process(other_checkpoint)
+    assert abs(old - new) > 2e-3
+    url = own_server.grpc_url
+    with ConstantLoad(url, threads=3) as load, Scorer(url, version=1) as first:
+        load.wait_for(20)
+        done = command(repository, key_file, "--checkpoint", other_checkpoint, "--activate", url)
+        assert done.returncode == 0, done.stderr
+        assert f"Version 2 of ma-agiqa-demo is active at {url}." in done.stdout
+        assert "scores as in process" in done.stderr
+        load.wait_for(20)
+        switched = len(load.scores)
+        with Scorer(url) as active, Scorer(url, version=2) as second:
+            image = golden_images()[0]
+            assert active.model().version == second.model().version == 2
+            assert first.model().version == 1
+            assert active.score(image).mos == pytest.approx(new, abs=1e-3)
+            assert second.score(image).mos == pytest.approx(new, abs=1e-3)
+            assert first.score(image).mos == pytest.approx(old, abs=1e-3)
+        listed = to_triton._format_list(repository).splitlines()
+        assert [line.split()[:2] for line in listed] == [["2", "active"], ["1", "kept"]]
+        done = command(repository, key_file, "--rollback", url)
+        assert done.stdout == f"Version 1 is active at {url}.\n", done.stderr
+        load.wait_for(20)
+    assert load.errors == []
+    seen = [score for _, score in load.scores]
+    np.testing.assert_allclose(seen[:10], old, atol=1e-3)
+    np.testing.assert_allclose(seen[switched - 10 : switched], new, atol=1e-3)
+    np.testing.assert_allclose(seen[-10:], old, atol=1e-3)
+    assert all(min(abs(score - old), abs(score - new)) < 1e-3 for score in seen)
+    text = own_server.log_file.read_text()
+    for model in ("mplug_owl2", "preprocess"):  # 16.4 GB would not fit twice
+        assert text.count(f"successfully loaded '{model}'") == 1
+
+
+def state(repository: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in repository.rglob("*") if p.is_file()}
+
+
+def stage(repository: Path, weights: bytes | None) -> tuple[int, str]:
+    """Write the files of the next version; its number and its ensemble."""
+    version = versions.next_version(repository)
+    folder = repository / "maniqa_moe" / str(version)
+    folder.mkdir()
+    if weights is not None:
+        (folder / "model.pt").write_bytes(weights)
+    active = versions.active_version(repository)
+    text = (repository / "ma_agiqa" / "config.pbtxt").read_text(encoding="utf-8")
+    return version, text.replace(f"model_version: {active}", f"model_version: {version}")
+
+
+def test_the_oldest_of_too_many_goes(repository, own_server, control, other_checkpoint, tmp_path):
+    network = load_checkpoint(other_checkpoint)[0]
+    torch.jit.script(network).save(tmp_path / "model.pt")
+    golden = rollout.make_golden(repository, network, control)
+    with ConstantLoad(own_server.grpc_url, threads=2) as load:
+        load.wait_for(4)
+        while len(versions.kept_versions(repository)) < 3:
+            version, ensemble = stage(repository, (tmp_path / "model.pt").read_bytes())
+            rollout.activate(repository, version, ensemble, [control], golden, print)
+        rollout.prune(repository, [control], keep=2, say=print)
+        load.wait_for(8)
+    assert load.errors == []
+    kept = versions.kept_versions(repository)
+    assert kept == [version - 1, version]
+    assert versions.active_version(repository) == version
+    assert not (repository / "maniqa_moe" / "1").exists()
+    served = {one: Scorer(own_server.grpc_url, version=one) for one in (1, *kept)}
+    assert {one: scorer.health() for one, scorer in served.items()} == {
+        1: False,
+        version - 1: True,
+        version: True,
+    }
+    for scorer in served.values():
+        scorer.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("other weights", "gives another SCORE than the same weights in process"),
+        ("corrupt file", "not TorchScript"),
+        ("no file", "no file model.pt"),
+        ("not a number", "the largest difference over 4 golden images is nan"),
+    ],
+)
+def test_a_failed_check_leaves_the_old_version_serving(
+    repository, own_server, control, tmp_path, fault, reason
+):
+    network = load_checkpoint(to_triton.DEMO_CHECKPOINT)[0]
+    golden = rollout.make_golden(repository, network, control)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.02 if fault == "other weights" else float("nan"))
+    if fault in ("other weights", "not a number"):
+        torch.jit.script(network).save(tmp_path / "model.pt")
+        weights = (tmp_path / "model.pt").read_bytes()
+    else:
+        weights = b"not a model" if fault == "corrupt file" else None
+    before, active = state(repository), versions.active_version(repository)
+    version, ensemble = stage(repository, weights)
+    with ConstantLoad(own_server.grpc_url, threads=2) as load:
+        load.wait_for(4)
+        with pytest.raises(CheckpointError) as caught:
+            rollout.activate(repository, version, ensemble, [control], golden, print)
+        load.wait_for(8)
+    shutil.rmtree(repository / "maniqa_moe" / str(version))
+    assert f"Version {version} was not activated; version {active} goes on" in str(caught.value)
+    assert reason in str(caught.value)
+    assert load.errors == []
+    assert len(load.seen(3)) == 1
+    assert state(repository) == before
+    with Scorer(own_server.grpc_url, version=version, timeout_s=2) as scorer:
+        assert not scorer.health()
+
+
+def test_nobody_changes_models_without_the_key(repository, own_server, key_file):
+    assert key_file.stat().st_mode & 0o777 == 0o600
+    with (
+        ModelControl(own_server.grpc_url, "guessed") as control,
+        pytest.raises(ConfigError, match="only those change its models who know its key"),
+    ):
+        control.unload("ma_agiqa")
+    with Scorer(own_server.grpc_url) as scorer:
+        assert scorer.health()
+
+
+def test_a_version_that_was_never_kept(repository, own_server, control):
+    with pytest.raises(ConfigError, match=r"Version 9 is not kept in .*, and \d is active"):
+        rollout.roll_back(repository, [control], 9, print)
+    with Scorer(own_server.grpc_url, version=9) as scorer, pytest.raises(WrongModelError):
+        scorer.score(golden_images()[0])

@@ -1,0 +1,285 @@
+"""What the served steps count and measure, for Prometheus, beside Triton's own metrics.
+
+    ma_agiqa_images_total{outcome, step}     images scored, or where and why they were not
+    ma_agiqa_batch_images{step}              images in one execution of a step
+    ma_agiqa_decode_seconds                  time to decode one image file
+    ma_agiqa_image_megapixels                size of the images
+    ma_agiqa_score                           predicted MOS
+    ma_agiqa_score_quantile                  where that MOS lies in the training data, 0 to 1
+    ma_agiqa_gate_total{input}               sum of the gates; divided by the images: their means
+
+Scores leave the chain in a TorchScript step, where production has no Python. So the chain ends in
+the small step `meter`, which passes SCORE and GATE on and counts them.
+
+A call of Triton's metric functions crosses to another process: 0.02 to 0.15 ms (2 shared cores, no
+GPU). Steps therefore only put numbers into memory, and a thread hands them over twice a second.
+Metrics never fail a request. Every process of a step adds to the same series, so that they go on
+when a new version of a model takes over; they start again at 0 with the server.
+
+With MA_AGIQA_REQUEST_LOG=1 in the server's environment, every request also writes a line to the
+server's log where it ends, a JSON object with `request_id`, `step`, `outcome` and `images`;
+deploy/monitoring/json_log.py makes JSON of the whole log.
+
+The request parameter `canary` (true) keeps a request out of scores and gates: health probes send
+the same image again and again, which would pass for drift.
+"""
+
+import functools
+import json
+import os
+import time
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import Event, Lock, Thread
+from typing import Any
+
+__all__ = ["CANARY", "REQUEST_LOG", "Meter", "ScoreMetrics", "StepMetrics", "counted", "is_canary"]
+
+CANARY = "canary"
+"""Request parameter: true keeps the request out of the metrics of scores."""
+
+REQUEST_LOG = "MA_AGIQA_REQUEST_LOG"
+"""Environment variable: 1 writes a line for each request to the server's log."""
+
+LAST_STEP = "meter"
+"""The step whose answered requests are scored."""
+
+FLUSH_S = 0.5
+MAX_WAITING = 100_000
+"""Values that wait for the thread at most; beyond that they are dropped, which is logged."""
+
+_LABELS = tuple[tuple[str, str], ...]
+_COUNTERS = {
+    "ma_agiqa_images_total": "Images by outcome, and the step that decided it",
+    "ma_agiqa_gate_total": "Sum of the gates of the scored images, by input",
+}
+_HISTOGRAMS: Mapping[str, tuple[str, list[float]]] = {
+    "ma_agiqa_batch_images": (
+        "Images in one execution of a step",
+        [1, 2, 4, 8, 12, 16, 24, 32],
+    ),
+    "ma_agiqa_decode_seconds": (
+        "Seconds to decode one image file",
+        [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5],
+    ),
+    "ma_agiqa_image_megapixels": (
+        "Megapixels of the images",
+        [0.0625, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 67.2],
+    ),
+    "ma_agiqa_score": (
+        "Predicted mean opinion score",
+        [0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5],
+    ),
+    "ma_agiqa_score_quantile": (
+        "Share of the training images whose opinion score is below the predicted one",
+        [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1],
+    ),
+}
+
+
+class Meter:
+    """Collects numbers in memory, and hands them to Triton from a thread of its own."""
+
+    def __init__(self, triton: Any, flush_s: float = FLUSH_S):
+        """Start the thread.
+
+        Args:
+            triton: the module `triton_python_backend_utils`.
+            flush_s: how often the numbers are handed over.
+        """
+        self._triton = triton
+        self._flush_s = flush_s
+        self._lock = Lock()
+        self._sums: Counter[tuple[str, _LABELS]] = Counter()
+        self._values: dict[tuple[str, _LABELS], list[float]] = defaultdict(list)
+        self._waiting = 0
+        self._dropped = 0
+        # Kept to the end: a family that is deleted takes the series of other processes with it.
+        self._families: dict[str, Any] = {}
+        self._series: dict[tuple[str, _LABELS], Any] = {}
+        self._stopped = Event()
+        self._thread = Thread(target=self._run, name="metrics", daemon=True)
+        self._thread.start()
+
+    def add(self, name: str, amount: float = 1, **labels: str) -> None:
+        """Add to a counter."""
+        with self._lock:
+            self._sums[name, tuple(sorted(labels.items()))] += amount
+
+    def observe(self, name: str, values: Sequence[float], **labels: str) -> None:
+        """Put values into a histogram."""
+        with self._lock:
+            if self._waiting + len(values) > MAX_WAITING:
+                self._dropped += len(values)
+                return
+            self._waiting += len(values)
+            self._values[name, tuple(sorted(labels.items()))].extend(values)
+
+    def flush(self) -> None:
+        """Hand over what has been collected; only the thread calls this while it runs."""
+        with self._lock:
+            sums, self._sums = self._sums, Counter()
+            values, self._values = self._values, defaultdict(list)
+            dropped, self._waiting, self._dropped = self._dropped, 0, 0
+        for key, amount in sums.items():
+            self._metric(key).increment(amount)
+        for key, observed in values.items():
+            metric = self._metric(key)
+            for value in observed:
+                metric.observe(value)
+        if dropped:
+            self._triton.Logger.log_warn(f"metrics: {dropped} values were dropped under load")
+
+    def close(self) -> None:
+        """Stop the thread, after it has handed over the last numbers."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            last = self._stopped.wait(self._flush_s)
+            try:
+                self.flush()
+            except Exception as error:  # metrics are not worth a failure
+                self._triton.Logger.log_error(f"metrics could not be handed over: {error!r}")
+            if last:
+                return
+
+    def _metric(self, key: tuple[str, _LABELS]) -> Any:
+        if key not in self._series:
+            name, labels = key
+            family = self._family(name)
+            buckets = {"buckets": _HISTOGRAMS[name][1]} if name in _HISTOGRAMS else {}
+            self._series[key] = family.Metric(labels=dict(labels), **buckets)
+        return self._series[key]
+
+    def _family(self, name: str) -> Any:
+        if name not in self._families:
+            kinds = self._triton.MetricFamily
+            description = _HISTOGRAMS[name][0] if name in _HISTOGRAMS else _COUNTERS[name]
+            kind = kinds.HISTOGRAM if name in _HISTOGRAMS else kinds.COUNTER
+            self._families[name] = kinds(name=name, description=description, kind=kind)
+        return self._families[name]
+
+
+class StepMetrics:
+    """What every step counts: its batches, and the images that end in it."""
+
+    def __init__(self, triton: Any, step: str, images: str, unless: str | None = None):
+        """Describe the step.
+
+        Args:
+            triton: the module `triton_python_backend_utils`.
+            step: name of the model.
+            images: the input tensor whose first dimension is the number of images.
+            unless: requests that have this input, too, are not about scores.
+        """
+        self.meter = Meter(triton)
+        self._triton = triton
+        self._step = step
+        self._images = images
+        self._unless = unless
+        self._logs_requests = os.environ.get(REQUEST_LOG) == "1"
+        self._outcomes = {
+            triton.TritonError.INVALID_ARG: "refused",
+            triton.TritonError.CANCELLED: "late",
+            triton.TritonError.UNAVAILABLE: "overloaded",
+        }
+
+    def count(self, requests: Sequence[Any], responses: Sequence[Any]) -> None:
+        """Count one execution."""
+        sizes = [self._size(request) for request in requests]
+        if any(sizes):
+            self.meter.observe("ma_agiqa_batch_images", [sum(sizes)], step=self._step)
+        for request, size, response in zip(requests, sizes, responses, strict=True):
+            if not size:
+                continue
+            outcome = "scored"
+            if response.has_error():
+                outcome = self._outcomes.get(response.error().code(), "failed")
+                self.meter.add("ma_agiqa_images_total", size, outcome=outcome, step=self._step)
+            if self._logs_requests and (outcome != "scored" or self._step == LAST_STEP):
+                self._log_request(request, outcome, size)
+
+    @contextmanager
+    def time_decoding(self) -> Iterator[None]:
+        """Measure the body as the decoding of one image; one that fails is not measured."""
+        start = time.perf_counter()
+        yield
+        self.meter.observe("ma_agiqa_decode_seconds", [time.perf_counter() - start])
+
+    def note_size(self, pixels: int) -> None:
+        """Note the size of one image."""
+        self.meter.observe("ma_agiqa_image_megapixels", [pixels / 1e6])
+
+    def report(self, error: Exception) -> None:
+        """Write to the server's log that something could not be counted."""
+        self._triton.Logger.log_error(f"{self._step} could not be counted: {error!r}")
+
+    def _log_request(self, request: Any, outcome: str, images: int) -> None:
+        line = {
+            "request_id": request.request_id(),
+            "step": self._step,
+            "outcome": outcome,
+            "images": images,
+        }
+        self._triton.Logger.log_info(json.dumps(line))
+
+    def _size(self, request: Any) -> int:
+        tensors = {tensor.name(): tensor for tensor in request.inputs()}
+        if self._unless in tensors or self._images not in tensors:
+            return 0
+        return int(tensors[self._images].shape()[0])
+
+
+def counted(execute: Callable[[Any, list[Any]], list[Any]]) -> Callable[[Any, list[Any]], list]:
+    """Make `execute` of a model count what it did in `self.metrics`, a `StepMetrics`."""
+
+    @functools.wraps(execute)
+    def counting(model: Any, requests: list[Any]) -> list[Any]:
+        responses = execute(model, requests)
+        try:
+            model.metrics.count(requests, responses)
+        except Exception as error:  # metrics are not worth a failure
+            model.metrics.report(error)
+        return responses
+
+    return counting
+
+
+def is_canary(request: Any) -> bool:
+    """Whether a request asks to be left out of the metrics of scores."""
+    return json.loads(request.parameters() or "{}").get(CANARY) is True
+
+
+class ScoreMetrics:
+    """What is counted of the scores themselves."""
+
+    def __init__(self, meter: Meter, mos_quantiles: Sequence[float], inputs: Sequence[str]):
+        """Describe the model whose scores these are.
+
+        Args:
+            meter: takes the numbers.
+            mos_quantiles: of the training data's MOS at 0, 1, ..., 100 percent; empty if the card
+                has none.
+            inputs: names of the gate's inputs, in the order of GATE.
+        """
+        self._meter = meter
+        self._quantiles = list(mos_quantiles)
+        self._inputs = tuple(inputs)
+
+    def count(self, scores: Sequence[float], gates: Sequence[Sequence[float]]) -> None:
+        """Count scored images: a MOS and the gates of each."""
+        self._meter.add("ma_agiqa_images_total", len(scores), outcome="scored", step=LAST_STEP)
+        self._meter.observe("ma_agiqa_score", scores)
+        if self._quantiles:
+            quantiles = [self._quantile(score) for score in scores]
+            self._meter.observe("ma_agiqa_score_quantile", quantiles)
+        for name, column in zip(self._inputs, zip(*gates, strict=True), strict=True):
+            self._meter.add("ma_agiqa_gate_total", sum(column), input=name)
+
+    def _quantile(self, score: float) -> float:
+        """Share of the training images below `score`, 0 to 1, in steps of 0.01."""
+        return min(bisect_right(self._quantiles, score) / (len(self._quantiles) - 1), 1.0)
