@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from click.testing import CliRunner
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
@@ -228,6 +229,7 @@ def test_networks_that_do_not_fit_are_refused(tmp_path, checkpoint, tiny_owl):
         (["--preset", "paper"], "Fetch it with `make paper`"),
         (["--checkpoint", "nowhere.pt"], "no checkpoint at nowhere.pt"),
         (["--preset", "huge"], "'huge' is not one of"),
+        (["--dtype", "int3"], "'int3' is not one of"),
     ],
 )
 def test_wrong_arguments_end_in_a_sentence(tmp_path, arguments, sentence):
@@ -236,3 +238,14 @@ def test_wrong_arguments_end_in_a_sentence(tmp_path, arguments, sentence):
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(("given", "served"), [("int8", "int8"), ("bf16", "bfloat16")])
+def test_a_dtype_is_served_under_its_long_name(tmp_path, monkeypatch, given, served):
+    asked = []
+    monkeypatch.setattr(to_triton, "export", lambda *args, **_: asked.append(args[3]) or 1)
+    arguments = ["--dtype", given, "--repository", str(tmp_path / "models")]
+    done = CliRunner().invoke(to_triton.main, arguments)
+    assert done.exit_code == 0, done.output
+    assert asked == [served]
+    assert served in done.stdout
