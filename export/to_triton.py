@@ -402,6 +402,12 @@ def _format_list(repository: Path) -> str:
     help="Write nothing new: have the running server serve the kept version before the active one.",
 )
 @click.option("--to", metavar="VERSION", type=int, help="The version that --rollback goes to.")
+@click.option(
+    "--forget",
+    metavar="VERSION",
+    type=int,
+    help="Remove a kept version that is not active, such as one whose file is damaged.",
+)
 @click.option("--list", "list_versions", is_flag=True, help="List the kept versions.")
 @click.option(
     "--keep",
@@ -435,6 +441,7 @@ def main(
     activate: tuple[str, ...],
     rollback: tuple[str, ...],
     to: int | None,
+    forget: int | None,
     list_versions: bool,
     keep: int,
     admin_key_file: Path | None,
@@ -450,6 +457,8 @@ def main(
             ]
             if list_versions:
                 sentence = _format_list(repository)
+            elif forget is not None:
+                sentence = _forget(repository, forget)
             elif rollback:
                 sentence = _roll_back(repository, servers, to)
             elif activate:
@@ -491,6 +500,18 @@ def _roll_back(repository: Path, servers: Sequence[ModelControl], to: int | None
     with rollout.locked(repository):
         version = rollout.roll_back(repository, servers, to, _say)
     return f"Version {version} is active at {_urls(servers)}."
+
+
+def _forget(repository: Path, version: int) -> str:
+    with rollout.locked(repository):
+        others = set(versions.kept_versions(repository)) - {versions.active_version(repository)}
+        if version not in others:
+            raise ConfigError(
+                f"Version {version} cannot be removed from {repository}; those that are kept and "
+                f"not active are {', '.join(map(str, sorted(others))) or 'none'}."
+            )
+        versions.forget(repository, version)
+    return f"Removed version {version}. A running server serves it until it is started again."
 
 
 def _urls(servers: Sequence[ModelControl]) -> str:
