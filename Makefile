@@ -3,11 +3,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PAPER_REPOSITORY := runs/paper_repository
+HOST ?= localhost:8001
 
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo score serve test test-baselines lint format train-demo paper clean
+.PHONY: help install demo score serve test test-baselines deploy-tools lint format train-demo paper clean load overload
 
 help: ## list the tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +39,13 @@ test-baselines: $(INSTALLED) ## run the tests of the baselines that need a packa
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e './training[baselines]'
 	$(BIN)/python -m pytest tests/training/test_baselines.py
 
+deploy-tools: $(INSTALLED) ## fetch Prometheus and schemas into .tools; without them some tests of deploy/ are skipped
+	@mkdir -p .tools/prometheus .tools/npm .tools/kserve
+	cd .tools && apt-get download prometheus && dpkg -x prometheus_*.deb prometheus
+	npm install --silent --no-audit --no-fund --prefix .tools/npm \
+	  @kubernetes-models/keda@2.0.0 @kubernetes-models/gateway-api@2.0.0
+	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest .tools/kserve kserve==0.21.0
+
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -55,6 +63,12 @@ paper: $(INSTALLED) ## fetch the paper's models (17 GB; OWL=folder CHECKPOINT=fi
 	  $(if $(OWL),--owl "$(OWL)") $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") \
 	  | xargs --no-run-if-empty $(BIN)/python export/to_triton.py --preset paper --repository $(PAPER_REPOSITORY)
 	$(BIN)/python deploy/serve.py --repository $(PAPER_REPOSITORY)
+
+load: $(INSTALLED) ## load a server as its users do: make load HOST=host:8001 LOAD="-u 20 -t 5m" (deploy/load/README.md)
+	$(BIN)/python -m locust -f deploy/load/locustfile.py --headless --only-summary -u 3 -r 3 -t 1m --host $(HOST) $(LOAD)
+
+overload: $(INSTALLED) ## send four times what the embedded server can do, and see what becomes of it
+	$(BIN)/python -m ma_agiqa.benchmark overload
 
 clean: ## remove what the tasks made, except .venv and fetched weights
 	rm -rf runs logs .pytest_cache .mypy_cache .ruff_cache

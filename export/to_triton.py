@@ -34,6 +34,7 @@ from tritonclient.utils import serialize_byte_tensor
 import rollout
 import versions
 from cards import card_parameters, official_card
+from ma_agiqa._disk import explain_full_disk
 from ma_agiqa.checkpoint import ModelCard, checkpoint_sha256, load_checkpoint
 from ma_agiqa.errors import CheckpointError, ConfigError, MAAGIQAError
 from ma_agiqa.presets import (
@@ -128,7 +129,7 @@ def export(
         ConfigError: another export is at work on the repository.
     """
     build = _config_builder(source, owl, dtype, gpu)
-    with rollout.locked(repository), _staging(repository) as staging:
+    with _at_work(repository) as staging:
         _write_formats(source, staging / "version", arithmetic, gpu, say)
         _write_warmup_image(staging / WARMUP_IMAGE)
         version = versions.next_version(repository)
@@ -176,7 +177,7 @@ def export_and_activate(
         served["dtype"].string_value,
         gpu=False,
     )
-    with rollout.locked(repository), _staging(repository) as staging:
+    with _at_work(repository) as staging:
         version = versions.next_version(repository)
         configs = build(version)
         if not _fits(repository, configs):
@@ -258,10 +259,23 @@ def _fits(repository: Path, configs: dict[str, str]) -> bool:
 
 
 @contextmanager
+def _at_work(repository: Path) -> Iterator[Path]:
+    """Lock the repository and make a folder in it; explain a full disk."""
+    with (
+        rollout.locked(repository),
+        explain_full_disk(repository),
+        _staging(repository) as staging,
+    ):
+        yield staging
+
+
+@contextmanager
 def _staging(repository: Path) -> Iterator[Path]:
     """Make a folder on the repository's disk that Triton ignores, and remove it afterwards."""
     scorer = repository / "maniqa_moe"
     scorer.mkdir(parents=True, exist_ok=True)
+    for left in scorer.glob(".export-*"):  # by an export that was killed: this one has the lock
+        shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=".export-", dir=scorer))
     folder.chmod(0o755)
     try:

@@ -1,0 +1,272 @@
+"""Every manifest against the schemas of Kubernetes, KEDA, Gateway API and KServe.
+
+`make deploy-tools` fetches what is not on PyPI as an ordinary package.
+"""
+
+import copy
+import json
+import shutil
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kserve_types import KServeTypes
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "deploy" / "kubernetes"
+TOOLS = ROOT / ".tools"
+OVERLAYS = ("cpu", "gpu", "mig")
+KUBERNETES = "1.37"
+CUSTOM = ("keda.sh", "gateway.networking.k8s.io")
+VALUES = FOLDER / "components" / "hpa" / "adapter-values.yaml"
+KSERVE = yaml.safe_load((FOLDER / "kserve" / "inferenceservice.yaml").read_text())
+
+
+@lru_cache
+def render(overlay: str) -> list[dict]:
+    """What `kubectl apply -k` would send."""
+    if kubectl := shutil.which("kubectl"):
+        command = [kubectl, "kustomize"]
+    elif kustomize := shutil.which("kustomize"):
+        command = [kustomize, "build"]
+    else:
+        pytest.skip("neither kubectl nor kustomize is here")
+    done = subprocess.run([*command, FOLDER / "overlays" / overlay], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def written() -> list[dict]:
+    """Resources as they are in the files, which can be checked without kustomize."""
+    files = sorted([*(FOLDER / "base").glob("*.yaml"), *(FOLDER / "components").glob("*/*.yaml")])
+    texts = [file.read_text() for file in files if file != VALUES]
+    resources = [found for text in texts for found in yaml.safe_load_all(text)]
+    return [r for r in resources if "kustomize.config.k8s.io" not in r["apiVersion"]]
+
+
+def group(resource: dict) -> str:
+    return resource["apiVersion"].rpartition("/")[0]
+
+
+def find(resources: list[dict], kind: str, name: str = "ma-agiqa") -> dict:
+    found = [r for r in resources if r["kind"] == kind and r["metadata"]["name"] == name]
+    assert len(found) == 1, f"{kind} {name}: {len(found)}"
+    return found[0]
+
+
+def check_core(resources: list[dict]) -> None:
+    validator = pytest.importorskip("kubernetes_validate")
+    for resource in resources:
+        if group(resource) not in CUSTOM:
+            validator.validate(resource, KUBERNETES, strict=True)
+
+
+def check_custom(resources: list[dict]) -> list[str]:
+    """What is wrong with the resources of KEDA and Gateway API."""
+    node = shutil.which("node")
+    if node is None or not (TOOLS / "npm" / "node_modules").is_dir():
+        pytest.skip("no node, or no schemas of KEDA and Gateway API: make deploy-tools")
+    done = subprocess.run(
+        [node, Path(__file__).parent / "custom_resources.mjs", TOOLS / "npm"],
+        input=json.dumps([r for r in resources if group(r) in CUSTOM]),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return [error for error in json.loads(done.stdout) if error]
+
+
+def test_files_keep_kubernetes_schema():
+    resources = written()
+    assert len(resources) >= 10
+    check_core(resources)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_rendered_manifests_keep_kubernetes_schema(overlay):
+    check_core(render(overlay))
+
+
+def test_keda_and_gateway_resources_keep_their_schemas():
+    resources = written()
+    kinds = {r["kind"] for r in resources if group(r) in CUSTOM}
+    assert kinds == {"ScaledObject", "Gateway", "GRPCRoute"}
+    assert check_custom(resources) == []
+    assert check_custom(render("gpu")) == []
+
+
+def test_what_is_wrong_is_found():
+    scaled = copy.deepcopy(find(written(), "ScaledObject"))
+    scaled["spec"]["maxReplicaCount"] = "many"
+    route = copy.deepcopy(find(written(), "GRPCRoute"))
+    del route["spec"]["parentRefs"][0]["name"]
+    errors = check_custom([scaled, route])
+    assert len(errors) == 2
+    assert "maxReplicaCount" in errors[0]
+    deployment = copy.deepcopy(find(written(), "Deployment"))
+    deployment["spec"]["template"]["spec"]["containers"][0]["surprise"] = 1
+    validator = pytest.importorskip("kubernetes_validate")
+    with pytest.raises(validator.ValidationError, match="surprise"):
+        check_core([deployment])
+
+
+def kserve_types() -> KServeTypes:
+    wheels = sorted((TOOLS / "kserve").glob("kserve-*.whl"))
+    if not wheels:
+        pytest.skip("no types of KServe: make deploy-tools")
+    return KServeTypes(wheels[-1])
+
+
+def kserve_pod() -> dict:
+    """The pod in KServe's resource, as a pod of Kubernetes."""
+    own = {"minReplicas", "maxReplicas", "autoScaling"}
+    spec = {k: v for k, v in KSERVE["spec"]["predictor"].items() if k not in own}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": spec}
+
+
+def test_the_inference_service_keeps_kserves_types():
+    assert list(kserve_types().errors(KSERVE, "V1beta1InferenceService")) == []
+    check_core([kserve_pod()])
+
+
+def test_a_wrong_inference_service_is_found():
+    wrong = copy.deepcopy(KSERVE)
+    wrong["spec"]["predictor"]["maxReplicas"] = "10"
+    metric = wrong["spec"]["predictor"]["autoScaling"]["metrics"][0]["external"]["metric"]
+    metric["surprise"] = 1
+    errors = list(kserve_types().errors(wrong, "V1beta1InferenceService"))
+    assert len(errors) == 2
+    assert "maxReplicas: expected int" in " ".join(errors)
+    assert "surprise: there is no such field" in " ".join(errors)
+
+
+def containers(resources: list[dict]) -> list[dict]:
+    pods = [r["spec"]["template"]["spec"] for r in resources if r["kind"] in ("Deployment", "Job")]
+    return [c for pod in pods for c in (*pod.get("initContainers", ()), *pod["containers"])]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_container_may_do_more_than_it_must(overlay):
+    resources = render(overlay)
+    for container in containers(resources):
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"] is True, container["name"]
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert set(container["resources"]) == {"requests", "limits"}
+        assert container["image"].startswith("registry.example.org/ma-agiqa:")
+    for workload in (r for r in resources if r["kind"] in ("Deployment", "Job")):
+        pod = workload["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("overlay", [*OVERLAYS, "kserve"])
+def test_a_pod_ends_after_its_requests(overlay):
+    pod = kserve_pod()["spec"]
+    if overlay != "kserve":
+        pod = find(render(overlay), "Deployment")["spec"]["template"]["spec"]
+    server = pod["containers"][0]
+    drain_s = server["lifecycle"]["preStop"]["sleep"]["seconds"]
+    script = (ROOT / "deploy" / "docker" / "serve.sh").read_text()
+    exit_s = int(script.split("--exit-timeout-secs=")[1].split()[0])
+    connection_s = int(script.split("--grpc-max-connection-age=")[1].split()[0]) / 1000
+    assert drain_s > connection_s  # clients have looked up the addresses again
+    assert pod["terminationGracePeriodSeconds"] > drain_s + exit_s
+    liveness, startup = server["livenessProbe"], server["startupProbe"]
+    assert liveness["exec"]["command"][1] == "/opt/ma-agiqa/deploy/docker/probe.py"
+    assert liveness["timeoutSeconds"] > float(liveness["exec"]["command"][-1])
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= 600
+
+
+@pytest.mark.parametrize("overlay", [*OVERLAYS, "kserve"])
+def test_shared_memory_is_memory(overlay):
+    pod = kserve_pod()["spec"]
+    if overlay != "kserve":
+        pod = find(render(overlay), "Deployment")["spec"]["template"]["spec"]
+    mounts = {m["mountPath"]: m["name"] for m in pod["containers"][0]["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert volumes[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory"
+    assert set(mounts.values()) <= set(volumes)
+
+
+def test_flavours_ask_for_their_device():
+    limits = {
+        overlay: containers([find(render(overlay), "Deployment")])[-1]["resources"]["limits"]
+        for overlay in OVERLAYS
+    }
+    devices = {o: [n for n in names if "nvidia" in n] for o, names in limits.items()}
+    assert devices == {"cpu": [], "gpu": ["nvidia.com/gpu"], "mig": ["nvidia.com/mig-3g.40gb"]}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_everything_selects_the_servers_and_nothing_else(overlay):
+    resources = render(overlay)
+    labels = find(resources, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    others = [r["spec"]["template"]["metadata"]["labels"] for r in resources if r["kind"] == "Job"]
+    selectors = [
+        find(resources, "Service")["spec"]["selector"],
+        find(resources, "Service", "ma-agiqa-pods")["spec"]["selector"],
+        find(resources, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        find(resources, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
+        find(resources, "Deployment")["spec"]["selector"]["matchLabels"],
+    ]
+    for selector in selectors:
+        assert selector.items() <= labels.items()
+        assert not any(selector.items() <= other.items() for other in others)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_one_autoscaler_decides(overlay):
+    resources = render(overlay)
+    scalers = [r for r in resources if r["kind"] in ("HorizontalPodAutoscaler", "ScaledObject")]
+    assert len(scalers) == 1
+    deployment = find(resources, "Deployment")
+    assert "replicas" not in deployment["spec"]
+    assert scalers[0]["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+
+
+def test_every_autoscaler_follows_the_same_two_numbers_alike():
+    resources = written()
+    hpa = find(resources, "HorizontalPodAutoscaler")["spec"]
+    keda = find(resources, "ScaledObject")["spec"]
+    triggers = [trigger["metadata"] for trigger in keda["triggers"]]
+    where = 'namespace="ma-agiqa"'
+    assert [trigger["query"] for trigger in triggers] == [
+        f'sum(nv_inference_pending_request_count{{{where},model="mplug_owl2"}})',
+        f'sum(rate(ma_agiqa_busy_seconds_total{{{where},step="mplug_owl2"}}[1m]))',
+    ]
+    assert [trigger["threshold"] for trigger in triggers] == ["8", "0.7"]
+    targets = [metric["pods"]["target"]["averageValue"] for metric in hpa["metrics"]]
+    assert targets == ["8", "700m"]
+    served = yaml.safe_load(VALUES.read_text())["rules"]["custom"]
+    names = [metric["pods"]["metric"]["name"] for metric in hpa["metrics"]]
+    assert [rule["name"]["as"] for rule in served] == names
+    metrics = KSERVE["spec"]["predictor"]["autoScaling"]["metrics"]
+    external = [metric["external"] for metric in metrics]
+    assert [e["metric"]["query"] for e in external] == [t["query"] for t in triggers]
+    assert [e["target"]["value"] for e in external] == [t["threshold"] for t in triggers]
+
+
+def test_both_autoscalers_move_at_the_same_pace():
+    hpa = find(written(), "HorizontalPodAutoscaler")["spec"]
+    keda = find(written(), "ScaledObject")["spec"]
+    advanced = keda["advanced"]["horizontalPodAutoscalerConfig"]
+    assert advanced["behavior"] == hpa["behavior"]
+    bounds = (keda["minReplicaCount"], keda["maxReplicaCount"])
+    assert (hpa["minReplicas"], hpa["maxReplicas"]) == bounds
+
+
+def test_outside_callers_reach_inference_and_not_the_management():
+    route = find(written(), "GRPCRoute")["spec"]
+    methods = {m["method"]["method"] for rule in route["rules"] for m in rule["matches"]}
+    assert {"ModelInfer", "ModelConfig", "ServerReady"} <= methods
+    assert not any(word in name for name in methods for word in ("Load", "Repository", "Memory"))
+    backend = route["rules"][0]["backendRefs"][0]
+    service = find(written(), "Service", backend["name"])
+    assert backend["port"] in [port["port"] for port in service["spec"]["ports"]]
+    gateway = find(written(), "Gateway")["spec"]
+    assert route["parentRefs"][0]["sectionName"] in [x["name"] for x in gateway["listeners"]]
