@@ -214,7 +214,7 @@ def _scored(
         PartScorer,
         fn_constructor_args=(settings,),
         batch_size=1,
-        concurrency=(1, min(workers, len(parts))),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(workers, len(parts))),
         num_cpus=0.5,  # it waits for answers most of the time
     )
     try:
