@@ -28,7 +28,7 @@ from ma_agiqa.presets import (
     DTYPE_ALIASES,
     DTYPES,
 )
-from model_control import ModelControl, read_key
+from model_control import ModelControl, read_credentials, read_key
 from new_version import (
     KEEP,
     REPOSITORY,
@@ -73,6 +73,9 @@ def _format_list(repository: Path) -> str:
             f"{card['name']}"
         )
     return "\n".join(lines) or f"No versions in {repository}."
+
+
+_PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(help=__doc__, context_settings={"max_content_width": 100})
@@ -143,6 +146,12 @@ def _format_list(repository: Path) -> str:
     help="Arithmetic of the scorer: exact is the authors' order of operations, the types are "
     "faster and refused where they change the scores; auto is float32 or exact.",
 )
+@click.option("--tls-ca", type=_PEM, help="Encrypt; whom to trust as the servers' issuer.")
+@click.option("--tls-cert", type=_PEM, help="Own certificate, for mutual TLS.")
+@click.option("--tls-key", type=_PEM, help="Its private key.")
+@click.option(
+    "--token", envvar="MA_AGIQA_TOKEN", show_envvar=True, help="Bearer token; better the variable."
+)
 def main(
     checkpoint: str | None,
     owl: str | None,
@@ -158,13 +167,20 @@ def main(
     keep: int,
     admin_key_file: Path | None,
     arithmetic: str,
+    tls_ca: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    token: str | None,
 ) -> None:
     if activate and rollback:
         raise click.UsageError("--activate and --rollback exclude one another.")
     try:
         with ExitStack() as stack:
+            credentials = read_credentials(tls_ca, tls_cert, tls_key)
             servers = [
-                stack.enter_context(ModelControl(url, read_key(url, admin_key_file)))
+                stack.enter_context(
+                    ModelControl(url, read_key(url, admin_key_file), token, credentials)
+                )
                 for url in activate or rollback
             ]
             if list_versions:
