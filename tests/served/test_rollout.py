@@ -242,6 +242,7 @@ def test_a_dead_server_is_told_and_nothing_changes(repository):
     assert state(repository) == before
 
 
+@pytest.mark.faults
 def test_a_damaged_version_is_named_at_the_start_and_can_be_removed(tmp_path):
     repository = tmp_path / "models"
     shutil.copytree(ROOT / "model_repository", repository)
