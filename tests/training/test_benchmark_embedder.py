@@ -109,6 +109,10 @@ def test_random_weights_of_few_layers_are_made_where_asked(tmp_path):
     assert "weights in int8" in told
     state = load_owl(str(tmp_path / "owl"), "bfloat16").state_dict()
     assert not any(name.startswith("layers.1.") for name in state)
+    vision = {
+        name for name in state if re.match(r"vision_model.*layers\.\d+\.mlp.fc1.weight", name)
+    }
+    assert len(vision) == 2  # half of the decoder's layers, and about half of the vision's three
 
 
 @pytest.mark.parametrize(
