@@ -3,11 +3,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PAPER_REPOSITORY := runs/paper_repository
+HOST ?= localhost:8001
 
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo score serve test test-baselines deploy-tools lint format train-demo paper clean
+.PHONY: help install demo score serve test test-baselines test-bulk fuzz audit deploy-tools lint format train-demo paper clean load overload
 
 help: ## list the tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +46,18 @@ deploy-tools: $(INSTALLED) ## fetch Prometheus and schemas into .tools; without 
 	  @kubernetes-models/keda@2.0.0 @kubernetes-models/gateway-api@2.0.0
 	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest .tools/kserve kserve==0.21.0
 
+test-bulk: $(INSTALLED) ## run the tests of bulk jobs, which need Ray (100 MB)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e './client[bulk]'
+	$(BIN)/python -m pytest tests/client/test_bulk.py
+
+fuzz: $(INSTALLED) ## decode 20,000 damaged images, and send a tenth of them to a real server
+	FUZZ_CASES=20000 $(BIN)/python -m pytest -s -k mutated \
+	  tests/security/test_image_fuzz.py tests/served/test_hostile_requests.py
+
+audit: $(INSTALLED) ## look the pinned packages up in PyPI's list of known vulnerabilities
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt pip-audit
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -62,6 +75,12 @@ paper: $(INSTALLED) ## fetch the paper's models (17 GB; OWL=folder CHECKPOINT=fi
 	  $(if $(OWL),--owl "$(OWL)") $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") \
 	  | xargs --no-run-if-empty $(BIN)/python export/to_triton.py --preset paper --repository $(PAPER_REPOSITORY)
 	$(BIN)/python deploy/serve.py --repository $(PAPER_REPOSITORY)
+
+load: $(INSTALLED) ## load a server as its users do: make load HOST=host:8001 LOAD="-u 20 -t 5m" (deploy/load/README.md)
+	$(BIN)/python -m locust -f deploy/load/locustfile.py --headless --only-summary -u 3 -r 3 -t 1m --host $(HOST) $(LOAD)
+
+overload: $(INSTALLED) ## send four times what the embedded server can do, and see what becomes of it
+	$(BIN)/python -m ma_agiqa.benchmark overload
 
 clean: ## remove what the tasks made, except .venv and fetched weights
 	rm -rf runs logs .pytest_cache .mypy_cache .ruff_cache

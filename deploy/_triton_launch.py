@@ -19,6 +19,7 @@ __all__ = [
     "check_repository",
     "compile_models",
     "find_ports",
+    "metrics_address",
     "models_to_load",
     "server_command",
 ]
@@ -149,6 +150,11 @@ def compile_models(repository: Path, models: Sequence[str]) -> None:
     """
     for model in models:
         compileall.compile_dir(repository / model, maxlevels=1, quiet=2)
+
+
+def metrics_address(ports: Ports) -> dict[str, str]:
+    """Environment by which the first step finds how much waits for the others."""
+    return {"MA_AGIQA_METRICS_URL": f"http://{HOST}:{ports.metrics}/metrics"}
 
 
 def server_command(

@@ -13,7 +13,7 @@ from typing import IO
 
 from _serve_errors import ServeError
 from _triton_guard import READY_GRACE_S, REAP_TIMEOUT_S, remove_regions
-from _triton_launch import Ports, Tracing, server_command
+from _triton_launch import Ports, Tracing, metrics_address, server_command
 from _triton_processes import group_members, is_alive, model_of_stub
 from _triton_runtime import find_runtime
 from _triton_security import Security
@@ -66,7 +66,7 @@ class TritonServer:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
-                    env=runtime.environment(),
+                    env={**runtime.environment(), **metrics_address(ports)},
                     start_new_session=True,  # Ctrl-C in the terminal is for the caller alone
                 )
         except BaseException:

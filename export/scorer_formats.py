@@ -4,6 +4,7 @@ TorchScript is what is served. `choose_arithmetic` settles how it computes: in t
 the authors' code, or faster where the scores stay the same within a tolerance.
 """
 
+import io
 import logging
 import warnings
 from collections.abc import Callable, Sequence
@@ -72,9 +73,10 @@ def choose_arithmetic(model: MAAGIQA, arithmetic: str, gpu: bool, mos_range: flo
     dtype = torch.float32 if arithmetic == "auto" else getattr(torch, arithmetic)
     fast = model.fast(dtype, fuse_attention=gpu or dtype == torch.float32)
     if dtype == torch.float32:
-        change, limit = _largest_change(model, fast, ScorerOutput._fields), TORCHSCRIPT_TOLERANCE
+        names, limit = ScorerOutput._fields, TORCHSCRIPT_TOLERANCE
     else:
-        change, limit = _largest_change(model, fast, ("score",)), SCORE_TOLERANCE * mos_range / 5
+        names, limit = ("score",), SCORE_TOLERANCE * mos_range / 5
+    change = _largest_change(model, fast, names, limit)
     if change <= limit:
         logger.info("scorer: %s changes its outputs by at most %.1e", dtype, change)
         return fast
@@ -82,7 +84,7 @@ def choose_arithmetic(model: MAAGIQA, arithmetic: str, gpu: bool, mos_range: flo
         logger.info("scorer: exact, as fast float32 would change its outputs by %.1e", change)
         return model
     raise CheckpointError(
-        f"--scorer {arithmetic}: the scores would change by {change:.3g}; at most {limit:g} is "
+        f"--scorer {arithmetic}: the outputs would change by {change:.3g}; at most {limit:g} is "
         "accepted. Choose exact."
     )
 
@@ -98,7 +100,9 @@ def export_torchscript(model: MAAGIQA, path: Path) -> float:
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        torch.jit.script(model).save(str(path))
+        buffer = io.BytesIO()  # torch's own writer aborts the process when the disk is full
+        torch.jit.save(torch.jit.script(model), buffer)
+        path.write_bytes(buffer.getbuffer())
         loaded = torch.jit.load(str(path), map_location="cpu")
     return _check("TorchScript", model, loaded, TORCHSCRIPT_TOLERANCE)
 
@@ -143,8 +147,12 @@ def _random_inputs(model: MAAGIQA, batch: int) -> Inputs:
 
 
 @torch.inference_mode()
-def _largest_change(model: MAAGIQA, fast: MAAGIQA, names: Sequence[str]) -> float:
-    """Compare outputs image by image: those above 1 relative to their largest value, or scores."""
+def _largest_change(model: MAAGIQA, fast: MAAGIQA, names: Sequence[str], limit: float) -> float:
+    """Compare image by image, up to the first one that changes by more than `limit`.
+
+    Scores alone are compared as they are; several outputs relative to the largest value of each
+    where that exceeds 1.
+    """
     worst = 0.0
     for one in zip(*(part.split(1) for part in _random_inputs(model, _IMAGES)), strict=True):
         exact, other = model(*one), fast(*one)
@@ -152,6 +160,8 @@ def _largest_change(model: MAAGIQA, fast: MAAGIQA, names: Sequence[str]) -> floa
             expected, got = getattr(exact, name), getattr(other, name)
             scale = 1.0 if len(names) == 1 else max(1.0, float(expected.abs().max()))
             worst = max(worst, float((expected - got).abs().max()) / scale)
+        if not worst <= limit:
+            break
     return worst
 
 

@@ -25,6 +25,8 @@ class DeploymentSettings:
         gpu: run mPLUG-Owl2 and the scorer on the GPU, one instance on each.
         queue_delay_us: how long a batch waits for company, in microseconds.
         warmup_batches: batch sizes run before a model reports ready.
+        max_wait_ms: requests are refused when this many milliseconds of work wait for the
+            networks, see `ma_agiqa.admission`.
     """
 
     embedder: str
@@ -32,6 +34,7 @@ class DeploymentSettings:
     gpu: bool
     queue_delay_us: int
     warmup_batches: tuple[int, ...]
+    max_wait_ms: int = 1000
 
 
 def repository_configs(
@@ -62,6 +65,8 @@ def repository_configs(
             # One process; it decodes on as many threads as there are cores.
             instances="instance_group [ { kind: KIND_CPU, count: 1 } ]",
             settings=settings,
+            # Here, not as a max_queue_size, whose rejections stall the batches of Triton 2.51.
+            parameters={"max_wait_ms": str(settings.max_wait_ms)},
         ),
         "mplug_owl2": _composing(
             "mplug_owl2",
@@ -115,6 +120,9 @@ def _composing(
     parameters: Mapping[str, str] | None = None,
 ) -> str:
     warmups = [_warmup(batch, inputs) for batch in settings.warmup_batches]
+    # On CPU larger batches are no faster per image, and while one runs the other steps wait.
+    preferred = "" if settings.gpu else "preferred_batch_size: [ 8 ], "
+    delay = f"max_queue_delay_microseconds: {settings.queue_delay_us}"
     parts = [
         f"name: {_quoted(name)}",
         runner,
@@ -123,7 +131,7 @@ def _composing(
         _tensors("output", outputs),
         instances,
         "# A batch starts when the model is free; an idle model waits this long for more images.",
-        f"dynamic_batching {{ max_queue_delay_microseconds: {settings.queue_delay_us} }}",
+        f"dynamic_batching {{ {preferred}{delay} }}",
         *(_parameter(key, value) for key, value in (parameters or {}).items()),
         *warmups,
     ]

@@ -6,8 +6,9 @@ import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from _triton_launch import models_to_load
+from _triton_launch import Ports, metrics_address, models_to_load
 from embedded_triton import EmbeddedTriton, RepositoryError
+from ma_agiqa.admission import METRICS_URL_VARIABLE
 
 SHIPPED = Path(__file__).resolve().parents[2] / "model_repository"
 ALWAYS = ["ma_agiqa", "ma_agiqa_v1", "maniqa_moe", "meter", "mplug_owl2", "preprocess"]
@@ -38,3 +39,8 @@ def test_nobody_can_load_or_unload_models_from_outside(server):
             with pytest.raises(InferenceServerException, match="restricted"):
                 change(ANSWERING)
         assert client.is_model_ready("ma_agiqa")
+
+
+def test_the_first_step_is_told_where_the_metrics_are():
+    address = metrics_address(Ports(grpc=1, http=2, metrics=3))
+    assert address == {METRICS_URL_VARIABLE: "http://127.0.0.1:3/metrics"}

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -11,15 +12,18 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from click.testing import CliRunner
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+import new_version
 import scorer_formats
 import to_triton
 import versions
 from ma_agiqa.checkpoint import ModelCard, save_checkpoint
-from ma_agiqa.errors import CheckpointError
+from ma_agiqa.errors import CheckpointError, DataError
 from ma_agiqa.scorer import MAAGIQA, MAAGIQAConfig
+from reference import GOLDEN, official_tensors
 
 SCRIPT = Path(to_triton.__file__)
 CONFIG = MAAGIQAConfig(
@@ -105,7 +109,7 @@ def test_the_card_reaches_the_ensemble(repository, checkpoint):
 
 @torch.inference_mode()
 def test_both_formats_compute_what_the_checkpoint_does(repository, checkpoint):
-    model = to_triton.read_checkpoint(checkpoint).model
+    model = new_version.read_checkpoint(checkpoint).model
     view = torch.randint(0, 256, (5, 224, 224, 3), dtype=torch.uint8)
     semantic, coherence = torch.randn(2, 5, 128)
     eager = model(view, semantic, coherence)
@@ -139,9 +143,9 @@ def scorer_weights(folder: Path) -> set[torch.dtype]:
 def test_the_scorer_is_served_in_the_arithmetic_asked_for(
     tmp_path, checkpoint, monkeypatch, arithmetic, dtype, tolerance
 ):
-    monkeypatch.setattr(to_triton, "export_onnx", lambda *_: 0.0)
-    source = to_triton.read_checkpoint(checkpoint)
-    to_triton.export(source, tmp_path, "demo", "float32", gpu=False, arithmetic=arithmetic)
+    monkeypatch.setattr(new_version, "export_onnx", lambda *_: 0.0)
+    source = new_version.read_checkpoint(checkpoint)
+    new_version.export(source, tmp_path, "demo", "float32", gpu=False, arithmetic=arithmetic)
     assert scorer_weights(tmp_path) == {dtype}
     inputs = torch.randint(0, 256, (3, 224, 224, 3), dtype=torch.uint8), *torch.randn(2, 3, 128)
     served = torch.jit.load(tmp_path / "maniqa_moe" / "1" / "model.pt")(*inputs)
@@ -149,21 +153,28 @@ def test_the_scorer_is_served_in_the_arithmetic_asked_for(
     assert float((served[0] - source.model(*inputs).score).abs().max()) <= tolerance
 
 
-def test_weights_that_amplify_rounding_are_served_exactly(checkpoint):
-    model = to_triton.read_checkpoint(checkpoint).model
+def test_scores_that_change_are_served_exactly(checkpoint, monkeypatch):
+    model = new_version.read_checkpoint(checkpoint).model
     assert scorer_formats.choose_arithmetic(model, "auto", False, 5.0) is not model
-    with torch.no_grad():
-        model.fusion.regression.weight.mul_(1e7)
-        model.maniqa.score_head[3].bias.fill_(1.0)
+    monkeypatch.setattr(scorer_formats, "TORCHSCRIPT_TOLERANCE", 0.0)
+    monkeypatch.setattr(scorer_formats, "SCORE_TOLERANCE", 0.0)
+    for arithmetic in ("auto", "exact"):
+        assert scorer_formats.choose_arithmetic(model, arithmetic, False, 5.0) is model
+    for arithmetic in ("float32", "bfloat16"):
+        with pytest.raises(CheckpointError, match=f"--scorer {arithmetic}: .* Choose exact"):
+            scorer_formats.choose_arithmetic(model, arithmetic, False, 5.0)
+
+
+@pytest.mark.slow
+def test_reference_weights_amplify_rounding_and_are_served_exactly():
+    shapes = json.loads((GOLDEN / "ma_agiqa_full_parameters.json").read_text())
+    model = MAAGIQA.from_official(official_tensors(shapes))
     assert scorer_formats.choose_arithmetic(model, "auto", False, 5.0) is model
-    assert scorer_formats.choose_arithmetic(model, "exact", False, 5.0) is model
-    with pytest.raises(CheckpointError, match=r"--scorer bfloat16: the scores would change by"):
-        scorer_formats.choose_arithmetic(model, "bfloat16", False, 5.0)
 
 
 def small_export(checkpoint: Path, repository: Path) -> int:
-    source = to_triton.read_checkpoint(checkpoint)
-    return to_triton.export(source, repository, owl="demo", dtype="float32", gpu=False)
+    source = new_version.read_checkpoint(checkpoint)
+    return new_version.export(source, repository, owl="demo", dtype="float32", gpu=False)
 
 
 def test_the_next_export_is_the_next_version(repository, checkpoint):
@@ -195,19 +206,19 @@ def test_a_failed_move_leaves_no_half_version(repository, checkpoint, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "rename", full)
-    monkeypatch.setattr(to_triton, "export_onnx", lambda *_: 0.0)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(new_version, "export_onnx", lambda *_: 0.0)
+    with pytest.raises(DataError, match=r"takes no more: .*No space left.*Make room"):
         small_export(checkpoint, repository)
     assert set(files(repository)) == before
 
 
 def test_networks_that_do_not_fit_are_refused(tmp_path, checkpoint, tiny_owl):
-    source = to_triton.read_checkpoint(checkpoint)
+    source = new_version.read_checkpoint(checkpoint)
     tiny_owl["build"]().save_pretrained(tmp_path / "owl")
     wide = {**tiny_owl["config"], "hidden_size": 64, "num_attention_heads": 4}
     type(tiny_owl["build"]())(**wide).save_pretrained(tmp_path / "narrow")
     with pytest.raises(CheckpointError, match=r"of width 128; .* gives 64"):
-        to_triton.export(
+        new_version.export(
             source, tmp_path / "models", str(tmp_path / "narrow"), "float32", gpu=False
         )
     assert not (tmp_path / "models").exists()
@@ -219,6 +230,7 @@ def test_networks_that_do_not_fit_are_refused(tmp_path, checkpoint, tiny_owl):
         (["--preset", "paper"], "Fetch it with `make paper`"),
         (["--checkpoint", "nowhere.pt"], "no checkpoint at nowhere.pt"),
         (["--preset", "huge"], "'huge' is not one of"),
+        (["--dtype", "int3"], "'int3' is not one of"),
     ],
 )
 def test_wrong_arguments_end_in_a_sentence(tmp_path, arguments, sentence):
@@ -227,3 +239,14 @@ def test_wrong_arguments_end_in_a_sentence(tmp_path, arguments, sentence):
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(("given", "served"), [("int8", "int8"), ("bf16", "bfloat16")])
+def test_a_dtype_is_served_under_its_long_name(tmp_path, monkeypatch, given, served):
+    asked = []
+    monkeypatch.setattr(to_triton, "export", lambda *args, **_: asked.append(args[3]) or 1)
+    arguments = ["--dtype", given, "--repository", str(tmp_path / "models")]
+    done = CliRunner().invoke(to_triton.main, arguments)
+    assert done.exit_code == 0, done.output
+    assert asked == [served]
+    assert served in done.stdout

@@ -19,6 +19,7 @@ from ma_agiqa_client import (
     DeadlineExceededError,
     InvalidImageError,
     Scorer,
+    ServerUnavailableError,
     WrongModelError,
 )
 
@@ -253,7 +254,10 @@ def test_work_that_nobody_waits_for_is_not_done(raw):
         time.sleep(0.01)
     refused = [error for error in answers if error]
     assert len(refused) > 300
-    assert all("DEADLINE_EXCEEDED" in error.message() for error in refused)
+    foreseen = "are left until the deadline"  # the first step saw that there would be no time
+    assert all(
+        "DEADLINE_EXCEEDED" in error.message() or foreseen in error.message() for error in refused
+    ), {error.message() for error in refused}
 
 
 def test_deadlines_of_many_are_their_own(scorer):
@@ -262,7 +266,8 @@ def test_deadlines_of_many_are_their_own(scorer):
     scores = list(scorer.score_many([picture(1)] * 300, max_in_flight=150, timeout_s=0.4))
     late = [score for score in scores if score.error]
     assert len(late) > 50
-    assert {type(score.error) for score in late} == {DeadlineExceededError}
+    # The server is not available to those who would have to wait longer than they can.
+    assert {type(score.error) for score in late} <= {DeadlineExceededError, ServerUnavailableError}
     assert scorer.score(EXAMPLES[0], timeout_s=60).error is None
 
 

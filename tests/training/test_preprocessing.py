@@ -67,6 +67,20 @@ def test_semantic_view_equals_clip_processor_on_padded_square(size, side):
     np.testing.assert_allclose(normalised.transpose(2, 0, 1), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "size", [*SIZES, (2, 300), (300, 2), (449, 447), (448, 100), (1023, 64), (1, 1), (1280, 720)]
+)
+@pytest.mark.parametrize("side", [448, 224, 31])
+def test_semantic_view_equals_resizing_the_padded_square(size, side):
+    rgb = picture(*size)
+    longest = max(size)
+    square = np.full((longest, longest, 3), (122, 116, 104), np.uint8)
+    top, left = (longest - size[1]) // 2, (longest - size[0]) // 2
+    square[top : top + size[1], left : left + size[0]] = rgb
+    expected = Image.fromarray(square).resize((side, side), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(semantic_view(rgb, side), np.array(expected))
+
+
 @pytest.mark.parametrize("image_format", ["PNG", "BMP", "PPM", "TIFF", "WEBP"])
 def test_lossless_formats_decode_to_the_same_pixels(image_format):
     rgb = picture(70, 50)

@@ -129,14 +129,15 @@ def semantic_view(rgb: RGB, size: int = 448) -> RGB:
     """
     height, width = rgb.shape[:2]
     side = max(height, width)
-    if height != width:
-        square = np.empty((side, side, 3), np.uint8)
-        square[:] = PADDING_RGB
-        top, left = (side - height) // 2, (side - width) // 2
-        square[top : top + height, left : left + width] = rgb
-        rgb = square
-    resized = Image.fromarray(rgb).resize((size, size), Image.Resampling.BICUBIC)
-    return np.array(resized)
+    image = Image.fromarray(rgb)
+    if width > height:
+        # Pillow resizes the width first, and padding stays itself: pad the narrow image instead.
+        image = image.resize((size, height), Image.Resampling.BICUBIC)
+    if width != height:
+        square = Image.new("RGB", (image.width if width > height else side, side), PADDING_RGB)
+        square.paste(image, ((square.width - image.width) // 2, (side - height) // 2))
+        image = square
+    return np.array(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _open(data: bytes) -> Image.Image:

@@ -5,10 +5,12 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import cv2
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from ma_agiqa import deadlines
+from ma_agiqa.admission import start_admission
 from ma_agiqa.errors import ImageError
 from ma_agiqa.preprocessing import decode, quality_view, semantic_view
 from ma_agiqa.serving_metrics import StepMetrics, counted
@@ -23,23 +25,30 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         sides = {tensor["name"]: int(tensor["dims"][0]) for tensor in config["output"]}
         self._semantic_size = sides["SEMANTIC_VIEW"]
+        # Images of a batch side by side: the decoders and both resizers run without Python's lock.
         self._pool = ThreadPoolExecutor(os.cpu_count())
         self.metrics = StepMetrics(pb_utils, "preprocess", images="IMAGE")
+        cv2.setNumThreads(1)  # each of these threads would otherwise start as many of its own
+        self._admission = start_admission(("mplug_owl2", "maniqa_moe"), config)
 
     @counted
     def execute(self, requests: list[Any]) -> list[Any]:
         work = [self._begin(request) for request in requests]
-        return [self._respond(batch) if isinstance(batch, list) else batch for batch in work]
+        answers = [self._respond(batch) if isinstance(batch, list) else batch for batch in work]
+        self._admission.passed_on()
+        return answers
 
     def finalize(self) -> None:
+        self._admission.close()
         self._pool.shutdown()
         self.metrics.meter.close()
 
     def _begin(self, request: Any) -> Any:
         """Put a request's images in line: a list of futures, or the refusal that answers it."""
         if reason := deadlines.unwanted(request, "preprocess"):
-            fault = pb_utils.TritonError(reason, pb_utils.TritonError.CANCELLED)
-            return pb_utils.InferenceResponse(error=fault)
+            return _refusal(reason, pb_utils.TritonError.CANCELLED)
+        if reason := self._admission.refusal(request.parameters()):
+            return _refusal(reason, pb_utils.TritonError.UNAVAILABLE)
         files = [bytes(file) for file in _input(request).as_numpy().ravel()]
         return [self._pool.submit(self._views, file) for file in files]
 
@@ -69,6 +78,10 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse(
             [pb_utils.Tensor(name, array) for name, array in tensors.items()]
         )
+
+
+def _refusal(reason: str, code: Any) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(reason, code))
 
 
 def _input(request: Any) -> Any:

@@ -7,8 +7,9 @@ import click
 import torch
 
 from ma_agiqa._command import Command, config_option, overrides_option, read_config
+from ma_agiqa.benchmark._preprocess_command import preprocess
 from ma_agiqa.benchmark._scorer_command import scorer
-from ma_agiqa.benchmark._served_command import served
+from ma_agiqa.benchmark._served_command import overload, served
 from ma_agiqa.benchmark.dtypes import dtypes
 from ma_agiqa.benchmark.embedder_command import embedder
 from ma_agiqa.benchmark.training import TrainingSpeed, measure_training
@@ -28,7 +29,7 @@ def main() -> None:
     """Measure how fast this package is on this machine."""
 
 
-for command in (dtypes, embedder, scorer, served):
+for command in (dtypes, embedder, overload, preprocess, scorer, served):
     main.add_command(command)
 
 

@@ -14,7 +14,7 @@ import psutil
 
 from ma_agiqa.errors import ConfigError
 
-__all__ = ["EmbeddedServer", "embedded_server"]
+__all__ = ["EmbeddedServer", "embedded_server", "find_serve_script"]
 
 _STOP_TIMEOUT_S = 60.0
 _STUB = "triton_python_backend_stub"
@@ -90,6 +90,21 @@ def embedded_server(repository: Path, script: Path) -> Iterator[EmbeddedServer]:
             if process.stdin:
                 process.stdin.close()
             process.wait(_STOP_TIMEOUT_S)
+
+
+def find_serve_script() -> Path:
+    """Find `deploy/serve.py` of the clone that this package lies in.
+
+    Raises:
+        ConfigError: the package is installed without the clone.
+    """
+    script = Path(__file__).resolve().parents[3] / "deploy" / "serve.py"
+    if not script.is_file():
+        raise ConfigError(
+            "This package is installed without the server. Start one in a clone of the repository "
+            "(`python deploy/serve.py`) and give its address with --url HOST:PORT."
+        )
+    return script
 
 
 def _name(command: list[str]) -> str | None:

@@ -9,9 +9,10 @@ import numpy as np
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput, InferResult
 from tritonclient.utils import InferenceServerException
 
+from ma_agiqa.deadlines import PARAMETER
 from ma_agiqa.errors import ConfigError, DataError
 
-__all__ = ["Load", "ServedEnsemble"]
+__all__ = ["Answer", "Load", "ServedEnsemble"]
 
 _MODEL, _INPUT, _OUTPUT = "ma_agiqa", "IMAGE", "SCORE"
 _ANSWER_TIMEOUT_S = 600.0
@@ -42,6 +43,21 @@ class Load:
     def percentile_ms(self, percent: float) -> float:
         """Latency that so many percent of the images did not exceed."""
         return float(np.percentile(self.latencies_ms, percent))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one request.
+
+    Attributes:
+        status: None if the image was scored, or the name of the gRPC status.
+        seconds: from sending it to its answer.
+        end_s: when the answer came, in seconds since the first request.
+    """
+
+    status: str | None
+    seconds: float
+    end_s: float
 
 
 class ServedEnsemble:
@@ -125,6 +141,67 @@ class ServedEnsemble:
         for _ in range(concurrency):
             _raise(answers.get()[2])
         return Load(concurrency, len(latencies_ms), end - begin, np.array(latencies_ms))
+
+    def one(self, file: bytes) -> float:
+        """Seconds that one image takes.
+
+        Raises:
+            DataError: it is not scored.
+        """
+        start = time.perf_counter()
+        try:
+            self._client.infer(_MODEL, [_image_input(file)], client_timeout=_ANSWER_TIMEOUT_S)
+        except InferenceServerException as error:
+            _raise(error)
+        return time.perf_counter() - start
+
+    def send(
+        self, files: Sequence[bytes], images_per_s: float, seconds: float, deadline_s: float
+    ) -> list[Answer]:
+        """Send requests at random times, at a rate that does not depend on the answers.
+
+        Args:
+            files: encoded images, sent in turn.
+            images_per_s: mean rate.
+            seconds: how long requests are sent; all answers are waited for.
+            deadline_s: after which each request's answer is not wanted any more.
+
+        Returns:
+            The answers, in the order they came.
+        """
+        inputs = [_image_input(file) for file in files]
+        answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        first = time.perf_counter()
+
+        def send(number: int) -> None:
+            start = time.perf_counter()
+
+            def note(result: InferResult | None, error: Exception | None) -> None:
+                now = time.perf_counter()
+                answers.put(Answer(_status(_wrong(result, error)), now - start, now - first))
+
+            self._client.async_infer(
+                _MODEL,
+                [inputs[number % len(inputs)]],
+                note,
+                outputs=[InferRequestedOutput(_OUTPUT)],
+                parameters={PARAMETER: time.time_ns() // 1000 + round(deadline_s * 1e6)},
+                client_timeout=_ANSWER_TIMEOUT_S,
+            )
+
+        pauses, due, sent = np.random.default_rng(0), 0.0, 0
+        while due < seconds:
+            time.sleep(max(0.0, first + due - time.perf_counter()))
+            send(sent)
+            sent += 1
+            due += pauses.exponential(1 / images_per_s)
+        return [answers.get() for _ in range(sent)]
+
+
+def _status(error: Exception | None) -> str | None:
+    if isinstance(error, InferenceServerException):
+        return str(error.status()).removeprefix("StatusCode.")
+    return str(error) if error else None
 
 
 def _image_input(file: bytes) -> InferInput:

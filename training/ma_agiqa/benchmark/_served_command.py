@@ -1,4 +1,4 @@
-"""Command line of the benchmark of serving: `python -m ma_agiqa.benchmark served`."""
+"""Command line of the benchmarks of serving: `python -m ma_agiqa.benchmark served|overload`."""
 
 import os
 from pathlib import Path
@@ -7,9 +7,10 @@ import click
 import torch
 
 from ma_agiqa._command import Command
-from ma_agiqa.benchmark.served import ServedSpeed, measure_served
+from ma_agiqa.benchmark.overload import Overload, measure_overload
+from ma_agiqa.benchmark.served import ServedSpeed, measure_served, read_files
 
-__all__ = ["served"]
+__all__ = ["overload", "served"]
 
 _CLONE = Path(__file__).resolve().parents[3]
 _EPILOG = """\b
@@ -46,17 +47,29 @@ class _ServedCommand(Command):
         return super().parse_args(ctx, _Several.spread(args, names))
 
 
-@click.command(cls=_ServedCommand, epilog=_EPILOG)
-@click.option(
+_url_option = click.option(
     "--url", metavar="HOST:PORT", help="A running server's gRPC port; default: start one here."
 )
-@click.option(
+_repository_option = click.option(
     "--repository",
     type=click.Path(path_type=Path, file_okay=False),
     default=_CLONE / "model_repository",
     show_default="model_repository of this checkout",
-    help="What is served; its models are also called in this process.",
+    help="What is served; `served` calls its models in this process, too.",
 )
+_images_option = click.option(
+    "--images",
+    cls=_Several,
+    type=click.Path(exists=True, path_type=Path),
+    default=(_CLONE / "examples",),
+    show_default="examples of this checkout",
+    help="Files and folders of images, sent in turn.",
+)
+
+
+@click.command(cls=_ServedCommand, epilog=_EPILOG)
+@_url_option
+@_repository_option
 @click.option(
     "--concurrency",
     "concurrencies",
@@ -66,14 +79,7 @@ class _ServedCommand(Command):
     show_default="1 8 32",
     help="How many requests are on their way; several are measured in turn.",
 )
-@click.option(
-    "--images",
-    cls=_Several,
-    type=click.Path(exists=True, path_type=Path),
-    default=(_CLONE / "examples",),
-    show_default="examples of this checkout",
-    help="Files and folders of images, sent in turn.",
-)
+@_images_option
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
@@ -107,6 +113,73 @@ def served(
         say=lambda text: click.echo(text, err=True),
     )
     click.echo(_table(speed))
+
+
+@click.command(cls=_ServedCommand)
+@_url_option
+@_repository_option
+@_images_option
+@click.option(
+    "--times",
+    type=click.FloatRange(min=0, min_open=True),
+    default=4.0,
+    show_default=True,
+    help="How much more than the measured capacity is sent.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=15.0,
+    show_default=True,
+    help="How long the capacity is measured, and how long the overload lasts.",
+)
+@click.option(
+    "--deadline",
+    "deadline_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="After how many seconds each answer is not wanted any more.",
+)
+def overload(
+    url: str | None,
+    repository: Path,
+    images: tuple[Path, ...],
+    times: float,
+    seconds: float,
+    deadline_s: float,
+) -> None:
+    """Send a server a multiple of what it can do; see what it still does, and what it refuses."""
+    measured = measure_overload(
+        repository,
+        read_files(images),
+        url,
+        times,
+        seconds,
+        deadline_s,
+        say=lambda text: click.echo(text, err=True),
+    )
+    click.echo(_overload_table(measured))
+
+
+def _overload_table(measured: Overload) -> str:
+    lines = [
+        f"capacity  {measured.capacity_images_per_s:.1f} images/s",
+        f"sent      {measured.sent_images_per_s:.1f} images/s for {measured.seconds:g} s",
+        f"goodput   {measured.goodput_images_per_s:.1f} images/s scored in time: "
+        f"{measured.goodput_share:.0%} of the capacity",
+        "outcomes  " + ", ".join(f"{n} {outcome}" for outcome, n in measured.outcomes.items()),
+    ]
+    for name, p95_ms in (("refused", measured.refused_p95_ms), ("scored", measured.scored_p95_ms)):
+        lines += [] if p95_ms is None else [f"{name:9s} p95 {p95_ms:.0f} ms"]
+    if measured.memory_bytes:
+        before, most = (size / 2**20 for size in measured.memory_bytes)
+        lines.append(f"memory    {before:.0f} MiB before, at most {most:.0f} MiB")
+    recovery = measured.recovery_s
+    lines.append(
+        "recovery  " + ("not seen" if recovery is None else f"{recovery:.1f} s until fast again")
+    )
+    return "\n".join(lines)
 
 
 def _table(speed: ServedSpeed) -> str:

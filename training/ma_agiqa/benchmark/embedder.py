@@ -40,6 +40,7 @@ class EmbedderSpeed:
         device: where it runs.
         load_s: from nothing to ready, the prompts' beginnings included.
         load_peak_bytes: most memory in use meanwhile.
+        load_disk_bytes: read from disks meanwhile; near 0 if the files were in memory already.
         flop: operations per image, see `operations`.
     """
 
@@ -48,6 +49,7 @@ class EmbedderSpeed:
     device: str
     load_s: float
     load_peak_bytes: int
+    load_disk_bytes: int
     flop: float
 
 
@@ -111,12 +113,13 @@ def load(source: str, dtype: str, device: str) -> EmbedderSpeed:
     Raises:
         CheckpointError, ConfigError: see `presets.build_embedder`.
     """
-    memory, start = PeakMemory(device), time.perf_counter()
+    memory, disk, start = PeakMemory(device), read_from_disk(), time.perf_counter()
     embedder = build_embedder(source, device, dtype)
     finish(device)
     seconds = time.perf_counter() - start
     flop = cached_flop(embedder.model.config, PROMPTS)
-    return EmbedderSpeed(embedder, dtype, device, seconds, memory.read(), flop)
+    disk = read_from_disk() - disk
+    return EmbedderSpeed(embedder, dtype, device, seconds, memory.read(), disk, flop)
 
 
 def measure_batch(loaded: EmbedderSpeed, batch: int, rounds: int) -> BatchSpeed:
@@ -188,8 +191,8 @@ def timed_pass(loaded: EmbedderSpeed, images: Tensor) -> tuple[float, dict[str, 
 def text_of(loaded: EmbedderSpeed, speeds: Sequence[BatchSpeed]) -> str:
     """Say what was measured, a line for loading and one for each batch size."""
     lines = [
-        f"load     {loaded.load_s:.1f} s to ready, peak {loaded.load_peak_bytes / 1e9:.2f} GB, "
-        f"weights in {loaded.dtype}",
+        f"load     {loaded.load_s:.1f} s to ready, {loaded.load_disk_bytes / 1e9:.1f} GB read from "
+        f"disk, peak {loaded.load_peak_bytes / 1e9:.2f} GB, weights in {loaded.dtype}",
         f"count    {loaded.flop / 1e9:,.1f} GFLOP per image (formula: ma_agiqa.benchmark."
         "operations)",
     ]
@@ -203,8 +206,8 @@ def text_of(loaded: EmbedderSpeed, speeds: Sequence[BatchSpeed]) -> str:
         )
         if speed.disk_bytes > 2**27:
             lines.append(
-                f"         {speed.disk_bytes / 1e9:.1f} GB were read from disk in the timed "
-                "passes: free some memory, or this is the disk's speed"
+                f"         {speed.disk_bytes / 1e9:.1f} GB were read from disk in these passes: "
+                "free some memory, or this is the disk's speed"
             )
     return "\n".join(lines)
 

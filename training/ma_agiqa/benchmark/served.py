@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from ma_agiqa.benchmark._embedded_server import EmbeddedServer, embedded_server
+from ma_agiqa.benchmark._embedded_server import EmbeddedServer, embedded_server, find_serve_script
 from ma_agiqa.benchmark._one_process import Layout, OneProcess, Rate
 from ma_agiqa.benchmark._requests import Load, ServedEnsemble
 from ma_agiqa.errors import ConfigError
@@ -83,7 +83,7 @@ def measure_served(
         server = None
         if url is None:
             say("starting the embedded server")
-            server = stack.enter_context(embedded_server(repository, _find_script()))
+            server = stack.enter_context(embedded_server(repository, find_serve_script()))
         ensemble = ServedEnsemble(server.url if server else str(url))
         stack.callback(ensemble.close)
         say("loading the models here")
@@ -113,16 +113,6 @@ def read_files(images: Sequence[Path]) -> list[bytes]:
         return [path.read_bytes() for path in paths]
     except OSError as error:
         raise ConfigError(f"{error.filename} cannot be read: {error.strerror}.") from error
-
-
-def _find_script() -> Path:
-    script = Path(__file__).resolve().parents[3] / "deploy" / "serve.py"
-    if not script.is_file():
-        raise ConfigError(
-            "This package is installed without the server. Start one in a clone of the repository "
-            "(`python deploy/serve.py`) and give its address with --url HOST:PORT."
-        )
-    return script
 
 
 class _Measurement:

@@ -1,0 +1,215 @@
+"""Load on the served ensemble, as its users make it. `make load` runs it; README.md says more.
+
+Three kinds of users, whose shares --generation-servers, --batch-jobs and --people set:
+
+    GenerationServer  a burst of images for every prompt, then a pause until the next prompt
+    BatchJob          always the same number of images on their way
+    Person            one file of any size and format, then some seconds of looking; now and then
+                      a file that is no image, which has to be refused as such
+"""
+
+import itertools
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gevent
+import gevent.pool
+import grpc.experimental.gevent as grpc_gevent
+import numpy as np
+from locust import User, between, constant_pacing, events, task
+from locust.env import Environment
+
+grpc_gevent.init_gevent()  # before the first channel: else every call blocks all users
+
+import tritonclient.grpc  # noqa: E402
+from load_images import FORMATS, LoadImage, make_images, read_images  # noqa: E402
+from load_report import Limits, broken_limits, error_table, latency_table  # noqa: E402
+from tritonclient.utils import InferenceServerException  # noqa: E402
+
+MODEL = "ma_agiqa"
+MAX_MESSAGE_BYTES = 2**31 - 1
+SAME_SCORE_TOLERANCE = 0.01  # of MOS: an image may be batched with others each time
+NOT_AN_IMAGE = LoadImage("no image", b"This is not an image.")
+
+
+@events.init_command_line_parser.add_listener
+def add_arguments(parser: Any) -> None:
+    """Add our arguments to locust's."""
+    group = parser.add_argument_group("MA-AGIQA")
+    add = group.add_argument
+    add("--images-per-prompt", type=int, default=8, help="Images in a generation server's burst.")
+    add("--prompt-seconds", type=float, default=2.0, help="Time from one burst to the next.")
+    add("--job-width", type=int, default=16, help="Images on their way in a batch job.")
+    add("--sizes", default="512,1024", help="Sides of the images in pixels.")
+    add("--formats", default="jpeg,png,webp", help=f"Of the images: {', '.join(FORMATS)}.")
+    add("--image-folder", default="", help="Send these files instead.")
+    add("--deadline-seconds", type=float, default=10.0, help="Of every request.")
+    add("--max-p95-ms", type=float, default=None, help="Fail if the p95 is above.")
+    add("--max-p99-ms", type=float, default=None, help="Fail if the p99 is above.")
+    add("--max-error-rate", type=float, default=0.0, help="Fail if more requests fail (0..1).")
+    add("--min-images-per-s", type=float, default=None, help="Fail if fewer are scored.")
+    for name in ("generation-servers", "batch-jobs", "people"):
+        add(f"--{name}", type=int, default=1, help=f"Share of {name.replace('-', ' ')}.")
+
+
+class Ensemble:
+    """The one channel of this process, the images, and the scores seen so far."""
+
+    def __init__(self, environment: Environment) -> None:
+        options: Any = environment.parsed_options
+        size = ("grpc.max_send_message_length", MAX_MESSAGE_BYTES)
+        self._client = tritonclient.grpc.InferenceServerClient(
+            (environment.host or "localhost:8001").removeprefix("grpc://"), channel_args=[size]
+        )
+        self._fire = environment.events.request.fire
+        self._deadline_s = options.deadline_seconds
+        self._scores: dict[bytes, float] = {}
+        folder = options.image_folder
+        sizes = [int(size) for size in options.sizes.split(",")]
+        self.images = (
+            read_images(Path(folder)) if folder else make_images(sizes, options.formats.split(","))
+        )
+
+    def score(self, user: str, image: LoadImage) -> None:
+        """Send one image, check the answer, and tell locust."""
+        start = time.perf_counter()
+        error = self._failure(image)
+        self._fire(
+            request_type="gRPC",
+            name=f"{user}, {image.kind}",
+            response_time=(time.perf_counter() - start) * 1000,
+            response_length=len(image.data),
+            exception=error,
+            context={},
+        )
+
+    def _failure(self, image: LoadImage) -> Exception | None:
+        tensor = tritonclient.grpc.InferInput("IMAGE", [1, 1], "BYTES")
+        tensor.set_data_from_numpy(np.array([[image.data]], np.object_))
+        deadline_us = time.time_ns() // 1000 + round(self._deadline_s * 1e6)
+        try:
+            answer = self._client.infer(
+                MODEL,
+                [tensor],
+                parameters={"deadline_unix_us": deadline_us},
+                client_timeout=self._deadline_s,
+            )
+        except InferenceServerException as error:
+            return self._unless_expected(image, error)
+        return self._wrong(image, answer.as_numpy("SCORE"), answer.as_numpy("GATE"))
+
+    @staticmethod
+    def _unless_expected(image: LoadImage, error: InferenceServerException) -> Exception | None:
+        status = str(error.status()).removeprefix("StatusCode.")
+        if image is NOT_AN_IMAGE and status == "INVALID_ARGUMENT":
+            return None
+        return RuntimeError(f"{status}: {error.message()}")
+
+    def _wrong(self, image: LoadImage, score: np.ndarray, gate: np.ndarray) -> Exception | None:
+        if image is NOT_AN_IMAGE:
+            return RuntimeError("WRONG ANSWER: what is no image was scored")
+        if score is None or score.shape != (1, 1) or gate is None or gate.shape != (1, 3):
+            return RuntimeError(f"WRONG ANSWER: SCORE {score}, GATE {gate}")
+        mos = float(score[0, 0])
+        first = self._scores.setdefault(image.data, mos)
+        if not np.isfinite(mos) or abs(mos - first) > SAME_SCORE_TOLERANCE:
+            return RuntimeError(f"WRONG ANSWER: score {mos}, and before {first}")
+        return None
+
+
+_ensembles: dict[int, Ensemble] = {}
+
+
+class _EnsembleUser(User):
+    abstract = True
+
+    def on_start(self) -> None:
+        """Share the channel and the images of this process."""
+        key = id(self.environment)
+        if key not in _ensembles:
+            _ensembles[key] = Ensemble(self.environment)
+        self.ensemble = _ensembles[key]
+        self.options: Any = self.environment.parsed_options
+
+
+class GenerationServer(_EnsembleUser):
+    """Scores the images of a prompt as soon as they are made."""
+
+    def wait_time(self) -> float:
+        """Prompts come at a steady rate, however long the burst took."""
+        pace: Callable[[User], float] = constant_pacing(self.options.prompt_seconds)
+        return pace(self)
+
+    @task
+    def prompt(self) -> None:
+        """Send a burst of one size and format and wait for all of it."""
+        kind = random.choice(self.ensemble.images).kind
+        images = [image for image in self.ensemble.images if image.kind == kind]
+        burst = itertools.islice(itertools.cycle(images), self.options.images_per_prompt)
+        jobs = [gevent.spawn(self.ensemble.score, "generation", image) for image in burst]
+        gevent.joinall(jobs, raise_error=True)
+
+
+class BatchJob(_EnsembleUser):
+    """Scores a large set, many images at once."""
+
+    @task
+    def chunk(self) -> None:
+        """Send ten times the width, that many at once."""
+        pool = gevent.pool.Pool(self.options.job_width)
+        for _ in range(10 * self.options.job_width):
+            image = random.choice(self.ensemble.images)
+            pool.spawn(self.ensemble.score, "batch", image)
+        pool.join(raise_error=True)
+
+
+class Person(_EnsembleUser):
+    """Tries single files."""
+
+    wait_time = between(1, 5)
+
+    @task(20)
+    def look(self) -> None:
+        """Send any file."""
+        self.ensemble.score("person", random.choice(self.ensemble.images))
+
+    @task(1)
+    def mistake(self) -> None:
+        """Send what is no image."""
+        self.ensemble.score("person", NOT_AN_IMAGE)
+
+
+@events.init.add_listener
+def set_shares(environment: Environment, **_: Any) -> None:
+    """Take the shares of the kinds of users from the command line."""
+    options: Any = environment.parsed_options
+    shares = {
+        GenerationServer: options.generation_servers,
+        BatchJob: options.batch_jobs,
+        Person: options.people,
+    }
+    for user, share in shares.items():
+        user.weight = share
+    environment.user_classes = [user for user in environment.user_classes if user.weight]
+
+
+@events.quitting.add_listener
+def report(environment: Environment, **_: Any) -> None:
+    """Print the table and fail past the limits; not in workers, whose master does."""
+    options: Any = environment.parsed_options
+    if options.worker:
+        return
+    stats = environment.stats
+    print(latency_table(stats))  # noqa: T201
+    if errors := error_table(stats.errors):
+        print(f"\nerrors\n{errors}")  # noqa: T201
+    limits = Limits(
+        options.max_p95_ms, options.max_p99_ms, options.max_error_rate, options.min_images_per_s
+    )
+    broken = broken_limits(stats.total, limits)
+    for sentence in broken:
+        print(f"FAILED  {sentence}")  # noqa: T201
+    environment.process_exit_code = 1 if broken else 0

@@ -1,0 +1,42 @@
+"""A burst far beyond what the server can do: what is refused, how, and what still works."""
+
+from pathlib import Path
+
+import pytest
+import tritonclient.grpc
+
+from ma_agiqa.benchmark._requests import ServedEnsemble
+
+EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.jpg"))
+FILES = [path.read_bytes() for path in EXAMPLES]
+
+
+@pytest.fixture
+def ensemble(server):
+    ensemble = ServedEnsemble(server.grpc_url)
+    yield ensemble
+    ensemble.close()
+
+
+def computed(client) -> int:
+    statistics = client.get_inference_statistics("mplug_owl2").model_stats[0]
+    return statistics.inference_stats.success.count
+
+
+def test_what_is_too_much_is_refused_before_the_networks_and_the_rest_is_scored(server, ensemble):
+    capacity = ensemble.load(FILES, 32, 2.0).images_per_s
+    with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
+        before = computed(client)
+        answers = ensemble.send(FILES, 8 * capacity, seconds=4.0, deadline_s=60.0)
+        after = computed(client)
+    scored = [answer for answer in answers if answer.status is None]
+    refused = [answer for answer in answers if answer.status == "UNAVAILABLE"]
+    assert len(scored) + len(refused) == len(answers)
+    assert len(scored) >= 2 * 32  # so many may always wait
+    assert len(refused) > len(answers) / 4
+    assert after - before == len(scored)  # nothing refused was computed
+    assert ensemble.one(FILES[0]) > 0  # raises if it is not scored
+
+
+def test_a_usual_number_of_requests_is_never_refused(ensemble):
+    assert ensemble.load(FILES, 64, 1.0).images > 0  # raises at the first refusal
