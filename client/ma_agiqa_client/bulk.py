@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -136,7 +137,8 @@ def main(inputs: tuple[str, ...], ray_address: str | None, workers: int, **value
             rows_per_part=values["rows_per_part"],
             checkpoint_sha256=checksum,
         )
-        _run(job, settings, workers, ray_address, voice)
+        with redirect_stdout(sys.stderr):  # where Ray says that a node has died
+            _run(job, settings, workers, ray_address, voice)
         summary = job.summary()
     except ValueError as error:
         if isinstance(error, ClientError):
@@ -205,8 +207,7 @@ def _scored(
 
     from ma_agiqa_client._bulk_worker import PartScorer, cause
 
-    if not ray.is_initialized():
-        ray.init(address=ray_address, include_dashboard=False, log_to_driver=False)
+    ray.init(address=ray_address, include_dashboard=False, log_to_driver=False)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     records = [part.to_record() for part in parts]
@@ -222,3 +223,5 @@ def _scored(
             yield int(row["rows"])
     except ray.exceptions.RayError as error:
         raise cause(error) from error
+    finally:
+        ray.shutdown()
