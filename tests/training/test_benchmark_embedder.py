@@ -105,8 +105,9 @@ def test_the_command_states_every_number():
 
 def test_random_weights_of_few_layers_are_made_where_asked(tmp_path):
     arguments = ["--random-weights", "--layers", "1", "--rounds", "1", "--dtype", "int8"]
-    told = run("embedder", *arguments, "--owl", str(tmp_path / "owl"))
+    told = run("embedder", *arguments, "--owl", str(tmp_path / "owl"), "--profile")
     assert "weights in int8" in told
+    assert re.search(r"aten::(mm|addmm) ", told)
     state = load_owl(str(tmp_path / "owl"), "bfloat16").state_dict()
     assert not any(name.startswith("layers.1.") for name in state)
     vision = {

@@ -14,6 +14,7 @@ from ma_agiqa.benchmark.embedder import (
     comparison_text,
     load,
     measure_batch,
+    profile_text,
     text_of,
 )
 from ma_agiqa.benchmark.machine import describe, use_threads
@@ -95,6 +96,7 @@ def threads_option(function: _F) -> _F:
 @click.option(
     "--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Passes to time."
 )
+@click.option("--profile", is_flag=True, help="Say which operations take the time of a pass.")
 @click.option(
     "--official",
     type=click.Path(file_okay=False, path_type=Path),
@@ -116,6 +118,7 @@ def embedder(
     device: str,
     threads: int | None,
     rounds: int,
+    profile: bool,
     official: Path | None,
     official_python: str | None,
 ) -> None:
@@ -137,6 +140,8 @@ def embedder(
         loaded = load(source, dtype, device)
         speeds = [measure_batch(loaded, size, rounds) for size in (batch, *more)]
         click.echo(text_of(loaded, speeds))
+        if profile:
+            click.echo(profile_text(loaded, batch))
         if official is not None and official_python is not None:
             made = compare(loaded, Path(source), official, official_python, batch, rounds)
             click.echo(comparison_text(made))
