@@ -4,6 +4,7 @@ TorchScript is what is served. `choose_arithmetic` settles how it computes: in t
 the authors' code, or faster where the scores stay the same within a tolerance.
 """
 
+import io
 import logging
 import warnings
 from collections.abc import Callable, Sequence
@@ -99,7 +100,9 @@ def export_torchscript(model: MAAGIQA, path: Path) -> float:
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        torch.jit.script(model).save(str(path))
+        buffer = io.BytesIO()  # torch's own writer aborts the process when the disk is full
+        torch.jit.save(torch.jit.script(model), buffer)
+        path.write_bytes(buffer.getbuffer())
         loaded = torch.jit.load(str(path), map_location="cpu")
     return _check("TorchScript", model, loaded, TORCHSCRIPT_TOLERANCE)
 

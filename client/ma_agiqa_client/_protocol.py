@@ -67,6 +67,7 @@ DEADLINE = "deadline_unix_us"
 """The request parameter that says until when the answer is wanted."""
 
 _WRAPPING = re.compile(r"in ensemble '[^']*', |\[request id: [^]]*\] ")
+_DEAD_STUB = re.compile(r"Stub process '[^']*' is not healthy")
 _EXPIRED = re.compile(r"DEADLINE_EXCEEDED.*server clock (\d+) us")
 
 
@@ -192,6 +193,8 @@ def to_client_error(status: str | None, message: str, url: str, timeout_s: float
     if "protocol is restricted" in sentence:  # Triton says UNAVAILABLE, but it will never be
         status = "PERMISSION_DENIED"
     if "has no available versions" in sentence:  # Triton says NOT_FOUND while it loads or unloads
+        status = "UNAVAILABLE"
+    if _DEAD_STUB.search(sentence):  # Triton says INTERNAL; a supervisor starts the server again
         status = "UNAVAILABLE"
     match (status or "").removeprefix("StatusCode."):
         case "INVALID_ARGUMENT":

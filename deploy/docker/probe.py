@@ -6,6 +6,8 @@ Triton's own health stays good when the Python process of a model has died, so t
 score. It uses nothing but Python's library, is out of the metrics of scores (parameter `canary`),
 and is not worked on after its time is over (`deadline_unix_us`).
 
+Over HTTP nobody else scores: serve.sh writes the key that allows it to PROBE_KEY_FILE.
+
 A server that turns the image away because a queue is full is alive: restarting it would only send
 its load to the others.
 """
@@ -13,11 +15,13 @@ its load to the others.
 import argparse
 import json
 import math
+import os
 import struct
 import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 __all__ = ["NotAliveError", "score_canary"]
 
@@ -30,8 +34,13 @@ class NotAliveError(Exception):
     """The server does not score."""
 
 
-def score_canary(url: str, timeout_s: float) -> float | None:
+def score_canary(url: str, timeout_s: float, key: str = "") -> float | None:
     """Score a small gray image.
+
+    Args:
+        url: of the server's HTTP.
+        timeout_s: how long to wait.
+        key: opens inference over HTTP, where it is closed.
 
     Returns:
         Its score; None if the server is too busy to take it.
@@ -40,7 +49,7 @@ def score_canary(url: str, timeout_s: float) -> float | None:
         NotAliveError: no answer in time, an error, or a score that is not a finite number.
     """
     try:
-        with urllib.request.urlopen(_request(url, timeout_s), timeout=timeout_s) as answer:
+        with urllib.request.urlopen(_request(url, timeout_s, key), timeout=timeout_s) as answer:
             body = answer.read()
             header = int(answer.headers.get("Inference-Header-Content-Length", len(body)))
     except urllib.error.HTTPError as error:
@@ -53,7 +62,7 @@ def score_canary(url: str, timeout_s: float) -> float | None:
     return _score(body, header)
 
 
-def _request(url: str, timeout_s: float) -> urllib.request.Request:
+def _request(url: str, timeout_s: float, key: str) -> urllib.request.Request:
     """Triton's HTTP inference request with binary data: a JSON header, then the image."""
     pixels = bytes([127]) * (3 * SIDE * SIDE)
     image = f"P6 {SIDE} {SIDE} 255\n".encode() + pixels
@@ -80,6 +89,7 @@ def _request(url: str, timeout_s: float) -> urllib.request.Request:
         data=header + data,
         headers={
             "Content-Type": "application/octet-stream",
+            "closed": key,
             "Inference-Header-Content-Length": str(len(header)),
         },
     )
@@ -96,6 +106,14 @@ def _score(body: bytes, header: int) -> float:
     return score
 
 
+def _key() -> str:
+    file = Path(os.environ.get("PROBE_KEY_FILE", "/tmp/ma-agiqa-probe-key"))
+    try:
+        return file.read_text(encoding="ascii")
+    except OSError:
+        return ""  # a server that was started in another way may be open
+
+
 def main() -> int:
     """Ask the server; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -103,7 +121,7 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds; default: %(default)s")
     arguments = parser.parse_args()
     try:
-        score = score_canary(arguments.url, arguments.timeout)
+        score = score_canary(arguments.url, arguments.timeout, _key())
     except NotAliveError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -3,8 +3,9 @@
 #
 # MODEL_REPOSITORY    folder of the models (default /models)
 # EXPLAIN=1           also serve mplug_owl2_answer, which explains images in words
-# ADMIN_KEY           who sends it in the header triton-grpc-protocol-admin-key (HTTP: admin-key) may
-#                     load and unload models; without it nobody may
+# ADMIN_KEY           who sends it as triton-grpc-protocol-admin-key may load and unload models over
+#                     gRPC; without it nobody may
+# PROBE_KEY_FILE      where probe.py finds the key that lets it score over HTTP
 # TRACE_URL           send OpenTelemetry traces there, such as http://collector:4318/v1/traces
 # TRACE_ONE_IN        trace one of so many requests (default 100)
 # LOG_FORMAT=json     write the log as JSON, one object a line
@@ -12,20 +13,27 @@
 set -euo pipefail
 
 repository=${MODEL_REPOSITORY:-/models}
-models=(ma_agiqa preprocess mplug_owl2 maniqa_moe meter)
-[[ ${EXPLAIN:-0} == 1 ]] && models+=(mplug_owl2_answer)
+models=()
+for config in "$repository"/*/config.pbtxt; do
+  model=$(basename "$(dirname "$config")")
+  [[ $model == mplug_owl2_answer && ${EXPLAIN:-0} != 1 ]] || models+=("$model")
+done
 
-# A key that nobody knows closes what has none: managing models, shared memory, logging, tracing.
-admin_key=${ADMIN_KEY:-$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')}
-closed=shared-memory,model-repository,logging,trace
+# A key that nobody learns closes what nobody needs. The probe alone reads its own: HTTP scores for it
+# only, callers use gRPC.
+random_key() { od -An -N16 -tx1 /dev/urandom | tr -d ' \n'; }
+closed_key=$(random_key)
+admin_key=${ADMIN_KEY:-$(random_key)}
+(umask 077 && printf %s "$closed_key" > "${PROBE_KEY_FILE:-/tmp/ma-agiqa-probe-key}")
 
 options=(
   "--model-repository=$repository"
   --model-control-mode=explicit
   "${models[@]/#/--load-model=}"
   --disable-auto-complete-config
-  "--grpc-restricted-protocol=$closed:admin-key=$admin_key"
-  "--http-restricted-api=$closed:admin-key=$admin_key"
+  "--grpc-restricted-protocol=shared-memory,logging,trace:closed=$closed_key"
+  "--grpc-restricted-protocol=model-repository:admin-key=$admin_key"
+  "--http-restricted-api=shared-memory,logging,trace,model-repository,inference:closed=$closed_key"
   # Callers find new replicas, and leave those that stop, because no connection lives for long.
   --grpc-max-connection-age=30000
   --grpc-max-connection-age-grace=120000

@@ -160,3 +160,8 @@ def test_the_refusal_of_an_expired_request_is_a_deadline_and_tells_the_time():
     assert type(error("CANCELLED", message)) is DeadlineExceededError
     assert _protocol.server_clock_us(message) == 123
     assert _protocol.server_clock_us("Cancelled by the user") is None
+
+
+def test_a_dead_stub_is_an_outage_that_is_waited_out():
+    message = "in ensemble 'ma_agiqa', Stub process 'mplug_owl2_0_0' is not healthy."
+    assert isinstance(error("INTERNAL", message), ServerUnavailableError)

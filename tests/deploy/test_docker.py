@@ -115,6 +115,7 @@ def container(tmp_path_factory) -> Iterator[dict]:
         "MODEL_REPOSITORY": str(ROOT / "model_repository"),
         "LOG_FORMAT": "json",
         "ADMIN_KEY": "open sesame",
+        "PROBE_KEY_FILE": str(folder / "probe-key"),
     }
     environment["PATH"] = f"{program.parent}{os.pathsep}{environment['PATH']}"
     command = [
@@ -129,7 +130,7 @@ def container(tmp_path_factory) -> Iterator[dict]:
             command, env=environment, stdout=log, stderr=log, start_new_session=True
         )
         try:
-            yield {"pid": process.pid, "log": folder / "log", **ports}
+            yield {"pid": process.pid, "folder": folder, **ports}
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -150,7 +151,9 @@ def free_ports() -> list[int]:
 def probe(container: dict, timeout_s: float = 10) -> subprocess.CompletedProcess:
     url = f"http://127.0.0.1:{container['http']}"
     command = [sys.executable, DOCKER / "probe.py", "--url", url, "--timeout", str(timeout_s)]
-    return subprocess.run(command, capture_output=True, text=True)
+    key_file = container.get("folder", Path()) / "probe-key"
+    environment = {**os.environ, "PROBE_KEY_FILE": str(key_file)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
 def wait_until(condition, patience_s: float = 120) -> None:
@@ -163,8 +166,16 @@ def wait_until(condition, patience_s: float = 120) -> None:
 def test_the_start_script_serves_and_logs_json(container):
     wait_until(lambda: probe(container).returncode == 0)
     assert re.fullmatch(r"alive, score \d\.\d{3}\n", probe(container).stdout)
-    lines = [json.loads(line) for line in container["log"].read_text().splitlines()]
+    lines = [json.loads(line) for line in (container["folder"] / "log").read_text().splitlines()]
     assert any(line.get("level") == "info" for line in lines)
+
+
+def test_nobody_else_scores_over_http(container):
+    wait_until(lambda: probe(container).returncode == 0)
+    assert (container["folder"] / "probe-key").stat().st_mode & 0o777 == 0o600
+    done = probe({"http": container["http"]})
+    assert done.returncode == 1
+    assert "restricted" in done.stderr
 
 
 def test_models_are_managed_with_the_key_alone(container):

@@ -229,26 +229,35 @@ def test_one_autoscaler_decides(overlay):
     assert scalers[0]["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
 
 
-def test_both_autoscalers_follow_the_queue_of_the_language_model_alike():
+def test_every_autoscaler_follows_the_same_two_numbers_alike():
     resources = written()
     hpa = find(resources, "HorizontalPodAutoscaler")["spec"]
     keda = find(resources, "ScaledObject")["spec"]
-    trigger = keda["triggers"][0]["metadata"]
-    queue = 'nv_inference_pending_request_count{namespace="ma-agiqa",model="mplug_owl2"}'
-    assert trigger["query"] == f"sum({queue})"
-    metric = hpa["metrics"][0]["pods"]
-    assert metric["target"]["averageValue"] == trigger["threshold"]
-    behavior = keda["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
-    assert behavior == hpa["behavior"]
-    assert (hpa["minReplicas"], hpa["maxReplicas"]) == (
-        keda["minReplicaCount"],
-        keda["maxReplicaCount"],
-    )
-    rule = yaml.safe_load(VALUES.read_text())["rules"]["custom"][0]
-    assert rule["name"]["as"] == metric["metric"]["name"]
-    assert 'model="mplug_owl2"' in rule["seriesQuery"]
-    kserve = KSERVE["spec"]["predictor"]["autoScaling"]["metrics"][0]["external"]
-    assert kserve["metric"]["query"] == trigger["query"]
+    triggers = [trigger["metadata"] for trigger in keda["triggers"]]
+    where = 'namespace="ma-agiqa"'
+    assert [trigger["query"] for trigger in triggers] == [
+        f'sum(nv_inference_pending_request_count{{{where},model="mplug_owl2"}})',
+        f'sum(rate(ma_agiqa_busy_seconds_total{{{where},step="mplug_owl2"}}[1m]))',
+    ]
+    assert [trigger["threshold"] for trigger in triggers] == ["8", "0.7"]
+    targets = [metric["pods"]["target"]["averageValue"] for metric in hpa["metrics"]]
+    assert targets == ["8", "700m"]
+    served = yaml.safe_load(VALUES.read_text())["rules"]["custom"]
+    names = [metric["pods"]["metric"]["name"] for metric in hpa["metrics"]]
+    assert [rule["name"]["as"] for rule in served] == names
+    metrics = KSERVE["spec"]["predictor"]["autoScaling"]["metrics"]
+    external = [metric["external"] for metric in metrics]
+    assert [e["metric"]["query"] for e in external] == [t["query"] for t in triggers]
+    assert [e["target"]["value"] for e in external] == [t["threshold"] for t in triggers]
+
+
+def test_both_autoscalers_move_at_the_same_pace():
+    hpa = find(written(), "HorizontalPodAutoscaler")["spec"]
+    keda = find(written(), "ScaledObject")["spec"]
+    advanced = keda["advanced"]["horizontalPodAutoscalerConfig"]
+    assert advanced["behavior"] == hpa["behavior"]
+    bounds = (keda["minReplicaCount"], keda["maxReplicaCount"])
+    assert (hpa["minReplicas"], hpa["maxReplicas"]) == bounds
 
 
 def test_outside_callers_reach_inference_and_not_the_management():

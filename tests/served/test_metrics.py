@@ -70,6 +70,7 @@ def test_two_scored_images(server, client):
     for step in ("preprocess", "mplug_owl2", "meter"):
         assert moved[f'ma_agiqa_batch_images_sum{{step="{step}"}}'] == 2
         assert moved[f'ma_agiqa_batch_images_count{{step="{step}"}}'] == 1
+        assert 0 < moved[f'ma_agiqa_busy_seconds_total{{step="{step}"}}'] < 60
     assert moved['nv_inference_count{model="ma_agiqa",version="1"}'] == 2
 
 

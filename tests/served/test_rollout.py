@@ -210,3 +210,32 @@ def test_a_version_that_was_never_kept(repository, own_server, control):
         rollout.roll_back(repository, [control], 9, print)
     with Scorer(own_server.grpc_url, version=9) as scorer, pytest.raises(WrongModelError):
         scorer.score(golden_images()[0])
+
+
+def test_a_file_that_is_damaged_later_leaves_what_is_loaded(repository, own_server, control):
+    """Triton notices that the file has changed, cannot load it, and goes on with what it has."""
+    file = repository / "maniqa_moe" / str(versions.active_version(repository)) / "model.pt"
+    weights = file.read_bytes()
+    with ConstantLoad(own_server.grpc_url, threads=2) as load:
+        load.wait_for(4)
+        file.write_bytes(weights[: len(weights) // 2])
+        with pytest.raises(CheckpointError, match="did not load maniqa_moe"):
+            control.load("maniqa_moe")
+        file.unlink()
+        with pytest.raises(CheckpointError, match="did not load maniqa_moe"):
+            control.load("maniqa_moe")
+        load.wait_for(8)
+    file.write_bytes(weights)
+    assert load.errors == []
+    assert len(load.seen(3)) == 1
+
+
+def test_a_dead_server_is_told_and_nothing_changes(repository):
+    before = state(repository)
+    kept = versions.kept_versions(repository)[0]
+    with (
+        ModelControl("127.0.0.1:9", "") as nobody,
+        pytest.raises(CheckpointError, match=r"not rolled back; .* did not load"),
+    ):
+        rollout.roll_back(repository, [nobody], kept, print)
+    assert state(repository) == before

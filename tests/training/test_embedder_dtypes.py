@@ -93,12 +93,16 @@ def test_a_dtype_stays_close_to_float32(embedders, dtype):
     assert weight_format(embedders[dtype].model) == dtype
 
 
-def test_the_decoder_alone_is_quantised(embedders):
-    model = embedders["int8"].model
-    decoder = [part for part in model.layers.modules() if isinstance(part, Int8Linear)]
-    assert len(decoder) == 4 * 9  # q, 2 k, 2 v, o, gate, up, down
-    assert sum(isinstance(part, Int8Linear) for part in model.modules()) == len(decoder)
-    assert model.dtype == torch.bfloat16
+def test_int8_is_for_every_linear_layer_and_int4_for_the_decoder(embedders):
+    decoder = 4 * 9  # layers of q, 2 k, 2 v, o, gate, up, down
+    vision, abstractor = 3 * 4, 2 * 7 + 1
+    for dtype, kind, count in (
+        ("int8", Int8Linear, decoder + vision + abstractor),
+        ("int4", Int4Linear, decoder),
+    ):
+        model = embedders[dtype].model
+        assert sum(isinstance(part, kind) for part in model.modules()) == count
+        assert model.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(("kind", "bits"), [(Int8Linear, 8), (Int4Linear, 4)])

@@ -100,11 +100,12 @@ def test_a_step_counts_its_batch_and_the_images_that_end_in_it(triton):
     metrics = StepMetrics(triton, "preprocess", images="IMAGE")
     requests = [request(2), request(3), request(1), request(4), request(1)]
     codes = (None, 3, 6, 2, 4)
-    metrics.count(requests, [response(code) for code in codes])
+    metrics.count(requests, [response(code) for code in codes], seconds=0.5)
     metrics.meter.close()
     images = {key[1]: n for key, n in triton.counters.items() if key[0] == "ma_agiqa_images_total"}
     assert images == {"refused": 3, "late": 1, "failed": 4, "overloaded": 1}
     assert triton.values["ma_agiqa_batch_images", "preprocess"] == [11]
+    assert triton.counters["ma_agiqa_busy_seconds_total", "preprocess"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_requests_are_logged_where_they_end_if_asked(triton, monkeypatch, step, 
     monkeypatch.setenv("MA_AGIQA_REQUEST_LOG", "1")
     metrics = StepMetrics(triton, step, images="IMAGE")
     requests = [request(1)] if step == "meter" else [request(1), request(2)]
-    metrics.count(requests, [response(code) for code in (None, 3)[: len(requests)]])
+    metrics.count(requests, [response(code) for code in (None, 3)[: len(requests)]], 0.5)
     metrics.meter.close()
     lines = [json.loads(line) for line in triton.log]
     assert [(line["request_id"], line["outcome"]) for line in lines] == expected
@@ -124,9 +125,9 @@ def test_requests_are_logged_where_they_end_if_asked(triton, monkeypatch, step, 
 
 def test_questions_are_no_images(triton):
     metrics = StepMetrics(triton, "mplug_owl2", images="SEMANTIC_VIEW", unless="PROMPT")
-    metrics.count([request(1, "SEMANTIC_VIEW", also=("PROMPT",))], [response(2)])
+    metrics.count([request(1, "SEMANTIC_VIEW", also=("PROMPT",))], [response(2)], 0.5)
     metrics.meter.close()
-    assert not triton.counters
+    assert list(triton.counters) == [("ma_agiqa_busy_seconds_total", "mplug_owl2")]
     assert not triton.values
 
 

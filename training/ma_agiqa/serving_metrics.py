@@ -2,6 +2,7 @@
 
     ma_agiqa_images_total{outcome, step}     images scored, or where and why they were not
     ma_agiqa_batch_images{step}              images in one execution of a step
+    ma_agiqa_busy_seconds_total{step}        time in which a step computed; its rate is a share
     ma_agiqa_decode_seconds                  time to decode one image file
     ma_agiqa_image_megapixels                size of the images
     ma_agiqa_score                           predicted MOS
@@ -53,6 +54,7 @@ MAX_WAITING = 100_000
 _LABELS = tuple[tuple[str, str], ...]
 _COUNTERS = {
     "ma_agiqa_images_total": "Images by outcome, and the step that decided it",
+    "ma_agiqa_busy_seconds_total": "Seconds in which a step computed",
     "ma_agiqa_gate_total": "Sum of the gates of the scored images, by input",
 }
 _HISTOGRAMS: Mapping[str, tuple[str, list[float]]] = {
@@ -188,8 +190,9 @@ class StepMetrics:
             triton.TritonError.UNAVAILABLE: "overloaded",
         }
 
-    def count(self, requests: Sequence[Any], responses: Sequence[Any]) -> None:
-        """Count one execution."""
+    def count(self, requests: Sequence[Any], responses: Sequence[Any], seconds: float) -> None:
+        """Count one execution, which took so long."""
+        self.meter.add("ma_agiqa_busy_seconds_total", seconds, step=self._step)
         sizes = [self._size(request) for request in requests]
         if any(sizes):
             self.meter.observe("ma_agiqa_batch_images", [sum(sizes)], step=self._step)
@@ -239,9 +242,10 @@ def counted(execute: Callable[[Any, list[Any]], list[Any]]) -> Callable[[Any, li
 
     @functools.wraps(execute)
     def counting(model: Any, requests: list[Any]) -> list[Any]:
+        start = time.perf_counter()
         responses = execute(model, requests)
         try:
-            model.metrics.count(requests, responses)
+            model.metrics.count(requests, responses, time.perf_counter() - start)
         except Exception as error:  # metrics are not worth a failure
             model.metrics.report(error)
         return responses

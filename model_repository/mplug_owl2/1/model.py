@@ -11,6 +11,7 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from ma_agiqa import deadlines
+from ma_agiqa.memory import run_in_parts
 from ma_agiqa.presets import build_embedder
 from ma_agiqa.serving_metrics import StepMetrics, counted
 
@@ -53,21 +54,13 @@ class TritonPythonModel:
     def _embed(self, requests: list[Any]) -> list[Any]:
         views = [_view(request) for request in requests]
         try:
-            embeddings = self._embedder(torch.cat(views))
+            embedded = run_in_parts(self._embedder, views)
         except Exception as error:  # answer every request; details are for the log alone
             pb_utils.Logger.log_error(f"mplug_owl2 failed: {error!r}")
             return [_failure("prompt embeddings") for _ in requests]
-        sizes = [len(view) for view in views]
-        parts = [embeddings[prompt].split(sizes) for prompt in OUTPUTS.values()]
-        return [
-            pb_utils.InferenceResponse(
-                [
-                    pb_utils.Tensor.from_dlpack(name, part.contiguous())
-                    for name, part in zip(OUTPUTS, split, strict=True)
-                ]
-            )
-            for split in zip(*parts, strict=True)
-        ]
+        if None in embedded:
+            pb_utils.Logger.log_error("mplug_owl2 has too little memory for one image")
+        return [_no_memory() if each is None else _embeddings(each) for each in embedded]
 
     def _next_token(self, request: Any) -> Any:
         # Here, so that scores do not depend on what only answers need.
@@ -94,6 +87,20 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack("NEXT_TOKEN", tensor)])
 
 
+def _embeddings(embeddings: dict[str, torch.Tensor]) -> Any:
+    tensors = {name: embeddings[prompt].contiguous() for name, prompt in OUTPUTS.items()}
+    return pb_utils.InferenceResponse(
+        [pb_utils.Tensor.from_dlpack(name, tensor) for name, tensor in tensors.items()]
+    )
+
+
+def _no_memory() -> Any:
+    return _refusal(
+        "The server has too little memory for this image now. Send it again later.",
+        pb_utils.TritonError.UNAVAILABLE,
+    )
+
+
 def _view(request: Any) -> torch.Tensor:
     tensor = pb_utils.get_input_tensor_by_name(request, "SEMANTIC_VIEW")
     return torch.from_dlpack(tensor.to_dlpack())
@@ -109,7 +116,7 @@ def _too_late(reason: str) -> Any:
     return pb_utils.InferenceResponse(error=fault)
 
 
-def _refusal(error: Exception, code: Any) -> Any:
+def _refusal(error: object, code: Any) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
 
 

@@ -14,7 +14,7 @@ from ma_agiqa.errors import ConfigError
 from ma_agiqa.mplug_owl2.abstractor import AbstractorAttention
 from ma_agiqa.mplug_owl2.configuration import MPlugOwl2Config
 from ma_agiqa.mplug_owl2.model import UNUSED, MPlugOwl2Model
-from ma_agiqa.mplug_owl2.quantization import QUANTIZED, quantize_decoder, quantize_weight
+from ma_agiqa.mplug_owl2.quantization import QUANTIZED, quantize_weight, replace_linears
 from ma_agiqa.mplug_owl2.weight_files import read_tensors
 from ma_agiqa.state_dict import check_names
 
@@ -53,8 +53,8 @@ def load_owl(source: str, dtype: str, device: str | torch.device = "cpu") -> MPl
 
     Args:
         source: hub id or folder, with .bin or safetensors files.
-        dtype: what the weights are kept in, of `DTYPES`. With int8, int4 and fp8 the decoder's
-            layers are quantised while they are read.
+        dtype: what the weights are kept in, of `DTYPES`. With int8, int4 and fp8 weights are
+            quantised while they are read.
         device: where the model runs.
 
     Raises:
@@ -65,7 +65,7 @@ def load_owl(source: str, dtype: str, device: str | torch.device = "cpu") -> MPl
     with torch.device("meta"):
         model = MPlugOwl2Model(MPlugOwl2Config.from_pretrained(source)).to(floats)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
-    layers = _quantized_layers(model, dtype)
+    layers = set() if dtype in FLOATS else replace_linears(model, dtype)
     on_cpu = torch.device(device).type == "cpu"
     state: dict[str, Tensor] = {}
     found: dict[str, torch.Size] = {}
@@ -84,24 +84,17 @@ def load_owl(source: str, dtype: str, device: str | torch.device = "cpu") -> MPl
 
 
 def quantize_model(model: MPlugOwl2Model, kind: str) -> MPlugOwl2Model:
-    """Quantise the decoder of a model that is in memory already; it is changed.
+    """Quantise a model that is in memory already; it is changed.
 
     Raises:
         ConfigError: the format does not fit the model's sizes.
     """
-    weights = dict(model.layers.named_parameters())
-    for name in quantize_decoder(model.layers, kind):
+    weights = dict(model.named_parameters())
+    for name in replace_linears(model, kind):
         buffers = quantize_weight(kind, weights[f"{name}.weight"].detach())
-        layer = model.layers.get_submodule(name)
+        layer = model.get_submodule(name)
         layer.load_state_dict(buffers, assign=True, strict=False)  # a bias stays as it is
     return model
-
-
-def _quantized_layers(model: MPlugOwl2Model, dtype: str) -> set[str]:
-    """Prepare the decoder for quantised weights, if it is to have them."""
-    if dtype in FLOATS:
-        return set()
-    return {f"layers.{name}" for name in quantize_decoder(model.layers, dtype)}
 
 
 def _prepared(

@@ -1,0 +1,197 @@
+"""What a worker of a bulk job does: read a part, score its images, write the part's file."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from ma_agiqa_client._bulk_parts import JobError, Part, Store, locate
+from ma_agiqa_client.connection import Tls
+from ma_agiqa_client.errors import (
+    AuthenticationError,
+    ClientError,
+    InvalidImageError,
+    ServerUnavailableError,
+    WrongModelError,
+)
+from ma_agiqa_client.retry import Retry
+from ma_agiqa_client.score import Score
+from ma_agiqa_client.scorer import Scorer
+
+__all__ = ["PartScorer", "WorkerSettings", "cause"]
+
+_PASSES = 3
+"""Times an image is sent whose failure lies with the server, before its row says so."""
+
+_FATAL = (ServerUnavailableError, AuthenticationError, WrongModelError)
+"""Failures that every further image would meet: the part stays unwritten for the next run."""
+
+_NUMBERS = ("mos", "normalized", "percentile")
+_GATE = ("semantic", "coherence", "quality")
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What every worker has to know. Names are those of the command line."""
+
+    url: tuple[str, ...]
+    column: str
+    output: str
+    checkpoint_sha256: str | None
+    keep: tuple[str, ...] = ()
+    tls: Tls | None = None
+    token: str | None = field(default=None, repr=False)
+    in_flight: int = 64
+    timeout_s: float = 300.0
+    outage_s: float = 600.0
+
+
+class PartScorer:
+    """An actor of Ray Data; each call scores one part."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        """Connect lazily: the first image does."""
+        self._settings = settings
+        self._store = Store(settings.output)
+        self._scorer = Scorer(
+            settings.url,
+            timeout_s=settings.timeout_s,
+            tls=settings.tls,
+            token=settings.token,
+            retry=Retry(budget_s=settings.outage_s, first_contact_s=settings.outage_s),
+        )
+
+    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, list[int]]:
+        """Score the part in a batch of one.
+
+        Raises:
+            ClientError: the servers are gone; nothing is written.
+            JobError: the part cannot be read or written.
+        """
+        part = Part(
+            str(batch["name"][0]),
+            str(batch["file"][0]),
+            int(batch["start"][0]),
+            int(batch["rows"][0]),
+        )
+        if part.name not in self._store.names():  # else an earlier try died after the writing
+            self._check_model()
+            table = part.read((self._settings.column, *self._settings.keep))
+            scores = self._score_all(table[self._settings.column].to_pylist())
+            self._store.write_table(part.name, self._result(table, scores))
+        return {"rows": [part.rows]}
+
+    def _check_model(self) -> None:
+        served = self._scorer.model().checkpoint_sha256
+        if served != self._settings.checkpoint_sha256:
+            raise WrongModelError(
+                f"The servers have changed to the model {served} from "
+                f"{self._settings.checkpoint_sha256} during the job. Scores of two models cannot "
+                "be compared: start again with another --output."
+            )
+
+    def _score_all(self, images: list[Any]) -> list[Score]:
+        """One score or failure per image, in order."""
+        scores: list[Score | None] = [None] * len(images)
+        waiting = list(range(len(images)))
+        for _ in range(_PASSES):
+            for index, score in zip(
+                waiting, self._score([images[i] for i in waiting]), strict=True
+            ):
+                scores[index] = score
+            waiting = [i for i in waiting if _may_succeed(scores[i])]
+            if not waiting:
+                break
+        return [score for score in scores if score is not None]
+
+    def _score(self, images: list[Any]) -> Iterator[Score]:
+        failures: dict[int, InvalidImageError] = {}
+        sources = self._sources(images, failures)
+        for score in self._scorer.score_many(sources, max_in_flight=self._settings.in_flight):
+            if isinstance(score.error, _FATAL):
+                raise score.error
+            unread = failures.get(score.index if score.index is not None else -1)
+            yield Score.failed(unread) if unread else score
+
+    def _sources(
+        self, images: list[Any], failures: dict[int, InvalidImageError]
+    ) -> Iterator[bytes | str]:
+        """Paths and bytes as they are; objects of a store are read ahead, several at a time."""
+        ahead: deque[Future[bytes | str]] = deque()
+        with ThreadPoolExecutor(self._settings.in_flight) as pool:
+            position = 0
+            for index in range(len(images)):
+                while position < len(images) and len(ahead) < self._settings.in_flight:
+                    ahead.append(pool.submit(_source, images[position]))
+                    position += 1
+                try:
+                    yield ahead.popleft().result()
+                except InvalidImageError as error:
+                    failures[index] = error
+                    yield b""  # keeps its place; its failure is in `failures`
+
+    def _result(self, table: Any, scores: list[Score]) -> Any:
+        """One row per image: what identifies it, its score, or why it has none."""
+        column, keep = self._settings.column, self._settings.keep
+        is_bytes = pa.types.is_binary(table[column].type) or pa.types.is_large_binary(
+            table[column].type
+        )
+        names = [
+            name for name in dict.fromkeys((column, *keep)) if not (is_bytes and name == column)
+        ]
+        data = {name: table[name] for name in names}
+        data |= {name: _floats(getattr(score, name) for score in scores) for name in _NUMBERS}
+        for name in _GATE:
+            shares = (score.gate and getattr(score.gate, name) for score in scores)
+            data[f"gate_{name}"] = _floats(shares)
+        failed = [score.error for score in scores]
+        data["model"] = pa.array([score.model for score in scores], pa.string())
+        data["error"] = pa.array([e and str(e) for e in failed], pa.string())
+        data["error_kind"] = pa.array([e and type(e).__name__ for e in failed], pa.string())
+        return pa.table(data)
+
+
+def cause(error: BaseException) -> Exception:
+    """The failure of a worker behind what Ray raises."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ClientError | JobError):
+            return seen
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return JobError(f"The job failed: {error}")
+
+
+def _may_succeed(score: Score | None) -> bool:
+    """Whether an image's failure is one that another try may mend."""
+    if score is None or score.error is None:
+        return score is None
+    return not isinstance(score.error, InvalidImageError)
+
+
+def _source(image: str | bytes | None) -> bytes | str:
+    """What the scorer takes for a value of the column.
+
+    Raises:
+        InvalidImageError: there is none, or it cannot be read.
+    """
+    if image is None:
+        raise InvalidImageError("The row has no image: the column is null there.")
+    if isinstance(image, bytes) or "://" not in image:
+        return image
+    try:
+        filesystem, path = locate(image)
+        with filesystem.open_input_stream(path) as stream:
+            return bytes(stream.read())
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InvalidImageError(f"The object {image} cannot be read: {error}") from error
+
+
+def _floats(values: Iterator[Any]) -> Any:
+    return pa.array(
+        [None if value is None else np.float64(value) for value in values], pa.float64()
+    )

@@ -1,0 +1,227 @@
+"""The command line for bulk jobs: `python client/bulk.py IMAGES.parquet --output SCORES`.
+
+    Parquet files --split--> parts --Ray Data--> workers --gRPC--> servers
+                                        each writes one Parquet file per part
+
+A part's file has a name of its own and appears whole or not at all, so a part that is scored twice,
+because a node died or the job was started again, still gives one row per image.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ma_agiqa_client.card import ModelCard
+from ma_agiqa_client.cli._options import ServerOptions, server_options
+from ma_agiqa_client.cli._voice import Voice
+from ma_agiqa_client.connection import Tls
+from ma_agiqa_client.errors import ClientError
+from ma_agiqa_client.scorer import Scorer
+
+if TYPE_CHECKING:
+    from ma_agiqa_client._bulk_parts import Job, Part
+    from ma_agiqa_client._bulk_worker import WorkerSettings
+
+__all__ = ["main"]
+
+EXIT_BAD_IMAGES = 1
+EXIT_NO_SERVER = 3
+EXIT_JOB = 4
+
+_EPILOG = """\b
+Examples:
+  python client/bulk.py images.parquet --output scores --url localhost:8001
+  python client/bulk.py s3://bucket/images/ --output s3://bucket/scores \\
+      --url gpu-1:8001 --url gpu-2:8001 --ray auto --workers 16
+  python client/bulk.py pixels.parquet --column png --output scores --keep id
+
+\b
+Exit status:
+  0    every image has a score
+  1    some image has none; its row says why in the columns error and error_kind
+  2    wrong usage, or Ray is missing
+  3    no server that can score, or it went away: run the same command again
+  4    the output belongs to another job, or the input cannot be read
+"""
+
+
+@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("inputs", nargs=-1, required=True, metavar="PARQUET...")
+@click.option(
+    "-o", "--output", required=True, metavar="FOLDER", help="Where the scores go, path or URI."
+)
+@click.option(
+    "--column",
+    default="image",
+    show_default=True,
+    help="Column of the images: paths, URIs such as s3://bucket/a.png, or the files' bytes.",
+)
+@click.option("--keep", multiple=True, metavar="COLUMN", help="Copy this column to the scores.")
+@click.option(
+    "--rows-per-part",
+    type=click.IntRange(1, 1_000_000),
+    default=5_000,
+    show_default=True,
+    help="Images in one part: what is scored again after a failure, at most.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Processes that send images, over all nodes of the cluster.",
+)
+@click.option(
+    "--in-flight",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Images under way at once, of each worker.",
+)
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), default=300.0, show_default=True,
+    metavar="SECONDS", help="Time each image may take.",
+)  # fmt: skip
+@click.option(
+    "--outage",
+    type=click.FloatRange(min=0, min_open=True),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the servers may be away before the job gives up.",
+)
+@click.option(
+    "--ray",
+    "ray_address",
+    metavar="ADDRESS",
+    help="Address of a Ray cluster, or auto; without it, Ray runs on this machine alone.",
+)
+@server_options
+def main(inputs: tuple[str, ...], ray_address: str | None, workers: int, **values: Any) -> None:
+    """Score the images of Parquet tables: Parquet in, Parquet out, one row per image.
+
+    Run the same command again after any failure: finished parts are kept.
+    """
+    _require_ray()
+    from ma_agiqa_client._bulk_parts import Job, JobError
+    from ma_agiqa_client._bulk_worker import WorkerSettings
+
+    server = ServerOptions.take_from(values)
+    if not server.url:
+        raise click.UsageError("A bulk job needs a running server: give its --url HOST:PORT.")
+    voice = Voice()
+    try:
+        tls = server.make_tls()
+        checksum = _card(server.url, tls, server.token).checkpoint_sha256
+        settings = WorkerSettings(
+            url=server.url,
+            tls=tls,
+            token=server.token,
+            checkpoint_sha256=checksum,
+            column=values["column"],
+            keep=values["keep"],
+            in_flight=values["in_flight"],
+            timeout_s=values["timeout"],
+            outage_s=values["outage"],
+            output=values["output"],
+        )
+        job = Job.open(
+            inputs,
+            values["output"],
+            columns=(values["column"], *values["keep"]),
+            rows_per_part=values["rows_per_part"],
+            checkpoint_sha256=checksum,
+        )
+        with redirect_stdout(sys.stderr):  # where Ray says that a node has died
+            _run(job, settings, workers, ray_address, voice)
+        summary = job.summary()
+    except ValueError as error:
+        if isinstance(error, ClientError):
+            raise
+        raise click.UsageError(str(error)) from error
+    except ClientError as error:
+        voice.say(f"{error}\nRun the same command again: finished parts are kept.")
+        sys.exit(EXIT_NO_SERVER)
+    except JobError as error:
+        voice.say(str(error))
+        sys.exit(EXIT_JOB)
+    click.echo(json.dumps(summary))
+    sys.exit(EXIT_BAD_IMAGES if summary["failed"] else 0)
+
+
+def _require_ray() -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import pyarrow  # type: ignore[import-untyped] # noqa: F401
+        import ray.data  # noqa: F401
+    except ImportError as error:
+        raise click.UsageError(
+            f"Bulk jobs run on Ray Data, which is not installed ({error}). "
+            "Run: pip install 'ma-agiqa-client[bulk]', or in a clone: "
+            "pip install -c constraints.txt -e './client[bulk]'"
+        ) from error
+
+
+def _card(url: tuple[str, ...], tls: Tls | None, token: str | None) -> ModelCard:
+    """What is served; also finds out before the job whether anything is."""
+    with Scorer(url, tls=tls, token=token) as scorer:
+        return scorer.model(timeout_s=60.0)
+
+
+def _run(
+    job: "Job",
+    settings: "WorkerSettings",
+    workers: int,
+    ray_address: str | None,
+    voice: Voice,
+) -> None:
+    pending = job.pending()
+    done = len(job.parts) - len(pending)
+    if done:
+        voice.say(f"{done} of {len(job.parts)} parts were scored earlier.")
+    if not pending:
+        return
+    with voice.progress(sum(part.rows for part in pending), hidden=False) as (bar, task):
+        for rows in _scored(pending, settings, workers, ray_address):
+            bar.advance(task, rows)
+
+
+def _scored(
+    parts: Sequence["Part"],
+    settings: "WorkerSettings",
+    workers: int,
+    ray_address: str | None,
+) -> Iterator[int]:
+    """Have the parts scored; yield the rows of each when its file is written.
+
+    Raises:
+        ClientError: the servers are gone.
+        JobError: an input cannot be read any more, or the output cannot be written.
+    """
+    import ray
+
+    from ma_agiqa_client._bulk_worker import PartScorer, cause
+
+    ray.init(address=ray_address, include_dashboard=False, log_to_driver=False)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    records = [part.to_record() for part in parts]
+    scored = ray.data.from_items(records, override_num_blocks=len(parts)).map_batches(
+        PartScorer,
+        fn_constructor_args=(settings,),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(workers, len(parts))),
+        num_cpus=0.5,  # it waits for answers most of the time
+    )
+    try:
+        for row in scored.iter_rows():
+            yield int(row["rows"])
+    except ray.exceptions.RayError as error:
+        raise cause(error) from error
+    finally:
+        ray.shutdown()

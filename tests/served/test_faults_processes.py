@@ -1,0 +1,142 @@
+"""Processes that die, hang and end under load, with the real server and its supervisor."""
+
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from constant_load import ConstantLoad
+from golden_requests import golden_images
+from ma_agiqa_client import Retry, Scorer
+from supervised import Supervised, kill, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENT = {"timeout_s": 150.0, "retry": Retry(budget_s=140)}
+
+
+@pytest.fixture(scope="module")
+def supervised(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faults")
+    shutil.copytree(ROOT / "model_repository", folder / "models")
+    running = Supervised(folder / "models", folder / "log", "--restarts", "9")
+    yield running
+    running.stop()
+
+
+class Job:
+    """Many images through the SDK, on a thread."""
+
+    def __init__(self, url: str, count: int):
+        self.scores: list = []
+        self._scorer = Scorer(url, **PATIENT)
+        self._images = (golden_images() * count)[:count]
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+
+    def _work(self) -> None:
+        with self._scorer as scorer:
+            for score in scorer.score_many(self._images, ordered=False, max_in_flight=8):
+                self.scores.append(score)
+
+    def wait_for(self, count: int) -> None:
+        wait_until(lambda: len(self.scores) >= count)
+
+    def check(self, count: int) -> None:
+        """Every image has exactly one score, and images that are the same the same one."""
+        self._thread.join(180)
+        assert sorted(score.index for score in self.scores) == list(range(count))
+        assert [str(score.error) for score in self.scores if score.error] == []
+        kinds = len(golden_images())
+        for kind in range(kinds):
+            values = [score.mos for score in self.scores if score.index % kinds == kind]
+            assert np.ptp(values) < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["mplug_owl2", "maniqa_moe"])
+def test_a_dead_stub_is_noticed_and_every_image_scored(supervised, model):
+    lines, job = len(supervised.said), Job(supervised.url, 300)
+    job.wait_for(30)
+    (stub,) = [pid for pid in supervised.pids("stub") if pid in supervised.pids(f"/{model}/")]
+    killed = kill(stub)
+    noticed = supervised.wait_for(f"The process of model {model} ended", lines) - killed
+    back = supervised.wait_for("Serving again", lines) - killed
+    print(f"{model}: noticed after {noticed:.1f} s, served again after {back:.1f} s")
+    assert noticed < 15
+    job.check(300)
+
+
+@pytest.mark.slow
+def test_a_killed_server_comes_back_and_every_image_is_scored(supervised):
+    lines, job, regions = len(supervised.said), Job(supervised.url, 300), supervised.regions()
+    assert regions
+    job.wait_for(30)
+    killed = kill(supervised.pids("tritonserver/bin")[0])
+    back = supervised.wait_for("Serving again", lines) - killed
+    print(f"tritonserver: served again after {back:.1f} s")
+    job.check(300)
+    assert not any(region.exists() for region in regions)
+
+
+@pytest.mark.slow
+def test_a_stub_that_stops_is_noticed_by_the_canary(supervised):
+    """Its process is there, and Triton says that it is ready."""
+    lines = len(supervised.said)
+    (stub,) = [pid for pid in supervised.pids("stub") if pid in supervised.pids("/mplug_owl2/")]
+    os.kill(stub, signal.SIGSTOP)
+    stopped = time.monotonic()
+    noticed = supervised.wait_for("does not score any more: ma_agiqa fails", lines) - stopped
+    back = supervised.wait_for("Serving again", lines) - stopped
+    print(f"stopped: noticed after {noticed:.1f} s, served again after {back:.1f} s")
+    assert noticed < 15
+    with Scorer(supervised.url) as scorer:
+        assert scorer.score(golden_images()[0]).error is None
+
+
+def test_half_open_and_slow_connections_do_no_harm(supervised):
+    host, port = supervised.url.split(":")
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    with Scorer(supervised.url) as scorer:
+        expected = scorer.score(golden_images()[0]).mos
+        sockets = [socket.create_connection((host, int(port))) for _ in range(300)]
+        try:
+            for number, half_open in enumerate(sockets):
+                half_open.sendall(preface[: number % (len(preface) + 1)])
+            http = socket.create_connection(
+                (host, int(supervised.status["http_url"].rpartition(":")[2]))
+            )
+            sockets.append(http)
+            http.sendall(
+                b"POST /v2/models/ma_agiqa/infer HTTP/1.1\r\nHost: x\r\n"
+                b"Content-Type: application/json\r\nContent-Length: 100000\r\n\r\n{"
+            )
+            for _ in range(10):  # one byte at a time, for as long as others are served
+                http.sendall(b" ")
+                assert scorer.score(golden_images()[0]).mos == pytest.approx(expected, abs=1e-3)
+        finally:
+            for half_open in sockets:
+                half_open.close()
+        assert scorer.score(golden_images()[0]).mos == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_sigterm_under_load_loses_no_accepted_request(supervised):
+    """The last one: the server is gone afterwards."""
+    regions, children = supervised.regions(), supervised.pids("")
+    refused = ("has no available versions", "failed to connect", "Connection refused", "not ready")
+    with ConstantLoad(supervised.url, threads=8) as load:
+        load.wait_for(40)
+        assert supervised.stop() == 0
+        load.wait_for(8)
+    lost = [error for error in load.errors if not any(words in error for words in refused)]
+    print(f"{len(load.scores)} answered, {len(load.errors)} refused, {len(lost)} lost")
+    assert lost == []
+    assert load.errors
+    assert not any(region.exists() for region in regions)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
