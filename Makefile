@@ -47,7 +47,8 @@ deploy-tools: $(INSTALLED) ## fetch Prometheus and schemas into .tools; without 
 	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest .tools/kserve kserve==0.21.0
 
 faults: $(INSTALLED) ## harm a real server in every way of docs/FAULTS.md (10 minutes), showing the times seen
-	$(BIN)/python -m pytest -s tests/served/test_faults_processes.py tests/served/test_faults_memory.py \
+	$(BIN)/python -m pytest -s -m 'faults or not faults' \
+	  tests/served/test_faults_processes.py tests/served/test_faults_memory.py \
 	  tests/served/test_rollout.py tests/deploy/test_triton_canary.py
 
 soak: $(INSTALLED) ## score images for MINUTES=10 and fail if the server's memory grows by 2 %
