@@ -43,7 +43,13 @@ def test_the_variables_of_the_start_script_are_those_that_are_named():
     script = (ROOT / "deploy" / "docker" / "serve.sh").read_text()
     text = (ROOT / "deploy" / "README.md").read_text()
     listed = set(re.findall(r"^# ([A-Z][A-Z_]+)[ =]", script, re.MULTILINE))
-    for name in ("EXPLAIN", "ADMIN_KEY", "TRACE_URL", "LOG_FORMAT", "MA_AGIQA_REQUEST_LOG"):
+    for name in (
+        "EXPLAIN",
+        "MA_AGIQA_ADMIN_KEY",
+        "TRACE_URL",
+        "LOG_FORMAT",
+        "MA_AGIQA_REQUEST_LOG",
+    ):
         assert name in listed
         assert f"`{name}" in text
 
