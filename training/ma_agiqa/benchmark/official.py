@@ -94,7 +94,7 @@ class OfficialEmbedder:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
-        return self._answer()["seconds"], torch.load(made)
+        return self._answer()["seconds"], torch.load(made, weights_only=True)
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
