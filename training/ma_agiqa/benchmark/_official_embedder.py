@@ -58,7 +58,7 @@ def load(weights, dtype, device):
 @torch.inference_mode()
 def run(model, job, device):
     """Do what their getFeature.py does for a batch: every prompt runs twice."""
-    pixels = torch.load(job["pixels"]).to(device)
+    pixels = torch.load(job["pixels"], weights_only=True).to(device)
     start, features = time.perf_counter(), {}
     for name, ids in job["prompts"].items():
         prompt = torch.tensor(ids, device=device).repeat(len(pixels), 1)

@@ -143,7 +143,7 @@ class OfficialEmbedder(_OfficialProcess):
         made = self._file("features")
         ids = {name: list(values) for name, values in prompts.items()}
         answer = self._ask(pixels=self._file("pixels", pixels.cpu()), prompts=ids, features=made)
-        return answer["seconds"], torch.load(made)
+        return answer["seconds"], torch.load(made, weights_only=True)
 
 
 class OfficialScorer(_OfficialProcess):
