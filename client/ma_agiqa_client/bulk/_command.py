@@ -24,8 +24,8 @@ from ma_agiqa_client.errors import ClientError
 from ma_agiqa_client.scorer import Scorer
 
 if TYPE_CHECKING:
-    from ma_agiqa_client._bulk_parts import Job, Part
-    from ma_agiqa_client._bulk_worker import WorkerSettings
+    from ma_agiqa_client.bulk._parts import Job, Part
+    from ma_agiqa_client.bulk._worker import WorkerSettings
 
 __all__ = ["main"]
 
@@ -108,8 +108,8 @@ def main(inputs: tuple[str, ...], ray_address: str | None, workers: int, **value
     Run the same command again after any failure: finished parts are kept.
     """
     _require_ray()
-    from ma_agiqa_client._bulk_parts import Job, JobError
-    from ma_agiqa_client._bulk_worker import WorkerSettings
+    from ma_agiqa_client.bulk._parts import Job, JobError
+    from ma_agiqa_client.bulk._worker import WorkerSettings
 
     server = ServerOptions.take_from(values)
     if not server.url:
@@ -157,7 +157,7 @@ def main(inputs: tuple[str, ...], ray_address: str | None, workers: int, **value
 def _require_ray() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import pyarrow  # type: ignore[import-untyped] # noqa: F401
+        import pyarrow  # noqa: F401
         import ray.data  # noqa: F401
     except ImportError as error:
         raise click.UsageError(
@@ -205,7 +205,7 @@ def _scored(
     """
     import ray
 
-    from ma_agiqa_client._bulk_worker import PartScorer, cause
+    from ma_agiqa_client.bulk._worker import PartScorer, cause
 
     ray.init(address=ray_address, include_dashboard=False, log_to_driver=False)
     context = ray.data.DataContext.get_current()
