@@ -20,7 +20,8 @@ from ma_agiqa.checkpoint import ModelCard, load_checkpoint
 from ma_agiqa.mplug_owl2 import MPlugOwl2Config
 from ma_agiqa.presets import DEMO_EMBEDDER
 from ma_agiqa.scorer import MAAGIQAConfig
-from to_triton import DEMO_CHECKPOINT, Source, export
+from new_version import Source, export
+from to_triton import DEMO_CHECKPOINT
 
 NOTE = "Random weights, to measure speed. The scores mean nothing."
 

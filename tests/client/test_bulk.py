@@ -21,8 +21,8 @@ ray = pytest.importorskip("ray", reason="needs the extra bulk: make test-bulk")
 import pyarrow.parquet as pq  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from ma_agiqa_client._bulk_parts import Job, JobError, Part  # noqa: E402
-from ma_agiqa_client._bulk_worker import PartScorer, WorkerSettings, cause  # noqa: E402
+from ma_agiqa_client.bulk._parts import Job, JobError, Part  # noqa: E402
+from ma_agiqa_client.bulk._worker import PartScorer, WorkerSettings, cause  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.jpg"))
@@ -153,7 +153,7 @@ def test_without_a_server_nothing_is_written(tmp_path):
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """Two nodes on this machine: the head, and one that may die."""
-    node = {"node_ip_address": "127.0.0.1", "object_store_memory": 80 * 2**20, "num_cpus": 1}
+    node = {"object_store_memory": 80 * 2**20, "num_cpus": 1}
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
     cluster.add_node(**node)
@@ -183,29 +183,29 @@ def wait_for_parts(process: "subprocess.Popen[str]", output: Path, count: int) -
 def test_a_killed_job_and_a_killed_node_leave_one_row_per_image(server, cluster, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no image")
-    images = [str(bad if i % 50 == 7 else EXAMPLES[i % len(EXAMPLES)]) for i in range(1200)]
+    images = [str(bad if i % 50 == 7 else EXAMPLES[i % len(EXAMPLES)]) for i in range(600)]
     table, output = write(tmp_path / "images.parquet", images, 64), tmp_path / "scores"
 
     job = start(server, cluster, table, output)
-    wait_for_parts(job, output, 4)
+    wait_for_parts(job, output, 3)
     job.send_signal(signal.SIGKILL)
     job.communicate()
     done = len(list(output.glob("part-*.parquet")))
-    assert 4 <= done < 60
+    assert 3 <= done < 30
 
     job = start(server, cluster, table, output)
-    wait_for_parts(job, output, done + 6)
+    wait_for_parts(job, output, done + 4)
     cluster.remove_node(cluster.list_all_nodes()[1], allow_graceful=False)
     at_death = len(list(output.glob("part-*.parquet")))
-    assert at_death < 60
+    assert at_death < 30
     printed, said = job.communicate(timeout=240)
     assert job.returncode == 1, said  # some images are bad
     summary = json.loads(printed)
-    assert (summary["images"], summary["failed_by_kind"]) == (1200, {"InvalidImageError": 24})
+    assert (summary["images"], summary["failed_by_kind"]) == (600, {"InvalidImageError": 12})
     assert "parts were scored earlier" in said
 
     rows = pq.read_table(sorted(output.glob("part-*.parquet"))).sort_by("id")
-    assert rows["id"].to_pylist() == list(range(1200))
+    assert rows["id"].to_pylist() == list(range(600))
     assert rows["image"].to_pylist() == images
-    assert rows["mos"].null_count == 24
-    print(f"driver killed after {done} of 60 parts, node after {at_death}: {summary}")
+    assert rows["mos"].null_count == 12
+    print(f"driver killed after {done} of 30 parts, node after {at_death}: {summary}")

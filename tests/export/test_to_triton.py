@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+import new_version
 import scorer_formats
 import to_triton
 import versions
@@ -108,7 +109,7 @@ def test_the_card_reaches_the_ensemble(repository, checkpoint):
 
 @torch.inference_mode()
 def test_both_formats_compute_what_the_checkpoint_does(repository, checkpoint):
-    model = to_triton.read_checkpoint(checkpoint).model
+    model = new_version.read_checkpoint(checkpoint).model
     view = torch.randint(0, 256, (5, 224, 224, 3), dtype=torch.uint8)
     semantic, coherence = torch.randn(2, 5, 128)
     eager = model(view, semantic, coherence)
@@ -142,9 +143,9 @@ def scorer_weights(folder: Path) -> set[torch.dtype]:
 def test_the_scorer_is_served_in_the_arithmetic_asked_for(
     tmp_path, checkpoint, monkeypatch, arithmetic, dtype, tolerance
 ):
-    monkeypatch.setattr(to_triton, "export_onnx", lambda *_: 0.0)
-    source = to_triton.read_checkpoint(checkpoint)
-    to_triton.export(source, tmp_path, "demo", "float32", gpu=False, arithmetic=arithmetic)
+    monkeypatch.setattr(new_version, "export_onnx", lambda *_: 0.0)
+    source = new_version.read_checkpoint(checkpoint)
+    new_version.export(source, tmp_path, "demo", "float32", gpu=False, arithmetic=arithmetic)
     assert scorer_weights(tmp_path) == {dtype}
     inputs = torch.randint(0, 256, (3, 224, 224, 3), dtype=torch.uint8), *torch.randn(2, 3, 128)
     served = torch.jit.load(tmp_path / "maniqa_moe" / "1" / "model.pt")(*inputs)
@@ -153,7 +154,7 @@ def test_the_scorer_is_served_in_the_arithmetic_asked_for(
 
 
 def test_scores_that_change_are_served_exactly(checkpoint, monkeypatch):
-    model = to_triton.read_checkpoint(checkpoint).model
+    model = new_version.read_checkpoint(checkpoint).model
     assert scorer_formats.choose_arithmetic(model, "auto", False, 5.0) is not model
     monkeypatch.setattr(scorer_formats, "TORCHSCRIPT_TOLERANCE", 0.0)
     monkeypatch.setattr(scorer_formats, "SCORE_TOLERANCE", 0.0)
@@ -172,13 +173,16 @@ def test_reference_weights_amplify_rounding_and_are_served_exactly():
 
 
 def small_export(checkpoint: Path, repository: Path) -> int:
-    source = to_triton.read_checkpoint(checkpoint)
-    return to_triton.export(source, repository, owl="demo", dtype="float32", gpu=False)
+    source = new_version.read_checkpoint(checkpoint)
+    return new_version.export(source, repository, owl="demo", dtype="float32", gpu=False)
 
 
 def test_the_next_export_is_the_next_version(repository, checkpoint):
     before = files(repository)
+    left = repository / "maniqa_moe" / ".export-killed"
+    left.mkdir()
     assert small_export(checkpoint, repository) == 2
+    assert not left.exists()
     after = files(repository)
     assert after["maniqa_moe/1/model.pt"] == before["maniqa_moe/1/model.pt"]
     assert "maniqa_moe/2/model.pt" in after
@@ -205,19 +209,19 @@ def test_a_failed_move_leaves_no_half_version(repository, checkpoint, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "rename", full)
-    monkeypatch.setattr(to_triton, "export_onnx", lambda *_: 0.0)
+    monkeypatch.setattr(new_version, "export_onnx", lambda *_: 0.0)
     with pytest.raises(DataError, match=r"takes no more: .*No space left.*Make room"):
         small_export(checkpoint, repository)
     assert set(files(repository)) == before
 
 
 def test_networks_that_do_not_fit_are_refused(tmp_path, checkpoint, tiny_owl):
-    source = to_triton.read_checkpoint(checkpoint)
+    source = new_version.read_checkpoint(checkpoint)
     tiny_owl["build"]().save_pretrained(tmp_path / "owl")
     wide = {**tiny_owl["config"], "hidden_size": 64, "num_attention_heads": 4}
     type(tiny_owl["build"]())(**wide).save_pretrained(tmp_path / "narrow")
     with pytest.raises(CheckpointError, match=r"of width 128; .* gives 64"):
-        to_triton.export(
+        new_version.export(
             source, tmp_path / "models", str(tmp_path / "narrow"), "float32", gpu=False
         )
     assert not (tmp_path / "models").exists()

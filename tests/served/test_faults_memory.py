@@ -11,13 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tritonclient.grpc
 from PIL import Image
 
 from golden_requests import golden_images
-from ma_agiqa_client import Retry, Scorer, ServerError
+from ma_agiqa_client import Retry, Scorer, ServerError, ServerUnavailableError
 from supervised import Supervised
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.faults
 _MOUNT = 'mount -t tmpfs -o size="$1" tmpfs "$2" && shift 2 && exec "$@"'
 
 
@@ -100,3 +102,60 @@ def test_a_full_disk_in_export_leaves_the_repository_as_it_was(tmp_path):
 def contents(folder: Path) -> dict[str, bytes]:
     files = (p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+GREEDY = """
+
+class Greedy:
+    # More than `limit` images at once, or an image whose corner is white, ask torch's allocator
+    # for 64 TB, which it refuses as it refuses any other size that is not there.
+    def __init__(self, embedder, limit=5):
+        self.embedder, self.limit, self.model = embedder, limit, embedder.model
+
+    def __call__(self, views):
+        pb_utils.Logger.log_info(f"batch of {len(views)}")
+        if len(views) > self.limit or (views[:, 112, 112] == 255).all(dim=1).any():
+            torch.empty(1 << 46, dtype=torch.uint8)
+        return self.embedder(views)
+
+
+_build = build_embedder
+
+
+def build_embedder(**settings):
+    return Greedy(_build(**settings))
+"""
+
+
+def test_a_batch_beyond_the_memory_is_halved_and_the_server_lives(tmp_path):
+    repository = tmp_path / "models"
+    shutil.copytree(ROOT / "model_repository", repository)
+    model = repository / "mplug_owl2" / "1" / "model.py"
+    model.write_text(model.read_text() + GREEDY)
+    server = Supervised(repository, tmp_path / "log", "--restarts", "0")
+    white = io.BytesIO()
+    Image.new("RGB", (64, 64), "white").save(white, "PNG")
+    try:
+        with Scorer(server.url, timeout_s=60, retry=Retry(budget_s=0.1)) as scorer:
+            expected = [scorer.score(image).mos for image in golden_images()]
+            files = golden_images() * 8
+            scores = batch(server.url, files)
+            np.testing.assert_allclose(scores, expected * 8, atol=1e-3)
+            with pytest.raises(ServerUnavailableError, match="too little memory for this image"):
+                scorer.score(white.getvalue())
+            mixed = [*files[:7], white.getvalue(), *files[8:16]]
+            answers = list(scorer.score_many(mixed, max_in_flight=16))
+            assert [bool(score.error) for score in answers] == [i == 7 for i in range(16)]
+        assert "batch of 32" in (tmp_path / "log").read_text()
+        assert server.text() == ""
+    finally:
+        assert server.stop() == 0
+
+
+def batch(url: str, files: list[bytes]) -> np.ndarray:
+    """Scores of image files that are sent as one request."""
+    data = np.array([[file] for file in files], dtype=np.object_)
+    image = tritonclient.grpc.InferInput("IMAGE", list(data.shape), "BYTES")
+    image.set_data_from_numpy(data)
+    with tritonclient.grpc.InferenceServerClient(url) as client:
+        return client.infer("ma_agiqa", [image], client_timeout=120).as_numpy("SCORE")[:, 0]

@@ -137,7 +137,7 @@ def test_authors_code_that_does_not_start_is_said(tmp_path):
     arguments = ["--random-weights", "--rounds", "1", "--official", str(tmp_path)]
     done = CliRunner().invoke(main, ["embedder", *arguments, "--official-python", sys.executable])
     assert done.exit_code == 1
-    assert "its process ended with code 1" in done.stderr
+    assert "ended with status 1: ImportError" in done.stderr
 
 
 @pytest.mark.slow
