@@ -8,7 +8,7 @@ HOST ?= localhost:8001
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo score serve test test-baselines test-bulk fuzz audit deploy-tools lint format train-demo paper clean load overload
+.PHONY: help install demo score serve test test-baselines test-bulk fuzz audit deploy-tools lint format train-demo paper clean load overload faults soak
 
 help: ## list the tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,14 @@ deploy-tools: $(INSTALLED) ## fetch Prometheus and schemas into .tools; without 
 	npm install --silent --no-audit --no-fund --prefix .tools/npm \
 	  @kubernetes-models/keda@2.0.0 @kubernetes-models/gateway-api@2.0.0
 	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest .tools/kserve kserve==0.21.0
+
+faults: $(INSTALLED) ## harm a real server in every way of docs/FAULTS.md (10 minutes), showing the times seen
+	$(BIN)/python -m pytest -s -m 'faults or not faults' \
+	  tests/served/test_faults_processes.py tests/served/test_faults_memory.py \
+	  tests/served/test_rollout.py tests/deploy/test_triton_canary.py
+
+soak: $(INSTALLED) ## score images for MINUTES=10 and fail if the server's memory grows by 2 %
+	$(BIN)/python deploy/soak.py --minutes $(or $(MINUTES),10)
 
 test-bulk: $(INSTALLED) ## run the tests of bulk jobs, which need Ray (100 MB)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e './client[bulk]'

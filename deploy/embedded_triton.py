@@ -175,6 +175,14 @@ class EmbeddedTriton:
         if server:
             server.stop()
 
+    @property
+    def pid(self) -> int:
+        """Process id of tritonserver, which leads the group of its stubs."""
+        pid = self._require_running().pid
+        if pid is None:
+            raise self._failure("tritonserver did not start.")
+        return pid
+
     def is_running(self) -> bool:
         """Whether the server has been started, and has not ended or been stopped."""
         return self._server is not None and not self._server.has_ended()

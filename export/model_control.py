@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import numpy as np
 import torch
 from google.protobuf import json_format, text_format
@@ -19,10 +20,11 @@ from tritonclient.utils import InferenceServerException
 from golden_requests import Golden, Scores, compare
 from ma_agiqa.errors import CheckpointError, ConfigError
 
-__all__ = ["KEY_VARIABLE", "ModelControl", "read_key"]
+__all__ = ["KEY_VARIABLE", "ModelControl", "read_credentials", "read_key"]
 
 KEY_VARIABLE = "MA_AGIQA_ADMIN_KEY"
 _KEY_HEADER = "triton-grpc-protocol-admin-key"
+_TOKEN_HEADERS = ("authorization", "triton-grpc-protocol-authorization")
 _LOGS = Path(__file__).resolve().parent.parent / "logs"
 _TIMEOUT_S = 1800.0
 """For one load; the paper's scorer reads 0.7 GB."""
@@ -47,14 +49,48 @@ def read_key(url: str, key_file: Path | None) -> str:
         raise ConfigError(f"The key file {path} cannot be read: {error}.") from error
 
 
+def read_credentials(
+    ca: Path | None, certificate: Path | None, private_key: Path | None
+) -> grpc.ChannelCredentials | None:
+    """Read the PEM files of an encrypted connection; None if there are none.
+
+    Raises:
+        ConfigError: a file cannot be read, or a certificate lacks its key.
+    """
+    if ca is certificate is private_key is None:
+        return None
+    if (certificate is None) != (private_key is None):
+        raise ConfigError("Only one of --tls-cert and --tls-key is given: give both.")
+    try:
+        pems = [file and file.read_bytes() for file in (ca, private_key, certificate)]
+    except OSError as error:
+        raise ConfigError(f"A file of --tls-... cannot be read: {error}.") from error
+    return grpc.ssl_channel_credentials(*pems)
+
+
 class ModelControl:
     """One server whose models may be changed."""
 
-    def __init__(self, url: str, key: str) -> None:
-        """Prepare a connection to HOST:PORT; nothing is sent yet."""
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        token: str | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        """Prepare a connection; nothing is sent yet.
+
+        Args:
+            url: HOST:PORT.
+            key: of the administrator; empty for a server that is open.
+            token: what a server asks of every client, if it does.
+            credentials: encrypt the connection, such as `read_credentials` gives.
+        """
         self.url = url
-        self._client = InferenceServerClient(url)
+        self._client = InferenceServerClient(url, creds=credentials)
         self._headers = {_KEY_HEADER: key} if key else {}
+        if token:
+            self._headers |= dict.fromkeys(_TOKEN_HEADERS, f"Bearer {token}")
 
     def load(self, model: str, config: str | None = None) -> None:
         """Load a model, or what is new of it, and wait until it is ready.
@@ -129,7 +165,7 @@ class ModelControl:
         return score, gate
 
     def _infer(self, model: str, tensor: InferInput) -> InferResult:
-        return self._client.infer(model, [tensor], client_timeout=_TIMEOUT_S)
+        return self._client.infer(model, [tensor], headers=self._headers, client_timeout=_TIMEOUT_S)
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:

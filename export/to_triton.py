@@ -28,7 +28,7 @@ from ma_agiqa.presets import (
     DTYPE_ALIASES,
     DTYPES,
 )
-from model_control import ModelControl, read_key
+from model_control import ModelControl, read_credentials, read_key
 from new_version import (
     KEEP,
     REPOSITORY,
@@ -75,6 +75,9 @@ def _format_list(repository: Path) -> str:
     return "\n".join(lines) or f"No versions in {repository}."
 
 
+_PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
 @click.command(help=__doc__, context_settings={"max_content_width": 100})
 @click.option("--checkpoint", help="Checkpoint folder, or .pt file of the authors' code.")
 @click.option("--owl", help="mPLUG-Owl2: hub id, local folder, or 'demo'.")
@@ -97,7 +100,7 @@ def _format_list(repository: Path) -> str:
     "--dtype",
     type=click.Choice([*DTYPE_ALIASES, *DTYPES]),
     help="Of mPLUG-Owl2's weights. Default: float32 for the demo; else float16 on GPU, bfloat16 on "
-    "CPU. At the paper's size 16 bits take 16.4 GB, int8 8.7 and int4 5.1, at a loss that "
+    "CPU. At the paper's size 16 bits take 16.1 GB, int8 8.2 and int4 5.1, at a loss that "
     "`python -m ma_agiqa.benchmark dtypes` shows on your images.",
 )
 @click.option(
@@ -114,6 +117,12 @@ def _format_list(repository: Path) -> str:
     help="Write nothing new: have the running server serve the kept version before the active one.",
 )
 @click.option("--to", metavar="VERSION", type=int, help="The version that --rollback goes to.")
+@click.option(
+    "--forget",
+    metavar="VERSION",
+    type=int,
+    help="Remove a kept version that is not active, such as one whose file is damaged.",
+)
 @click.option("--list", "list_versions", is_flag=True, help="List the kept versions.")
 @click.option(
     "--keep",
@@ -137,6 +146,12 @@ def _format_list(repository: Path) -> str:
     help="Arithmetic of the scorer: exact is the authors' order of operations, the types are "
     "faster and refused where they change the scores; auto is float32 or exact.",
 )
+@click.option("--tls-ca", type=_PEM, help="Encrypt; whom to trust as the servers' issuer.")
+@click.option("--tls-cert", type=_PEM, help="Own certificate, for mutual TLS.")
+@click.option("--tls-key", type=_PEM, help="Its private key.")
+@click.option(
+    "--token", envvar="MA_AGIQA_TOKEN", show_envvar=True, help="Bearer token; better the variable."
+)
 def main(
     checkpoint: str | None,
     owl: str | None,
@@ -147,21 +162,31 @@ def main(
     activate: tuple[str, ...],
     rollback: tuple[str, ...],
     to: int | None,
+    forget: int | None,
     list_versions: bool,
     keep: int,
     admin_key_file: Path | None,
     arithmetic: str,
+    tls_ca: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    token: str | None,
 ) -> None:
     if activate and rollback:
         raise click.UsageError("--activate and --rollback exclude one another.")
     try:
         with ExitStack() as stack:
+            credentials = read_credentials(tls_ca, tls_cert, tls_key)
             servers = [
-                stack.enter_context(ModelControl(url, read_key(url, admin_key_file)))
+                stack.enter_context(
+                    ModelControl(url, read_key(url, admin_key_file), token, credentials)
+                )
                 for url in activate or rollback
             ]
             if list_versions:
                 sentence = _format_list(repository)
+            elif forget is not None:
+                sentence = _forget(repository, forget)
             elif rollback:
                 sentence = _roll_back(repository, servers, to)
             elif activate:
@@ -203,6 +228,18 @@ def _roll_back(repository: Path, servers: Sequence[ModelControl], to: int | None
     with rollout.locked(repository):
         version = rollout.roll_back(repository, servers, to, _say)
     return f"Version {version} is active at {_urls(servers)}."
+
+
+def _forget(repository: Path, version: int) -> str:
+    with rollout.locked(repository):
+        others = set(versions.kept_versions(repository)) - {versions.active_version(repository)}
+        if version not in others:
+            raise ConfigError(
+                f"Version {version} cannot be removed from {repository}; those that are kept and "
+                f"not active are {', '.join(map(str, sorted(others))) or 'none'}."
+            )
+        versions.forget(repository, version)
+    return f"Removed version {version}. A running server serves it until it is started again."
 
 
 def _urls(servers: Sequence[ModelControl]) -> str:

@@ -179,7 +179,10 @@ def small_export(checkpoint: Path, repository: Path) -> int:
 
 def test_the_next_export_is_the_next_version(repository, checkpoint):
     before = files(repository)
+    left = repository / "maniqa_moe" / ".export-killed"
+    left.mkdir()
     assert small_export(checkpoint, repository) == 2
+    assert not left.exists()
     after = files(repository)
     assert after["maniqa_moe/1/model.pt"] == before["maniqa_moe/1/model.pt"]
     assert "maniqa_moe/2/model.pt" in after

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import rollout
+import to_triton
 import versions
 from ma_agiqa.errors import ConfigError
 
@@ -93,3 +94,11 @@ def test_two_at_once_are_refused(repository):
 def test_a_rollback_without_an_older_version_is_refused(repository):
     with pytest.raises(ConfigError, match="kept are 1, and 1 is active"):
         rollout.roll_back(repository, (), None, print)
+
+
+def test_a_damaged_version_can_be_removed_but_not_the_active_one(repository):
+    add(repository, 2)
+    with pytest.raises(ConfigError, match=r"Version 1 cannot be removed .* not active are 2"):
+        to_triton._forget(repository, 1)
+    assert to_triton._forget(repository, 2).startswith("Removed version 2.")
+    assert versions.kept_versions(repository) == policy(repository) == [1]

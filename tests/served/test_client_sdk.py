@@ -229,9 +229,10 @@ def test_a_late_request_does_not_disturb_its_batch(raw):
     assert all("DEADLINE_EXCEEDED" in error.message() for error in refused)
 
 
-def test_a_clock_of_this_machine_that_is_behind_costs_no_score(scorer, monkeypatch):
+@pytest.mark.parametrize("behind_s", [3600, -3600])
+def test_a_clock_of_this_machine_that_is_wrong_costs_no_score(scorer, monkeypatch, behind_s):
     scorer.model()
-    behind_ns = 3600 * 10**9
+    behind_ns = behind_s * 10**9
     now = time.time_ns
     monkeypatch.setattr("ma_agiqa_client._core.time.time_ns", lambda: now() - behind_ns)
     assert scorer.score(EXAMPLES[0], timeout_s=30).error is None

@@ -19,6 +19,7 @@ from ma_agiqa_client import Retry, Scorer, ServerError, ServerUnavailableError
 from supervised import Supervised
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.faults
 _MOUNT = 'mount -t tmpfs -o size="$1" tmpfs "$2" && shift 2 && exec "$@"'
 
 

@@ -17,6 +17,7 @@ from ma_agiqa_client import Retry, Scorer
 from supervised import Supervised, kill, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.faults
 PATIENT = {"timeout_s": 150.0, "retry": Retry(budget_s=140)}
 
 

@@ -13,7 +13,7 @@ import rollout
 import to_triton
 import versions
 from constant_load import ConstantLoad
-from embedded_triton import EmbeddedTriton
+from embedded_triton import EmbeddedTriton, ServerFailedError
 from golden_requests import Golden, embed_in_process, golden_images
 from ma_agiqa.checkpoint import load_checkpoint, save_checkpoint
 from ma_agiqa.errors import CheckpointError, ConfigError
@@ -77,6 +77,7 @@ def loaded_scorers(server: EmbeddedTriton) -> int:
     return server.log_file.read_text().count("successfully loaded 'maniqa_moe'")
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 def test_activate_and_roll_back_under_load(repository, own_server, key_file, other_checkpoint):
     old, new = score_in_process(to_triton.DEMO_CHECKPOINT), score_in_process(other_checkpoint)
@@ -210,3 +211,45 @@ def test_a_version_that_was_never_kept(repository, own_server, control):
         rollout.roll_back(repository, [control], 9, print)
     with Scorer(own_server.grpc_url, version=9) as scorer, pytest.raises(WrongModelError):
         scorer.score(golden_images()[0])
+
+
+def test_a_file_that_is_damaged_later_leaves_what_is_loaded(repository, own_server, control):
+    """Triton notices that the file has changed, cannot load it, and goes on with what it has."""
+    file = repository / "maniqa_moe" / str(versions.active_version(repository)) / "model.pt"
+    weights = file.read_bytes()
+    with ConstantLoad(own_server.grpc_url, threads=2) as load:
+        load.wait_for(4)
+        file.write_bytes(weights[: len(weights) // 2])
+        with pytest.raises(CheckpointError, match="did not load maniqa_moe"):
+            control.load("maniqa_moe")
+        file.unlink()
+        with pytest.raises(CheckpointError, match="did not load maniqa_moe"):
+            control.load("maniqa_moe")
+        load.wait_for(8)
+    file.write_bytes(weights)
+    assert load.errors == []
+    assert len(load.seen(3)) == 1
+
+
+def test_a_dead_server_is_told_and_nothing_changes(repository):
+    before = state(repository)
+    kept = versions.kept_versions(repository)[0]
+    with (
+        ModelControl("127.0.0.1:9", "") as nobody,
+        pytest.raises(CheckpointError, match=r"not rolled back; .* did not load"),
+    ):
+        rollout.roll_back(repository, [nobody], kept, print)
+    assert state(repository) == before
+
+
+def test_a_damaged_version_is_named_at_the_start_and_can_be_removed(tmp_path):
+    repository = tmp_path / "models"
+    shutil.copytree(ROOT / "model_repository", repository)
+    version, ensemble = stage(repository, b"not a model")
+    versions.write_version(repository, version, ensemble)
+    server = EmbeddedTriton(repository, free_ports=True, log_file=tmp_path / "log")
+    with pytest.raises(ServerFailedError, match=r"maniqa_moe failed to load: .*not TorchScript"):
+        server.start()
+    to_triton._forget(repository, version)
+    with server, Scorer(server.grpc_url) as scorer:
+        assert scorer.model().version == 1

@@ -138,3 +138,19 @@ def test_even_with_everything_right_the_closed_services_stay_closed(url, files, 
     client = tritonclient.grpc.InferenceServerClient(url, ssl=True, creds=credentials)
     with client, pytest.raises(InferenceServerException, match="restricted"):
         call(client, {"triton-grpc-protocol-authorization": f"Bearer {TOKEN}"})
+
+
+def test_versions_are_changed_with_the_key_a_certificate_and_the_token(url, files):
+    """Back to the version that is active: everything is asked, and no file changes."""
+    command = [
+        *(sys.executable, ROOT / "export" / "to_triton.py", "--rollback", url, "--to", "1"),
+        *("--tls-ca", files / "issuer.pem", "--token", TOKEN),
+        *("--tls-cert", files / "client.pem", "--tls-key", files / "client.key"),
+    ]
+    run = {"capture_output": True, "text": True, "check": False, "timeout": 300}
+    done = subprocess.run([*command, "--admin-key-file", files / "log.key"], **run)
+    assert done.stdout == f"Version 1 is active at {url}.\n", done.stderr
+    (files / "wrong.key").write_text("0" * 32)
+    done = subprocess.run([*command, "--admin-key-file", files / "wrong.key"], **run)
+    assert done.returncode == 1
+    assert "lets only those change its models who know its key" in done.stderr
