@@ -92,7 +92,7 @@ for dtype in $DTYPES; do
     --dtype "$dtype" --device "$DEVICE" --batch $BATCHES
 done
 part served "${BENCHMARK[@]}" served --repository "$OUTPUT/random/repository" \
-  --concurrency 1 8 32 128 --seconds 5 --rounds 2
+  --concurrency 1 8 32 64 --seconds 5 --rounds 2
 part gpu-tests "$PY" -m pytest -q -m gpu tests
 
 {

@@ -1,8 +1,8 @@
 """Replicas behind a round robin, batches, and Kubernetes' autoscaler: a simulation of events.
 
 Images arrive at random around a daily curve. gRPC's round robin spreads them over the replicas;
-each replica takes what waits for it as one batch, at most 32, and is busy for a measured time. Every
-15 s the autoscaler looks at the numbers of the last scrape and moves as the manifests of
+each replica takes what waits for it as one batch, at most 32, and is busy for a measured time.
+Every 15 s the autoscaler looks at the numbers of the last scrape and moves as the manifests of
 components/hpa and components/keda say.
 """
 

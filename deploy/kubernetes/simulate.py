@@ -4,11 +4,12 @@
     python deploy/kubernetes/simulate.py day --fixed-ms 8 --image-ms 10 --peak 300 --busy 0.7
 
 `times` reads the step times of a server that has had load from Triton's statistics and fits
-"fixed + images x image_ms" to them. `day` simulates 24 hours (replica_simulation.py).
+"fixed + images x image_ms" to each. Steps work at the same time on different images, so the slowest
+one limits a replica, and `day` simulates 24 hours of it (replica_simulation.py).
 
-What it leaves out: the network, retries (a retry adds load), images of very different sizes, and
-neighbours on the machine. Rates and times scale together: a server that is 10 times as fast needs
-the same replicas at 10 times the load.
+What it leaves out: the time in the other steps, the network, retries (a retry adds load), images of
+very different sizes, and neighbours on the machine. Rates and times scale together: a server that
+is 10 times as fast needs the same replicas at 10 times the load.
 """
 
 import json
@@ -90,14 +91,17 @@ def main() -> None:
 @click.option("--url", default="http://localhost:8000", help="HTTP of the server.")
 def times(url: str) -> None:
     """Fit the step times of a server that has had load."""
-    total = [0.0, 0.0]
-    for step in STEPS:
-        found = fit_times(measured_batches(url, step))
-        total = [total[0] + found.fixed_s, total[1] + found.image_s]
+    found = {step: fit_times(measured_batches(url, step)) for step in STEPS}
+    for step, time in found.items():
         click.echo(
-            f"{step:12} {found.fixed_s * 1e3:8.2f} ms + {found.image_s * 1e3:7.2f} ms an image"
+            f"{step:11} {time.fixed_s * 1e3:7.2f} ms + {time.image_s * 1e3:7.2f} ms an image, "
+            f"{time.capacity:7.1f} images/s in full batches"
         )
-    click.echo(f"all steps    {total[0] * 1e3:8.2f} ms + {total[1] * 1e3:7.2f} ms an image")
+    slowest = min(found, key=lambda step: found[step].capacity)
+    click.echo(
+        f"The slowest step, {slowest}, limits a replica: --fixed-ms "
+        f"{found[slowest].fixed_s * 1e3:.2f} --image-ms {found[slowest].image_s * 1e3:.2f}"
+    )
 
 
 @main.command()

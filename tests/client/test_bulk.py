@@ -21,8 +21,8 @@ ray = pytest.importorskip("ray", reason="needs the extra bulk: make test-bulk")
 import pyarrow.parquet as pq  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from ma_agiqa_client._bulk_parts import Job, JobError, Part  # noqa: E402
-from ma_agiqa_client._bulk_worker import PartScorer, WorkerSettings, cause  # noqa: E402
+from ma_agiqa_client.bulk._parts import Job, JobError, Part  # noqa: E402
+from ma_agiqa_client.bulk._worker import PartScorer, WorkerSettings, cause  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.jpg"))

@@ -1,5 +1,6 @@
 """The images' files and the compose files, without docker; the start script with a real server."""
 
+import contextlib
 import fnmatch
 import json
 import os
@@ -11,8 +12,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tritonclient.grpc
 import yaml
@@ -20,6 +23,7 @@ from tritonclient.utils import InferenceServerException
 
 from _triton_processes import group_members, model_of_stub
 from _triton_runtime import find_runtime
+from probe import scores_others
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "deploy" / "docker"
@@ -114,7 +118,8 @@ def container(tmp_path_factory) -> Iterator[dict]:
         **runtime.environment(),
         "MODEL_REPOSITORY": str(ROOT / "model_repository"),
         "LOG_FORMAT": "json",
-        "ADMIN_KEY": "open sesame",
+        "MA_AGIQA_REQUEST_LOG": "1",
+        "MA_AGIQA_ADMIN_KEY": "open sesame",
         "PROBE_KEY_FILE": str(folder / "probe-key"),
     }
     environment["PATH"] = f"{program.parent}{os.pathsep}{environment['PATH']}"
@@ -168,6 +173,41 @@ def test_the_start_script_serves_and_logs_json(container):
     assert re.fullmatch(r"alive, score \d\.\d{3}\n", probe(container).stdout)
     lines = [json.loads(line) for line in (container["folder"] / "log").read_text().splitlines()]
     assert any(line.get("level") == "info" for line in lines)
+
+
+def test_a_busy_server_is_known_by_its_progress(container):
+    wait_until(lambda: probe(container).returncode == 0)
+    url = f"http://127.0.0.1:{container['http']}"
+    assert not scores_others(url, timeout_s=1)
+    with ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(scores_others, url, timeout_s=30)
+        while not busy.done():
+            probe(container)
+    assert busy.result()
+
+
+def test_requests_are_logged_with_their_ids(container):
+    wait_until(lambda: probe(container).returncode == 0)
+    files = {"good one": ROOT / "examples" / "coffee_blur.jpg", "bad one": DOCKER / "probe.py"}
+    with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{container['grpc']}") as client:
+        for name, file in files.items():
+            image = tritonclient.grpc.InferInput("IMAGE", [1, 1], "BYTES")
+            image.set_data_from_numpy(np.array([[file.read_bytes()]], dtype=np.object_))
+            with contextlib.suppress(InferenceServerException):  # the bad one
+                client.infer("ma_agiqa", [image], request_id=name, client_timeout=60)
+    wait_until(lambda: set(files) <= set(logged(container)))
+    requests = logged(container)
+    assert (requests["good one"]["outcome"], requests["good one"]["step"]) == ("scored", "meter")
+    assert requests["bad one"]["outcome"] == "refused"
+    assert requests["bad one"]["step"] == "preprocess"
+    assert requests["bad one"]["level"] == "info"
+
+
+def logged(container: dict) -> dict[str, dict]:
+    """Lines of the request log by the request's id."""
+    text = (container["folder"] / "log").read_text()
+    lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    return {line["request_id"]: line for line in lines if line.get("request_id")}
 
 
 def test_nobody_else_scores_over_http(container):

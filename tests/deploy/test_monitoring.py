@@ -43,6 +43,19 @@ def test_rules_and_configuration_are_valid():
     run(program("promtool"), "check", "config", "prometheus.yml")
 
 
+def test_the_scrape_job_of_kubernetes_gives_the_labels_that_are_asked_for(tmp_path):
+    settings = yaml.safe_load((MONITORING / "prometheus-kubernetes.yml").read_text())
+    job = settings["scrape_configs"][0]
+    assert job["job_name"] == "ma-agiqa"
+    targets = [rule.get("target_label") for rule in job["relabel_configs"]]
+    assert {"namespace", "pod"} <= set(targets)
+    found = job.pop("kubernetes_sd_configs")  # which Debian's Prometheus is built without
+    assert found == [{"role": "pod", "namespaces": {"names": ["ma-agiqa"]}}]
+    file = tmp_path / "prometheus.yml"
+    file.write_text(yaml.safe_dump(settings))
+    run(program("promtool"), "check", "config", file)
+
+
 @pytest.mark.parametrize("file", TESTS)
 def test_rules_do_what_their_tests_say(file):
     run(program("promtool"), "test", "rules", file)

@@ -8,8 +8,9 @@ import torch
 from click.testing import CliRunner
 from torch.utils.flop_counter import FlopCounterMode
 
-from ma_agiqa.benchmark import _machine_rates
+from ma_agiqa.benchmark import scorer as scorer_benchmark
 from ma_agiqa.benchmark.__main__ import main
+from ma_agiqa.benchmark.machine import GemmShape
 from ma_agiqa.benchmark.scorer import (
     Official,
     measure_scorer,
@@ -48,7 +49,7 @@ class MA_AGIQA(torch.nn.Module):
 
 @pytest.fixture(autouse=True)
 def small_products(monkeypatch):
-    monkeypatch.setattr(_machine_rates, "_SIDE", {"cpu": 256})
+    monkeypatch.setattr(scorer_benchmark, "_LARGE_PRODUCT", GemmShape(256, 256, 256, 1))
 
 
 @pytest.fixture(scope="module")

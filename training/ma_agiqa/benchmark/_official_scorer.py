@@ -29,7 +29,7 @@ def main(checkout: str, threads: int, device: str) -> None:
     for line in sys.stdin:
         request = json.loads(line)
         if "weights" in request:
-            state = torch.load(request["weights"], map_location=device)
+            state = torch.load(request["weights"], map_location=device, weights_only=True)
             unknown = model.load_state_dict(state, strict=False).unexpected_keys
             say(replies, unknown=unknown)
         else:
@@ -50,7 +50,7 @@ def _build(checkout: str) -> Any:
 def _run(model: Any, file: str, device: str) -> dict:
     import torch
 
-    view, semantic, coherence = (part.to(device) for part in torch.load(file))
+    view, semantic, coherence = (part.to(device) for part in torch.load(file, weights_only=True))
     pixels = (view.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
     with torch.no_grad():
         start = time.perf_counter()

@@ -205,5 +205,7 @@ def _table(speed: ServedSpeed) -> str:
         lines += ["", f"served, {most} requests at once                         CPU ms/image"]
         spent = {**speed.served_cpu_ms, "all of these": sum(speed.served_cpu_ms.values())}
         spent[f"one process: {speed.best}"] = one.cpu_s * 1000
-        lines += [f"  {name:36s}{milliseconds:25.2f}" for name, milliseconds in spent.items()]
+        lines += [f"  {name:50s}{milliseconds:11.2f}" for name, milliseconds in spent.items()]
+        share = one.cpu_s * 1000 / sum(speed.served_cpu_ms.values())
+        lines.append(f"  share of the time that is the models' own{share:20.0%}")
     return "\n".join(lines)

@@ -239,4 +239,5 @@ def _table(results: Sequence[DtypeResult]) -> str:
     ]
     widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
     lines = [{name: name for name in widths}, *rows]
-    return "\n".join("  ".join(line[n].ljust(w) for n, w in widths.items()) for line in lines)
+    texts = ("  ".join(line[n].ljust(w) for n, w in widths.items()) for line in lines)
+    return "\n".join(text.rstrip() for text in texts)

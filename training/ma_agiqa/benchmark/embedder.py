@@ -24,6 +24,7 @@ __all__ = [
     "comparison_text",
     "load",
     "measure_batch",
+    "profile_text",
     "random_images",
     "text_of",
     "timed_pass",
@@ -210,6 +211,17 @@ def text_of(loaded: EmbedderSpeed, speeds: Sequence[BatchSpeed]) -> str:
                 "free some memory, or this is the disk's speed"
             )
     return "\n".join(lines)
+
+
+def profile_text(loaded: EmbedderSpeed, batch: int) -> str:
+    """Say which operations take the time of a pass, the longest first."""
+    images = random_images(loaded.embedder, batch)
+    loaded.embedder(images)
+    with torch.profiler.profile(acc_events=True) as profiler:
+        timed_pass(loaded, images)
+    on_gpu = torch.device(loaded.device).type == "cuda"
+    longest = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    return profiler.key_averages().table(longest, row_limit=10, max_name_column_width=40)
 
 
 def comparison_text(comparison: Comparison) -> str:

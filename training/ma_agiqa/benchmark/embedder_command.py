@@ -1,6 +1,5 @@
 """Command line of the embedder's benchmark."""
 
-import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from ma_agiqa.benchmark.embedder import (
     comparison_text,
     load,
     measure_batch,
+    profile_text,
     text_of,
 )
 from ma_agiqa.benchmark.machine import describe, use_threads
@@ -39,7 +39,7 @@ Examples:
   python -m ma_agiqa.benchmark embedder
   python -m ma_agiqa.benchmark embedder --preset paper --random-weights --batch 1 4
   python -m ma_agiqa.benchmark embedder --owl weights/mplug-owl2-llama2-7b --dtype int8
-  python -m ma_agiqa.benchmark embedder --preset paper --random-weights --layers 2 \\
+  python -m ma_agiqa.benchmark embedder --preset paper --random-weights --layers 8 \\
       --official ~/MA-AGIQA --official-python ~/owl-env/bin/python
 """
 
@@ -84,7 +84,7 @@ def threads_option(function: _F) -> _F:
 @click.option(
     "--layers",
     type=click.IntRange(min=1),
-    help="With --random-weights: only so many layers in each part, for a quick look.",
+    help="With --random-weights: only so many decoder layers, and the other parts' in proportion.",
 )
 @click.option("--dtype", type=dtype_choice, default="bf16", show_default=True, help="Of weights.")
 @click.option(
@@ -96,6 +96,7 @@ def threads_option(function: _F) -> _F:
 @click.option(
     "--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Passes to time."
 )
+@click.option("--profile", is_flag=True, help="Say which operations take the time of a pass.")
 @click.option(
     "--official",
     type=click.Path(file_okay=False, path_type=Path),
@@ -117,6 +118,7 @@ def embedder(
     device: str,
     threads: int | None,
     rounds: int,
+    profile: bool,
     official: Path | None,
     official_python: str | None,
 ) -> None:
@@ -138,6 +140,8 @@ def embedder(
         loaded = load(source, dtype, device)
         speeds = [measure_batch(loaded, size, rounds) for size in (batch, *more)]
         click.echo(text_of(loaded, speeds))
+        if profile:
+            click.echo(profile_text(loaded, batch))
         if official is not None and official_python is not None:
             made = compare(loaded, Path(source), official, official_python, batch, rounds)
             click.echo(comparison_text(made))
@@ -163,15 +167,12 @@ def _weights(
 
 
 def _cut(config: MPlugOwl2Config, layers: int) -> MPlugOwl2Config:
-    """The same widths with fewer layers."""
+    """The same widths with fewer layers, the parts in proportion."""
+    share = layers / config.num_hidden_layers
+    parts = {"visual_model": config.vision, "visual_abstractor": config.abstractor}
     visual = {
-        "visual_model": dataclasses.replace(config.vision, num_hidden_layers=layers),
-        "visual_abstractor": dataclasses.replace(config.abstractor, num_hidden_layers=layers),
+        name: {**vars(part), "num_hidden_layers": max(1, round(share * part.num_hidden_layers))}
+        for name, part in parts.items()
     }
-    return MPlugOwl2Config(
-        **{
-            **config.to_dict(),
-            "num_hidden_layers": layers,
-            "visual_config": {name: vars(part) for name, part in visual.items()},
-        }
-    )
+    sizes = {"num_hidden_layers": layers, "visual_config": visual}
+    return MPlugOwl2Config(**{**config.to_dict(), **sizes})

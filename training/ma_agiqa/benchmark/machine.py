@@ -18,6 +18,7 @@ __all__ = [
     "finish",
     "gemm_rate",
     "read_from_disk",
+    "seconds",
     "use_threads",
 ]
 
@@ -39,23 +40,24 @@ class GemmShape:
         return 2.0 * self.rows * self.inner * self.outer * self.times
 
 
-def gemm_rate(shapes: Sequence[GemmShape], dtype: torch.dtype, device: str) -> float:
+def gemm_rate(shapes: Sequence[GemmShape], dtype: torch.dtype, device: str | torch.device) -> float:
     """FLOP/s of bare matrix products of these shapes, weighted as a pass makes them."""
-    seconds = sum(shape.times * _best_time(shape, dtype, device) for shape in shapes)
-    return sum(shape.flop for shape in shapes) / seconds
+    taken_s = sum(shape.times * _best_time(shape, dtype, device) for shape in shapes)
+    return sum(shape.flop for shape in shapes) / taken_s
 
 
-def _best_time(shape: GemmShape, dtype: torch.dtype, device: str) -> float:
+def _best_time(shape: GemmShape, dtype: torch.dtype, device: str | torch.device) -> float:
     hidden = torch.randn(shape.rows, shape.inner, device=device).to(dtype)
     weight = torch.randn(shape.outer, shape.inner, device=device).to(dtype)
-    tries = [_timed(lambda: F.linear(hidden, weight), device)]  # the first one is not counted
+    tries = [seconds(lambda: F.linear(hidden, weight), device)]  # the first one is not counted
     start = time.perf_counter()
     while len(tries) < 3 or time.perf_counter() - start < _GEMM_TRIES_S:
-        tries.append(_timed(lambda: F.linear(hidden, weight), device))
+        tries.append(seconds(lambda: F.linear(hidden, weight), device))
     return min(tries[1:])
 
 
-def _timed(work: Callable[[], object], device: str) -> float:
+def seconds(work: Callable[[], object], device: str | torch.device) -> float:
+    """Time `work` until the device has done it."""
     finish(device)
     start = time.perf_counter()
     work()
@@ -63,7 +65,7 @@ def _timed(work: Callable[[], object], device: str) -> float:
     return time.perf_counter() - start
 
 
-def finish(device: str) -> None:
+def finish(device: str | torch.device) -> None:
     """Wait until a device has done what it was given."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
@@ -76,7 +78,7 @@ class PeakMemory:
     included, as Linux counts it (elsewhere 0).
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str | torch.device) -> None:
         self._gpu = torch.device(device).type == "cuda"
         if self._gpu:
             torch.cuda.reset_peak_memory_stats(device)

@@ -1,9 +1,10 @@
-"""The authors' feature extraction beside ours: their checkout, their environment, our weights.
+"""The authors' code beside ours: their checkout, their environment, our weights.
 
-Both processes map the same weight files, so that 16 GB of weights are in memory once and the two
-can take turns, image for image.
+It runs in a process of its own, `_official_embedder.py` or `_official_scorer.py`, which reads jobs
+as lines of JSON and answers each with one. Tensors travel in files.
 """
 
+import contextlib
 import json
 import subprocess
 import tempfile
@@ -16,50 +17,55 @@ import torch
 from torch import Tensor
 
 from ma_agiqa.errors import ConfigError
+from ma_agiqa.official_checkpoint import rename_official
+from ma_agiqa.scorer import MAAGIQA
 
-__all__ = ["OfficialEmbedder"]
-
-_DRIVER = Path(__file__).with_name("_official_driver.py")
+__all__ = ["OfficialEmbedder", "OfficialScorer"]
 
 
-class OfficialEmbedder:
-    """A process that runs the authors' code; use it as a context manager.
+class _OfficialProcess:
+    """One of the scripts beside this file at work; a context manager.
 
     Args:
-        python: of an environment with torch >= 2.1 and transformers 4.31.
-        checkout: of the authors' repository `wangpuyi/MA-AGIQA`.
-        weights: folder with safetensors and config.json.
-        dtype: of torch, such as "bfloat16".
-        device: where it runs.
+        script: its name.
+        python: interpreter of an environment in which the authors' code runs.
+        checkout: folder of `wangpuyi/MA-AGIQA`.
+        needed: what lies in that folder.
+        arguments: of the script, after the checkout.
 
     Raises:
-        ConfigError: it does not start.
+        ConfigError: the folder is no checkout, or their code does not start; the message holds
+            the last line that it wrote.
     """
 
-    def __init__(self, python: str, checkout: Path, weights: Path, dtype: str, device: str) -> None:
-        if not (checkout / "mplug_owl2" / "model").is_dir():
+    environment = "torch"
+
+    def __init__(
+        self, script: str, python: str, checkout: Path, needed: Path, *arguments: object
+    ) -> None:
+        if not (checkout / needed).exists():
             raise ConfigError(
-                f"{checkout} is not a checkout of the authors' code: it has no mplug_owl2/model. "
-                "Clone https://github.com/wangpuyi/MA-AGIQA and give its folder."
+                f"--official {checkout}: there is no {needed} in it. Give the folder of a clone "
+                "of https://github.com/wangpuyi/MA-AGIQA."
             )
         self._folder = tempfile.TemporaryDirectory()
-        arguments = [checkout.resolve(), weights.resolve(), dtype, device, torch.get_num_threads()]
-        try:
-            self._process = subprocess.Popen(
-                [python, str(_DRIVER), *map(str, arguments)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            self._answer()
-        except (ConfigError, OSError) as error:
-            self._folder.cleanup()
-            raise ConfigError(
-                f"The authors' code does not run with {python}: {error} Its environment needs "
-                "torch, transformers==4.31.0, safetensors, icecream, einops and what they import."
-            ) from error
+        self._log = Path(self._folder.name, "log")
+        path = Path(__file__).with_name(script)
+        command = [python, path, checkout.resolve(), *arguments]
+        with self._log.open("w") as log:
+            try:
+                self._process = subprocess.Popen(
+                    list(map(str, command)),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                )
+            except OSError as error:
+                raise ConfigError(f"--official-python {python}: {error.strerror}.") from error
+        self._greeting = self._hear()
 
-    def __enter__(self) -> "OfficialEmbedder":
+    def __enter__(self) -> Any:
         return self
 
     def __exit__(
@@ -71,6 +77,53 @@ class OfficialEmbedder:
         self._process.kill()
         self._process.communicate()
         self._folder.cleanup()
+
+    def _file(self, name: str, content: object = None) -> str:
+        """A file that both sides see, with a content for torch.load if there is one."""
+        path = Path(self._folder.name, f"{name}.pt")
+        if content is not None:
+            torch.save(content, path)
+        return str(path)
+
+    def _ask(self, **job: object) -> Mapping[str, Any]:
+        with contextlib.suppress(BrokenPipeError):  # it has ended: `_hear` says why
+            print(json.dumps(job), file=self._process.stdin, flush=True)
+        return self._hear()
+
+    def _hear(self) -> Mapping[str, Any]:
+        line = self._process.stdout.readline() if self._process.stdout else ""
+        if not line:
+            code = self._process.wait()
+            said = self._log.read_text().strip().splitlines() or ["(nothing)"]
+            self._folder.cleanup()
+            raise ConfigError(
+                f"The authors' code ended with status {code}: {said[-1]} "
+                f"Give --official-python an environment with {self.environment}."
+            )
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+class OfficialEmbedder(_OfficialProcess):
+    """The authors' feature extraction.
+
+    It maps the weight files that ours maps, so that 16 GB of weights are in memory once and the two
+    can take turns, image for image.
+
+    Args:
+        python: of an environment with what `environment` names.
+        checkout: of the authors' repository.
+        weights: folder with safetensors and config.json.
+        dtype: of torch, such as "bfloat16".
+        device: where it runs.
+    """
+
+    environment = "torch, transformers==4.31.0, safetensors, icecream, einops and what they import"
+
+    def __init__(self, python: str, checkout: Path, weights: Path, dtype: str, device: str) -> None:
+        arguments = weights.resolve(), dtype, device, torch.get_num_threads()
+        needed = Path("mplug_owl2", "model")
+        super().__init__("_official_embedder.py", python, checkout, needed, *arguments)
 
     def run(
         self, pixels: Tensor, prompts: Mapping[str, Sequence[int]]
@@ -87,20 +140,45 @@ class OfficialEmbedder:
         Raises:
             ConfigError: the process has ended.
         """
-        given, made = (Path(self._folder.name) / name for name in ("pixels.pt", "features.pt"))
-        torch.save(pixels.cpu(), given)
+        made = self._file("features")
         ids = {name: list(values) for name, values in prompts.items()}
-        job = {"pixels": str(given), "prompts": ids, "features": str(made)}
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
-        return self._answer()["seconds"], torch.load(made)
+        answer = self._ask(pixels=self._file("pixels", pixels.cpu()), prompts=ids, features=made)
+        return answer["seconds"], torch.load(made, weights_only=True)
 
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            code = self._process.wait()
-            raise ConfigError(f"its process ended with code {code}; its messages are above.")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+
+class OfficialScorer(_OfficialProcess):
+    """The authors' scorer.
+
+    Args:
+        python: of an environment with what `environment` names.
+        checkout: of the authors' repository.
+        threads: of the CPU.
+        device: "cpu" or "cuda".
+    """
+
+    environment = "torch, torchvision, timm and einops"
+
+    def __init__(self, python: str, checkout: Path, threads: int, device: str) -> None:
+        needed = Path("models", "MA_AGIQA.py")
+        super().__init__("_official_scorer.py", python, checkout, needed, threads, device)
+
+    def load(self, model: MAAGIQA) -> None:
+        """Give them the weights of `model`, which has the published sizes."""
+        names = self._greeting["names"]
+        blocks = len(model.maniqa.backbone.vit.blocks)
+        ours = rename_official({name: name for name in names}, blocks)  # our name: theirs
+        tensors = {theirs: model.state_dict()[name].cpu() for name, theirs in ours.items()}
+        if unknown := self._ask(weights=self._file("weights", tensors))["unknown"]:
+            raise ConfigError(f"The checkout's model does not know the tensors {unknown}.")
+
+    def score(self, inputs: tuple[Tensor, Tensor, Tensor]) -> tuple[float, Tensor]:
+        """Time one forward pass.
+
+        Args:
+            inputs: as `MAAGIQA.forward` takes them.
+
+        Returns:
+            Seconds, and the scores (B,).
+        """
+        reply = self._ask(inputs=self._file("inputs", tuple(part.cpu() for part in inputs)))
+        return reply["seconds"], torch.tensor(reply["score"])

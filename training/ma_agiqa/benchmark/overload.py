@@ -31,7 +31,8 @@ class Overload:
     """What was measured.
 
     Attributes:
-        capacity_images_per_s: of the server when so many as it likes are on their way.
+        capacity_images_per_s: of the server when so many as it likes are on their way: the mean
+            of before and after the overload.
         sent_images_per_s: during the overload.
         seconds: that it lasted.
         goodput_images_per_s: images scored before their deadline.
@@ -103,6 +104,9 @@ def measure_overload(
             answers = ensemble.send(files, times * capacity, seconds, deadline_s)
             say("waiting for the latency from before")
             recovery_s = _recovery_s(ensemble, files, usual_ms)
+        say("measuring the capacity again")
+        after = ensemble.load(files, concurrency, seconds).images_per_s
+        capacity = (capacity + after) / 2  # whatever else the machine does changes
     return _summary(answers, capacity, seconds, deadline_s, memory, recovery_s)
 
 

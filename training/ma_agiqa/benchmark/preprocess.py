@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from statistics import median
 
 import cv2
 import numpy as np
@@ -11,12 +12,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from ma_agiqa.benchmark._machine_rates import (
-    middle,
-    peak_memory_bytes,
-    restart_peak_memory,
-    seconds,
-)
+from ma_agiqa.benchmark.machine import PeakMemory, seconds
 from ma_agiqa.preprocessing import PADDING_RGB, QUALITY_SIZE, decode, quality_view, semantic_view
 
 __all__ = ["PreprocessSpeed", "generated_file", "measure_preprocess", "prepare_twice"]
@@ -105,7 +101,7 @@ def measure_preprocess(
         ImageError: a file that cannot be scored.
     """
     cv2.setNumThreads(1)
-    restart_peak_memory(_CPU)
+    memory = PeakMemory(_CPU)
     once = [prepare_once(data, semantic_size) for data in files]
     twice = [prepare_twice(data, semantic_size) for data in files]
     equal = sum(all(map(np.array_equal, a, b)) for a, b in zip(once, twice, strict=True))
@@ -123,7 +119,7 @@ def measure_preprocess(
         for _ in range(rounds):
             for name, task in work.items():
                 times[name].append(seconds(task, _CPU))
-    each = {name: middle(values) / len(files) for name, values in times.items()}
+    each = {name: median(values) / len(files) for name, values in times.items()}
     return PreprocessSpeed(
         images=len(files),
         megapixels=sum(rgb.shape[0] * rgb.shape[1] for rgb in decoded) / len(files) / 1e6,
@@ -135,5 +131,5 @@ def measure_preprocess(
         semantic_s=each["semantic"],
         equal_images=equal,
         threads=threads,
-        peak_memory_bytes=peak_memory_bytes(_CPU),
+        peak_memory_bytes=memory.read(),
     )

@@ -4,19 +4,14 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ma_agiqa.benchmark._machine_rates import (
-    gemm_rate,
-    middle,
-    peak_memory_bytes,
-    restart_peak_memory,
-    seconds,
-)
-from ma_agiqa.benchmark._official_process import OfficialScorer
+from ma_agiqa.benchmark.machine import GemmShape, PeakMemory, gemm_rate, seconds
+from ma_agiqa.benchmark.official import OfficialScorer
 from ma_agiqa.scorer import MAAGIQA, MAAGIQAConfig
 
 __all__ = ["Official", "ScorerSpeed", "measure_scorer", "random_scorer", "scorer_flop"]
@@ -24,6 +19,8 @@ __all__ = ["Official", "ScorerSpeed", "measure_scorer", "random_scorer", "scorer
 SCALE = 5.0  # MOS runs from 0 to 5
 _SEED = 20
 _CALIBRATION_IMAGES = 8
+_LARGE_PRODUCT = GemmShape(2048, 2048, 2048, times=1)
+"""A square product that reaches what the machine can do."""
 
 Inputs = tuple[Tensor, Tensor, Tensor]
 
@@ -167,13 +164,13 @@ def measure_scorer(
         ConfigError: the authors' code does not run.
     """
     measured = model if dtype is None else model.fast(dtype)
-    gemm = gemm_rate(dtype or torch.float32, device)
+    gemm = gemm_rate([_LARGE_PRODUCT], dtype or torch.float32, device)
     with contextlib.ExitStack() as stack:
         other = None
         if official is not None:
             other = stack.enter_context(
                 OfficialScorer(
-                    official.checkout, official.python, torch.get_num_threads(), device.type
+                    official.python, official.checkout, torch.get_num_threads(), device.type
                 )
             )
             other.load(model)
@@ -191,9 +188,9 @@ def _measure(
     official: OfficialScorer | None,
 ) -> ScorerSpeed:
     inputs = sample_inputs(model.config, batch, device)
-    restart_peak_memory(device)
+    memory = PeakMemory(device)
     together = measured(*inputs).score.flatten().cpu()
-    peak = peak_memory_bytes(device)
+    peak = memory.read()
     ours, theirs, official_score = [], [], None
     for _ in range(rounds):
         ours.append(seconds(lambda: measured(*inputs), device))
@@ -205,12 +202,12 @@ def _measure(
     exact = torch.cat([model(*one).score.flatten().cpu() for one in single])
     return ScorerSpeed(
         batch,
-        middle(ours) / batch,
+        median(ours) / batch,
         scorer_flop(model),
         gemm,
         peak,
         float((together - exact).abs().max()),
         float((together - alone).abs().max()),
-        middle(theirs) / batch if theirs else None,
+        median(theirs) / batch if theirs else None,
         None if official_score is None else float((together - official_score).abs().max()),
     )

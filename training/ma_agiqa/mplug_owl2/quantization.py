@@ -181,8 +181,14 @@ QUANTIZED: dict[str, type[Int8Linear | Int4Linear | Float8Linear]] = {
 
 def quantize_weight(kind: str, weight: Tensor) -> dict[str, Tensor]:
     """Quantise a weight (out, in), in blocks of outputs that stay in a CPU's cache."""
-    parts = [QUANTIZED[kind].quantize(rows) for rows in weight.split(_ROWS_AT_ONCE)]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    made: dict[str, Tensor] = {}
+    for start in range(0, len(weight), _ROWS_AT_ONCE):
+        rows = weight[start : start + _ROWS_AT_ONCE]
+        for name, part in QUANTIZED[kind].quantize(rows).items():
+            if name not in made:
+                made[name] = part.new_empty((len(weight), *part.shape[1:]))
+            made[name][start : start + len(rows)] = part
+    return made
 
 
 def replace_linears(model: nn.Module, kind: str) -> set[str]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa
 
-from ma_agiqa_client._bulk_parts import JobError, Part, Store, locate
+from ma_agiqa_client.bulk._parts import JobError, Part, Store, locate
 from ma_agiqa_client.connection import Tls
 from ma_agiqa_client.errors import (
     AuthenticationError,

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,8 +24,8 @@ from ma_agiqa_client.errors import ClientError
 from ma_agiqa_client.scorer import Scorer
 
 if TYPE_CHECKING:
-    from ma_agiqa_client._bulk_parts import Job, Part
-    from ma_agiqa_client._bulk_worker import WorkerSettings
+    from ma_agiqa_client.bulk._parts import Job, Part
+    from ma_agiqa_client.bulk._worker import WorkerSettings
 
 __all__ = ["main"]
 
@@ -107,8 +108,8 @@ def main(inputs: tuple[str, ...], ray_address: str | None, workers: int, **value
     Run the same command again after any failure: finished parts are kept.
     """
     _require_ray()
-    from ma_agiqa_client._bulk_parts import Job, JobError
-    from ma_agiqa_client._bulk_worker import WorkerSettings
+    from ma_agiqa_client.bulk._parts import Job, JobError
+    from ma_agiqa_client.bulk._worker import WorkerSettings
 
     server = ServerOptions.take_from(values)
     if not server.url:
@@ -136,7 +137,8 @@ def main(inputs: tuple[str, ...], ray_address: str | None, workers: int, **value
             rows_per_part=values["rows_per_part"],
             checkpoint_sha256=checksum,
         )
-        _run(job, settings, workers, ray_address, voice)
+        with redirect_stdout(sys.stderr):  # where Ray says that a node has died
+            _run(job, settings, workers, ray_address, voice)
         summary = job.summary()
     except ValueError as error:
         if isinstance(error, ClientError):
@@ -155,7 +157,7 @@ def main(inputs: tuple[str, ...], ray_address: str | None, workers: int, **value
 def _require_ray() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import pyarrow  # type: ignore[import-untyped] # noqa: F401
+        import pyarrow  # noqa: F401
         import ray.data  # noqa: F401
     except ImportError as error:
         raise click.UsageError(
@@ -203,10 +205,9 @@ def _scored(
     """
     import ray
 
-    from ma_agiqa_client._bulk_worker import PartScorer, cause
+    from ma_agiqa_client.bulk._worker import PartScorer, cause
 
-    if not ray.is_initialized():
-        ray.init(address=ray_address, include_dashboard=False, log_to_driver=False)
+    ray.init(address=ray_address, include_dashboard=False, log_to_driver=False)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     records = [part.to_record() for part in parts]
@@ -222,3 +223,5 @@ def _scored(
             yield int(row["rows"])
     except ray.exceptions.RayError as error:
         raise cause(error) from error
+    finally:
+        ray.shutdown()

@@ -3,10 +3,10 @@
 Started by `ma_agiqa.benchmark.official`; needs PyTorch >= 2.1, transformers 4.31 and safetensors,
 and nothing of this package. Weights are mapped, so that another process shares their memory.
 
-    python _official_driver.py CHECKOUT WEIGHTS DTYPE DEVICE THREADS < jobs > answers
+    python _official_embedder.py CHECKOUT WEIGHTS DTYPE DEVICE THREADS < jobs > answers
 
 A job is a line of JSON: {"pixels": file.pt, "prompts": {name: token ids}, "features": file.pt}.
-Its answer is a line {"seconds": s}; an empty job ends the process.
+Its answer is a line {"seconds": s}.
 """
 
 import json
@@ -28,8 +28,6 @@ def main():
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
         job = json.loads(line)
-        if not job:
-            return
         seconds, features = run(model, job, device)
         torch.save(features, job["features"])
         print(json.dumps({"seconds": seconds}), file=answers, flush=True)
@@ -60,7 +58,7 @@ def load(weights, dtype, device):
 @torch.inference_mode()
 def run(model, job, device):
     """Do what their getFeature.py does for a batch: every prompt runs twice."""
-    pixels = torch.load(job["pixels"]).to(device)
+    pixels = torch.load(job["pixels"], weights_only=True).to(device)
     start, features = time.perf_counter(), {}
     for name, ids in job["prompts"].items():
         prompt = torch.tensor(ids, device=device).repeat(len(pixels), 1)

@@ -1,0 +1,25 @@
+"""The command that overloads a server: every number is there and they add up."""
+
+import re
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from ma_agiqa.benchmark.__main__ import main
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "coffee_pristine.jpg"
+
+
+def test_the_outcomes_add_up(server):
+    options = ["--url", server.grpc_url, "--times", "2", "--seconds", "2", "--images", str(EXAMPLE)]
+    done = CliRunner().invoke(main, ["overload", *options])
+    assert done.exit_code == 0, done.output
+    sent = float(re.search(r"sent +([\d.]+) images/s for 2 s", done.stdout)[1])
+    outcomes = re.search(r"outcomes +(.*)", done.stdout)[1].split(", ")
+    counts = {name: int(count) for count, name in (outcome.split() for outcome in outcomes)}
+    assert sum(counts.values()) == round(sent * 2)
+    assert set(counts) <= {"scored", "late", "UNAVAILABLE", "CANCELLED"}
+    assert counts["scored"] > 0
+    assert re.search(r"goodput +[\d.]+ images/s scored in time: \d+% of the capacity", done.stdout)
+    assert re.search(r"recovery +([\d.]+ s until fast again|not seen)", done.stdout)
+    assert "memory" not in done.stdout  # of a server that ran already
