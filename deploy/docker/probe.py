@@ -8,8 +8,8 @@ and is not worked on after its time is over (`deadline_unix_us`).
 
 Over HTTP nobody else scores: serve.sh writes the key that allows it to PROBE_KEY_FILE.
 
-A server that turns the image away because a queue is full is alive: restarting it would only send
-its load to the others.
+A server that turns the image away because it has too much to do is alive if others get their scores
+meanwhile: restarting it would only send its load to the others.
 """
 
 import argparse
@@ -23,11 +23,13 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-__all__ = ["NotAliveError", "score_canary"]
+__all__ = ["NotAliveError", "score_canary", "scores_others"]
 
 SIDE = 32
-OVERLOADED = "exceeds maximum queue size"
-"""Part of Triton's message for a full queue."""
+LAST_MODEL = "maniqa_moe"
+"""The model that every score comes from, whichever version is asked for."""
+
+POLL_S = 0.2
 
 
 class NotAliveError(Exception):
@@ -48,18 +50,39 @@ def score_canary(url: str, timeout_s: float, key: str = "") -> float | None:
     Raises:
         NotAliveError: no answer in time, an error, or a score that is not a finite number.
     """
+    end = time.monotonic() + timeout_s
     try:
         with urllib.request.urlopen(_request(url, timeout_s, key), timeout=timeout_s) as answer:
             body = answer.read()
             header = int(answer.headers.get("Inference-Header-Content-Length", len(body)))
     except urllib.error.HTTPError as error:
         said = error.read().decode(errors="replace")[:500]
-        if OVERLOADED in said:
+        if error.code == 503 and scores_others(url, end - time.monotonic()):
             return None
         raise NotAliveError(f"The server answered with {error.code}: {said}") from error
     except OSError as error:
         raise NotAliveError(f"No answer from {url} within {timeout_s:g} s: {error}") from error
     return _score(body, header)
+
+
+def scores_others(url: str, timeout_s: float) -> bool:
+    """Whether the server finishes scores within so many seconds; it asks its statistics."""
+    end = time.monotonic() + timeout_s
+    before = _finished(url)
+    while time.monotonic() < end:
+        time.sleep(POLL_S)
+        if before is not None and _finished(url) not in (before, None):
+            return True
+    return False
+
+
+def _finished(url: str) -> int | None:
+    """Executions of the last model since the start; None if the server does not say."""
+    try:
+        with urllib.request.urlopen(f"{url}/v2/models/{LAST_MODEL}/stats", timeout=2) as answer:
+            return sum(model["execution_count"] for model in json.load(answer)["model_stats"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _request(url: str, timeout_s: float, key: str) -> urllib.request.Request:
@@ -125,7 +148,9 @@ def main() -> int:
     except NotAliveError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    sys.stdout.write("alive, overloaded\n" if score is None else f"alive, score {score:.3f}\n")
+    sys.stdout.write(
+        "alive, and busy with others\n" if score is None else f"alive, score {score:.3f}\n"
+    )
     return 0
 
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Starts tritonserver in the container. More options of tritonserver may follow: serve.sh --log-verbose=1
 #
-# MODEL_REPOSITORY    folder of the models (default /models)
-# EXPLAIN=1           also serve mplug_owl2_answer, which explains images in words
-# MA_AGIQA_ADMIN_KEY           who sends it as triton-grpc-protocol-admin-key may load and unload models over
-#                     gRPC; without it nobody may
-# PROBE_KEY_FILE      where probe.py finds the key that lets it score over HTTP
-# TRACE_URL           send OpenTelemetry traces there, such as http://collector:4318/v1/traces
-# TRACE_ONE_IN        trace one of so many requests (default 100)
-# LOG_FORMAT=json     write the log as JSON, one object a line
+# MODEL_REPOSITORY     folder of the models (default /models)
+# EXPLAIN=1            also serve mplug_owl2_answer, which explains images in words
+# MA_AGIQA_ADMIN_KEY   who sends it as triton-grpc-protocol-admin-key may load and unload models over
+#                      gRPC; without it nobody may
+# PROBE_KEY_FILE       where probe.py finds the key that lets it score over HTTP
+# TRACE_URL            send OpenTelemetry traces there, such as http://collector:4318/v1/traces
+# TRACE_ONE_IN         trace one of so many requests (default 100)
+# LOG_FORMAT=json      write the log as JSON, one object a line
 # MA_AGIQA_REQUEST_LOG=1   write a line for each request
 set -euo pipefail
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from tritonclient.utils import InferenceServerException
 
 from _triton_processes import group_members, model_of_stub
 from _triton_runtime import find_runtime
+from probe import scores_others
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "deploy" / "docker"
@@ -171,6 +173,17 @@ def test_the_start_script_serves_and_logs_json(container):
     assert re.fullmatch(r"alive, score \d\.\d{3}\n", probe(container).stdout)
     lines = [json.loads(line) for line in (container["folder"] / "log").read_text().splitlines()]
     assert any(line.get("level") == "info" for line in lines)
+
+
+def test_a_busy_server_is_known_by_its_progress(container):
+    wait_until(lambda: probe(container).returncode == 0)
+    url = f"http://127.0.0.1:{container['http']}"
+    assert not scores_others(url, timeout_s=1)
+    with ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(scores_others, url, timeout_s=30)
+        while not busy.done():
+            probe(container)
+    assert busy.result()
 
 
 def test_requests_are_logged_with_their_ids(container):

@@ -209,7 +209,7 @@ def test_mutated_files_end_as_a_score_or_as_an_invalid_argument(infer, record_pr
         files.append(data)
 
     collect()
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(4) as pool:  # within the queues
         outcomes = Counter(pool.map(lambda data: infer(request(elements(data))), files))
     record_property("outcomes", str(outcomes))
     print(f"{len(files)} files over gRPC: {dict(outcomes)}")

@@ -87,6 +87,14 @@ def test_what_was_passed_on_is_not_counted_twice(server):
     assert [server.refuse() is None for _ in range(5)] == [True] * 4 + [False]
 
 
+def test_bad_files_are_no_backlog(server):
+    learn(server, rate=20)
+    for _ in range(500):
+        assert server.refuse() is None
+        server.admission.ended_here()
+    assert server.refuse() is None
+
+
 def test_a_deadline_that_the_queue_does_not_leave_time_for(server):
     learn(server, 4)
     server.read(owl=5)

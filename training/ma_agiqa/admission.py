@@ -139,6 +139,10 @@ class Admission:
         """Note that all that were taken so far have gone on to the next step."""
         self._passed_on = self._admitted
 
+    def ended_here(self) -> None:
+        """Note that one that was taken goes no further: a stream of bad files is no backlog."""
+        self._admitted -= 1
+
     def read(self) -> None:
         """Read the metrics once; what cannot be read counts as never read."""
         passed_on = self._passed_on

@@ -62,6 +62,7 @@ class TritonPythonModel:
         try:
             quality, semantic = zip(*(future.result() for future in batch), strict=True)
         except ImageError as error:
+            self._admission.ended_here()
             fault = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
             return pb_utils.InferenceResponse(error=fault)
         except Exception as error:  # one request's failure must not reach its neighbours

@@ -1,0 +1,25 @@
+"""The script for GPU machines: that it is one, and what it carries there."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+
+
+def test_the_script_is_sound():
+    subprocess.run(["bash", "-n", DEPLOY / "gpu_check.sh"], check=True)
+    assert (DEPLOY / "gpu_check.sh").stat().st_mode & 0o111
+
+
+def test_the_embedded_triton_is_carried_and_torch_is_not():
+    command = [sys.executable, DEPLOY / "needed_packages.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    pins = dict(line.split("==") for line in done.stdout.splitlines())
+    assert pins["nvidia-pytriton"] == "0.7.0"
+    assert pins["numpy"].startswith("1.")
+    assert {"transformers", "timm", "tritonclient", "safetensors", "pytest"} <= pins.keys()
+    carried_by_the_machine = {"torch", "torchvision", "triton"} | {
+        name for name in pins if name.startswith(("nvidia-cu", "nvidia-nccl", "cuda-"))
+    }
+    assert not carried_by_the_machine & pins.keys()
