@@ -100,7 +100,7 @@ _PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--dtype",
     type=click.Choice([*DTYPE_ALIASES, *DTYPES]),
     help="Of mPLUG-Owl2's weights. Default: float32 for the demo; else float16 on GPU, bfloat16 on "
-    "CPU. At the paper's size 16 bits take 16.1 GB, int8 8.2 and int4 5.1, at a loss that "
+    "CPU. At the paper's size 16 bits take 16.1 GB, int8 8.2 and int4 4.7, at a loss that "
     "`python -m ma_agiqa.benchmark dtypes` shows on your images.",
 )
 @click.option(

@@ -66,7 +66,7 @@ def load_owl(source: str, dtype: str, device: str | torch.device = "cpu") -> MPl
     with torch.device("meta"):
         model = MPlugOwl2Model(MPlugOwl2Config.from_pretrained(source)).to(floats)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
-    layers = set() if dtype in FLOATS else replace_linears(model, dtype)
+    layers = {} if dtype in FLOATS else replace_linears(model, dtype)
     on_cpu = torch.device(device).type == "cpu"
     state: dict[str, Tensor] = {}
     found: dict[str, torch.Size] = {}
@@ -76,7 +76,7 @@ def load_owl(source: str, dtype: str, device: str | torch.device = "cpu") -> MPl
             continue
         found[name] = tensor.shape
         if shapes.get(name) == tensor.shape:
-            state |= _prepared(name, tensor, layers, dtype, floats, device)
+            state |= _prepared(name, tensor, layers, floats, device)
     tables = {name: t for name, t in _tables(model).items() if name not in found}
     state |= {name: table.to(device, floats) for name, table in tables.items()}
     check_names(shapes, found | {name: table.shape for name, table in tables.items()})
@@ -91,8 +91,8 @@ def quantize_model(model: MPlugOwl2Model, kind: str) -> MPlugOwl2Model:
         ConfigError: the format does not fit the model's sizes.
     """
     weights = dict(model.named_parameters())
-    for name in replace_linears(model, kind):
-        buffers = quantize_weight(kind, weights[f"{name}.weight"].detach())
+    for name, chosen in replace_linears(model, kind).items():
+        buffers = quantize_weight(chosen, weights[f"{name}.weight"].detach())
         layer = model.get_submodule(name)
         layer.load_state_dict(buffers, assign=True, strict=False)  # a bias stays as it is
     return model
@@ -101,8 +101,7 @@ def quantize_model(model: MPlugOwl2Model, kind: str) -> MPlugOwl2Model:
 def _prepared(
     name: str,
     tensor: Tensor,
-    layers: set[str],
-    dtype: str,
+    layers: dict[str, str],
     floats: torch.dtype,
     device: str | torch.device,
 ) -> dict[str, Tensor]:
@@ -110,7 +109,7 @@ def _prepared(
     layer, _, kind = name.rpartition(".")
     if layer not in layers or kind != "weight":
         return {name: tensor.to(device, floats, copy=bool(layers))}  # a copy leaves the file
-    buffers = quantize_weight(dtype, tensor.to(device))
+    buffers = quantize_weight(layers[layer], tensor.to(device))
     _return_freed_memory()
     return {f"{layer}.{part}": value for part, value in buffers.items()}
 

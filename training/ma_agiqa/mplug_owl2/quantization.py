@@ -1,8 +1,8 @@
 """Linear layers whose weights take 8 or 4 bits.
 
-int8 is for every linear layer; int4 and fp8 are for the decoder's, which hold nine tenths of
-mPLUG-Owl2's weights. All others keep 16 bits. A weight is quantised when it is loaded; nothing is
-calibrated. Activations stay in the model's dtype, except for fp8.
+int4 and fp8 are for the decoder's, which hold nine tenths of mPLUG-Owl2's weights; with int4 all
+other linear layers are int8, with fp8 they keep 16 bits. A weight is quantised when it is loaded;
+nothing is calibrated. Activations stay in the model's dtype, except for fp8.
 """
 
 import torch
@@ -50,7 +50,6 @@ class Int8Linear(_WeightOnlyLinear):
     """Weights in 8 bits with a scale for each output."""
 
     kind = "int8"
-    decoder_only = False
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -81,7 +80,6 @@ class Int4Linear(_WeightOnlyLinear):
     """
 
     kind = "int4"
-    decoder_only = True
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -143,7 +141,6 @@ class Float8Linear(nn.Module):
     """
 
     kind = "fp8"
-    decoder_only = True
     largest = torch.finfo(torch.float8_e4m3fn).max
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -191,26 +188,31 @@ def quantize_weight(kind: str, weight: Tensor) -> dict[str, Tensor]:
     return made
 
 
-def replace_linears(model: nn.Module, kind: str) -> set[str]:
-    """Replace linear layers by quantised ones without values, and give their names.
+def replace_linears(model: nn.Module, kind: str) -> dict[str, str]:
+    """Replace linear layers by quantised ones without values.
 
     Args:
         model: mPLUG-Owl2, which is changed.
         kind: of `QUANTIZED`.
+
+    Returns:
+        The format of each layer by its name.
     """
-    layer = QUANTIZED[kind]
-    names = {
-        name
+    kinds = {
+        name: kind if name.startswith("layers.") else "int8"
         for name, part in model.named_modules()
-        if isinstance(part, nn.Linear) and (name.startswith("layers.") or not layer.decoder_only)
+        if isinstance(part, nn.Linear) and (name.startswith("layers.") or kind != "fp8")
     }
-    for name in names:
-        model.set_submodule(name, layer(model.get_submodule(name)))
-    return names
+    for name, chosen in kinds.items():
+        model.set_submodule(name, QUANTIZED[chosen](model.get_submodule(name)))
+    return kinds
 
 
 def weight_format(model: nn.Module) -> str:
-    """Name what a model's weights are kept in: a format of `QUANTIZED`, or its dtype."""
+    """Name what a model's weights are kept in: a format of `QUANTIZED`, or its dtype.
+
+    With int4 some layers are int8.
+    """
     kinds = {part.kind for part in model.modules() if isinstance(part, tuple(QUANTIZED.values()))}
     dtype = next(parameter.dtype for parameter in model.parameters())
-    return kinds.pop() if kinds else str(dtype).removeprefix("torch.")
+    return min(kinds) if kinds else str(dtype).removeprefix("torch.")
