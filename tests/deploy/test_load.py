@@ -12,8 +12,6 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 LOAD = ROOT / "deploy" / "load"
 
-pytest.importorskip("locust")
-
 
 @pytest.fixture
 def load(monkeypatch):
