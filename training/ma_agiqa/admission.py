@@ -184,11 +184,12 @@ def start_admission(models: Sequence[str], config: Mapping[str, Any]) -> Admissi
     Args:
         models: the steps behind it, in their order.
         config: of the step. Its parameter `max_wait_ms` says how long requests may wait; without
-            it nobody is refused but for a deadline. Two of its largest batches may always wait.
+            it nobody is refused but for a deadline. Three of its largest batches may always wait:
+            one being computed, one to follow, and what came and went since the last reading.
     """
     limit = config["parameters"].get("max_wait_ms", {}).get("string_value", "inf")
     url = os.environ.get(METRICS_URL_VARIABLE, _DEFAULT_URL)
-    return Admission(models, 2 * config["max_batch_size"], float(limit) / 1000, url=url)
+    return Admission(models, 3 * config["max_batch_size"], float(limit) / 1000, url=url)
 
 
 def _get(url: str) -> str:
