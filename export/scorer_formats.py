@@ -71,7 +71,7 @@ def choose_arithmetic(model: MAAGIQA, arithmetic: str, gpu: bool, mos_range: flo
     if arithmetic == "exact":
         return model
     dtype = torch.float32 if arithmetic == "auto" else getattr(torch, arithmetic)
-    fast = model.fast(dtype, fuse_attention=gpu or dtype == torch.float32)
+    fast = model.fast(dtype, gpu=gpu)
     if dtype == torch.float32:
         names, limit = ScorerOutput._fields, TORCHSCRIPT_TOLERANCE
     else:

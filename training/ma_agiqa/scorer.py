@@ -158,9 +158,7 @@ class MAAGIQA(nn.Module):
             score, gate, patch_score.unflatten(1, shape), patch_weight.unflatten(1, shape)
         )
 
-    def fast(
-        self, dtype: torch.dtype = torch.float32, fuse_attention: bool | None = None
-    ) -> "MAAGIQA":
+    def fast(self, dtype: torch.dtype = torch.float32, gpu: bool | None = None) -> "MAAGIQA":
         """Copy the model for inference: the same function in fewer operations, see `fast_maniqa`.
 
         The order of the arithmetic differs, and with it the rounding: weights that amplify
@@ -169,8 +167,7 @@ class MAAGIQA(nn.Module):
         Args:
             dtype: of MANIQA's blocks, float32, bfloat16 or float16; inputs, fusion and outputs
                 stay float32.
-            fuse_attention: one kernel for the ViT's attention. By default on a GPU and in
-                float32; on a CPU bfloat16 is faster without.
+            gpu: what it is made for; it runs elsewhere too, slower. Default: where this model is.
 
         Returns:
             A model in evaluation mode that shares its fusion with this one.
@@ -180,11 +177,8 @@ class MAAGIQA(nn.Module):
         model = copy.copy(self)
         model._modules = dict(self._modules)
         if self.maniqa is not None:
-            on_cpu = next(self.parameters()).device.type == "cpu"
-            fused = not on_cpu or dtype == torch.float32
-            model.maniqa = FastMANIQA(
-                self.maniqa, dtype, fused if fuse_attention is None else fuse_attention
-            )
+            here = next(self.parameters()).device.type == "cuda"
+            model.maniqa = FastMANIQA(self.maniqa, dtype, here if gpu is None else gpu)
         return model.eval()
 
     @classmethod

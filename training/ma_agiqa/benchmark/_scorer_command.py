@@ -7,7 +7,13 @@ import click
 import torch
 
 from ma_agiqa._command import Command
-from ma_agiqa.benchmark.scorer import Official, ScorerSpeed, measure_scorer, random_scorer
+from ma_agiqa.benchmark.scorer import (
+    Official,
+    ScorerSpeed,
+    measure_scorer,
+    picture_deviation,
+    random_scorer,
+)
 from ma_agiqa.errors import ConfigError
 from ma_agiqa.scorer import MAAGIQA, MAAGIQAConfig
 
@@ -116,7 +122,10 @@ def _model(preset: str, checkpoint: Path | None, random: bool, device: torch.dev
             "as fast."
         )
     config = MAAGIQAConfig() if preset == "paper" else load_checkpoint(_DEMO)[0].config
-    return random_scorer(config, device)
+    model = random_scorer(config, device)
+    by_pictures = picture_deviation(model, device)
+    click.echo(f"weights     random; scores deviate by 1, by pictures alone by {by_pictures:.2g}")
+    return model
 
 
 def _summary(speed: ScorerSpeed) -> str:

@@ -14,7 +14,14 @@ from ma_agiqa.benchmark.machine import GemmShape, PeakMemory, gemm_rate, seconds
 from ma_agiqa.benchmark.official import OfficialScorer
 from ma_agiqa.scorer import MAAGIQA, MAAGIQAConfig
 
-__all__ = ["Official", "ScorerSpeed", "measure_scorer", "random_scorer", "scorer_flop"]
+__all__ = [
+    "Official",
+    "ScorerSpeed",
+    "measure_scorer",
+    "picture_deviation",
+    "random_scorer",
+    "scorer_flop",
+]
 
 SCALE = 5.0  # MOS runs from 0 to 5
 _SEED = 20
@@ -105,11 +112,11 @@ def _stage_flop(config: MAAGIQAConfig, n: int, wide: int, narrow: int) -> int:
 
 
 def random_scorer(config: MAAGIQAConfig, device: torch.device) -> MAAGIQA:
-    """Make a scorer of random weights whose scores are spread as trained ones are.
+    """Make a scorer of random weights whose scores are spread as opinion scores are.
 
     Every layer starts as it would for training. Then the patch scores are lifted above their
-    ReLU, and the last layer is scaled so that pictures alone, under the same prompt embeddings,
-    move the score by a deviation of 1 around 2.5: rounding shows on the scale 0-5.
+    ReLU, and the last layer is scaled so that the sample's scores have a deviation of 1 around
+    2.5: rounding shows on the scale 0-5.
     """
     with torch.random.fork_rng():
         torch.manual_seed(_SEED)
@@ -117,13 +124,29 @@ def random_scorer(config: MAAGIQAConfig, device: torch.device) -> MAAGIQA:
     with torch.inference_mode():
         if model.maniqa is not None:
             model.maniqa.score_head[3].bias.fill_(1.0)
-        view, semantic, coherence = sample_inputs(config, _CALIBRATION_IMAGES, device)
-        same = semantic[:1], coherence[:1]
-        score = torch.cat([model(image[None], *same).score for image in view])
+        score = _sample_scores(model, device)
         last = model.fusion.regression
         last.weight.div_(score.std())
         last.bias.copy_((last.bias - score.mean()) / score.std() + SCALE / 2)
     return model
+
+
+@torch.inference_mode()
+def picture_deviation(model: MAAGIQA, device: torch.device) -> float:
+    """Deviation of the sample's scores by the pictures alone, all with the same embeddings.
+
+    A network that is not trained hardly tells pictures apart, so its rounding is to be read
+    beside this number too.
+    """
+    return float(_sample_scores(model, device, same_embeddings=True).std())
+
+
+def _sample_scores(model: MAAGIQA, device: torch.device, same_embeddings: bool = False) -> Tensor:
+    view, semantic, coherence = sample_inputs(model.config, _CALIBRATION_IMAGES, device)
+    if same_embeddings:
+        semantic, coherence = semantic[:1].expand_as(semantic), coherence[:1].expand_as(coherence)
+    each = zip(view.split(1), semantic.split(1), coherence.split(1), strict=True)
+    return torch.cat([model(*one).score for one in each])
 
 
 def sample_inputs(config: MAAGIQAConfig, batch: int, device: torch.device) -> Inputs:

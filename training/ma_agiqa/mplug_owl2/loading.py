@@ -2,7 +2,8 @@
 
 On a CPU, weights that lie on the disk in the wanted dtype are not read at all: the model uses the
 mapped file, and processes that serve the same file share its memory. The file must then stay as it
-is while the model lives. Other weights are converted or quantised one tensor at a time.
+is while the model lives. Other weights are converted or quantised one tensor at a time, except
+that the table of token embeddings stays mapped where it has the dtype of the arithmetic.
 """
 
 import ctypes
@@ -26,6 +27,8 @@ FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 DTYPES = (*FLOATS, *QUANTIZED)
 """Formats that weights can be kept in."""
+
+_LOOKED_UP = {"embed_tokens.weight"}  # a table: mapped, only the rows of the prompts are in memory
 
 
 def compute_dtype(dtype: str, device: str | torch.device) -> torch.dtype:
@@ -108,7 +111,8 @@ def _prepared(
     """Bring a tensor to its dtype and device; a quantised weight becomes several."""
     layer, _, kind = name.rpartition(".")
     if layer not in layers or kind != "weight":
-        return {name: tensor.to(device, floats, copy=bool(layers))}  # a copy leaves the file
+        leaves_file = bool(layers) and name not in _LOOKED_UP
+        return {name: tensor.to(device, floats, copy=leaves_file)}
     buffers = quantize_weight(layers[layer], tensor.to(device))
     _return_freed_memory()
     return {f"{layer}.{part}": value for part, value in buffers.items()}
