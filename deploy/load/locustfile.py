@@ -10,6 +10,7 @@ Three kinds of users, whose shares --generation-servers, --batch-jobs and --peop
 
 import itertools
 import random
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -106,7 +107,8 @@ class Ensemble:
         status = str(error.status()).removeprefix("StatusCode.")
         if image is NOT_AN_IMAGE and status == "INVALID_ARGUMENT":
             return None
-        return RuntimeError(f"{status}: {error.message()}")
+        # Without its numbers, so that errors of a kind are counted together.
+        return RuntimeError(f"{status}: {re.sub(r'[0-9.]*[0-9]', 'N', error.message())}")
 
     def _wrong(self, image: LoadImage, score: np.ndarray, gate: np.ndarray) -> Exception | None:
         if image is NOT_AN_IMAGE:
@@ -137,6 +139,11 @@ class _EnsembleUser(User):
 
 class GenerationServer(_EnsembleUser):
     """Scores the images of a prompt as soon as they are made."""
+
+    def on_start(self) -> None:
+        """Begin at any time: servers do not wait for one another."""
+        super().on_start()
+        gevent.sleep(random.uniform(0, self.options.prompt_seconds))
 
     def wait_time(self) -> float:
         """Prompts come at a steady rate, however long the burst took."""
