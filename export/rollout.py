@@ -160,7 +160,8 @@ def roll_back(repository: Path, servers: Sequence[ModelControl], to: int | None,
 
     Raises:
         ConfigError: there is no such version.
-        CheckpointError: a server scores differently with it; all serve what they did.
+        CheckpointError: its file is damaged, or a server scores differently with it; all serve
+            what they did.
     """
     active, kept = versions.active_version(repository), versions.kept_versions(repository)
     version = to or max((one for one in kept if active and one < active), default=None)
@@ -169,9 +170,8 @@ def roll_back(repository: Path, servers: Sequence[ModelControl], to: int | None,
             f"Version {version or 'before ' + str(active)} is not kept in {repository}; kept are "
             f"{', '.join(map(str, kept)) or 'none'}, and {active} is active. Choose one with --to."
         )
-    file = repository / versions.SCORER / str(version) / "model.pt"
-    network = torch.jit.load(str(file), map_location="cpu")
     try:
+        network = _read_network(repository / versions.SCORER / str(version) / "model.pt")
         golden = make_golden(repository, network, servers[0])
         for server in servers:
             server.load(versions.ensemble_name(version))
@@ -183,6 +183,17 @@ def roll_back(repository: Path, servers: Sequence[ModelControl], to: int | None,
             f"The servers were not rolled back; version {active} goes on serving. {error}"
         ) from error
     return version
+
+
+def _read_network(file: Path) -> Network:
+    try:
+        network: Network = torch.jit.load(str(file), map_location="cpu")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"{file} cannot be read as TorchScript. Choose another version with --to, or export "
+            "the checkpoint again."
+        ) from error
+    return network
 
 
 def prune(repository: Path, servers: Sequence[ModelControl], keep: int, say: Say) -> None:

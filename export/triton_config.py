@@ -34,7 +34,7 @@ class DeploymentSettings:
     gpu: bool
     queue_delay_us: int
     warmup_batches: tuple[int, ...]
-    max_wait_ms: int = 1000
+    max_wait_ms: int = 3000
 
 
 def repository_configs(

@@ -14,7 +14,7 @@ class Limits:
     """What a run may not exceed; None: no limit.
 
     Attributes:
-        p95_ms: of all requests that were scored.
+        p95_ms: of all requests, those that failed included.
         p99_ms: the same.
         error_rate: failed requests as a share of all, 0..1.
         min_images_per_s: of images scored.

@@ -38,9 +38,8 @@ NOT_AN_IMAGE = LoadImage("no image", b"This is not an image.")
 
 @events.init_command_line_parser.add_listener
 def add_arguments(parser: Any) -> None:
-    """Add our arguments to locust's."""
-    group = parser.add_argument_group("MA-AGIQA")
-    add = group.add_argument
+    """Add our arguments to locust's; those of the parser itself are fields of the web page."""
+    add = parser.add_argument
     add("--images-per-prompt", type=int, default=8, help="Images in a generation server's burst.")
     add("--prompt-seconds", type=float, default=2.0, help="Time from one burst to the next.")
     add("--job-width", type=int, default=16, help="Images on their way in a batch job.")
@@ -48,6 +47,7 @@ def add_arguments(parser: Any) -> None:
     add("--formats", default="jpeg,png,webp", help=f"Of the images: {', '.join(FORMATS)}.")
     add("--image-folder", default="", help="Send these files instead.")
     add("--deadline-seconds", type=float, default=10.0, help="Of every request.")
+    add = parser.add_argument_group("limits and shares").add_argument
     add("--max-p95-ms", type=float, default=None, help="Fail if the p95 is above.")
     add("--max-p99-ms", type=float, default=None, help="Fail if the p99 is above.")
     add("--max-error-rate", type=float, default=0.0, help="Fail if more requests fail (0..1).")
@@ -187,6 +187,12 @@ class Person(_EnsembleUser):
     def mistake(self) -> None:
         """Send what is no image."""
         self.ensemble.score("person", NOT_AN_IMAGE)
+
+
+@events.test_start.add_listener
+def make_images_again(**_: Any) -> None:
+    """Follow the form of the web page, whose options may be others in each run."""
+    _ensembles.clear()
 
 
 @events.init.add_listener

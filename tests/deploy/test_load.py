@@ -1,9 +1,14 @@
 """The load test's images and report, and a run of locust against the real server."""
 
 import io
+import json
 import socket
 import subprocess
 import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -67,6 +72,50 @@ def test_errors_are_told_by_kind(unused_port):
     assert done.returncode == 1
     assert "FAILED  share of errors: 1, allowed is at most 0." in done.stdout
     assert "UNAVAILABLE" in done.stdout.partition("\nerrors\n")[2]
+
+
+def test_the_form_of_the_web_page_changes_the_images_of_the_next_run(server, unused_port):
+    command = [sys.executable, "-m", "locust", "-f", str(LOAD / "locustfile.py")]
+    where = ["--host", server.grpc_url, "--web-host", "127.0.0.1", "--web-port", str(unused_port)]
+    small = ["--sizes", "64", "--formats", "jpeg", "--generation-servers", "0", "--people", "0"]
+    page = f"http://127.0.0.1:{unused_port}"
+    with subprocess.Popen([*command, *where, *small], stderr=subprocess.DEVNULL) as locust:
+        try:
+            wait_until(lambda: "images_per_prompt" in get(page))
+            seen = []
+            for size in ("64", "96"):
+                form = {"user_count": 1, "spawn_rate": 1, "sizes": size, "formats": "png"}
+                data = urllib.parse.urlencode(form).encode()
+                assert json.loads(get(f"{page}/swarm", data))["success"]
+                wait_until(lambda: total(page)["num_requests"] > 0)
+                get(f"{page}/stop")
+                report = json.loads(get(f"{page}/stats/requests"))
+                assert total(page)["num_failures"] == 0
+                seen.append({entry["name"] for entry in report["stats"]} - {"Aggregated"})
+            assert seen == [{"batch, 64 png"}, {"batch, 96 png"}]
+        finally:
+            locust.terminate()
+
+
+def get(address: str, data: bytes | None = None) -> str:
+    with urllib.request.urlopen(address, data, timeout=10) as answer:
+        return answer.read().decode()
+
+
+def total(page: str) -> dict:
+    return json.loads(get(f"{page}/stats/requests"))["stats"][-1]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if condition():
+                return
+        except OSError:
+            pass  # it does not listen yet
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import rollout
 import to_triton
 import versions
-from ma_agiqa.errors import ConfigError
+from ma_agiqa.errors import CheckpointError, ConfigError
 
 SHIPPED = Path(__file__).resolve().parents[2] / "model_repository"
 
@@ -94,6 +94,14 @@ def test_two_at_once_are_refused(repository):
 def test_a_rollback_without_an_older_version_is_refused(repository):
     with pytest.raises(ConfigError, match="kept are 1, and 1 is active"):
         rollout.roll_back(repository, (), None, print)
+
+
+def test_a_rollback_to_a_damaged_version_is_refused(repository):
+    add(repository, 2)
+    (repository / "maniqa_moe" / "2" / "model.pt").write_bytes(b"half of a file")
+    with pytest.raises(CheckpointError, match=r"version 1 goes on serving.*cannot be read"):
+        rollout.roll_back(repository, (), 2, print)
+    assert versions.active_version(repository) == 1
 
 
 def test_a_damaged_version_can_be_removed_but_not_the_active_one(repository):

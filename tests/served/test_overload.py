@@ -1,9 +1,13 @@
 """A burst far beyond what the server can do: what is refused, how, and what still works."""
 
+import io
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tritonclient.grpc
+from PIL import Image
 
 from ma_agiqa.benchmark._requests import ServedEnsemble
 
@@ -36,6 +40,19 @@ def test_what_is_too_much_is_refused_before_the_networks_and_the_rest_is_scored(
     assert len(refused) > len(answers) / 4
     assert after - before == len(scored)  # nothing refused was computed
     assert ensemble.one(FILES[0]) > 0  # raises if it is not scored
+
+
+def test_where_decoding_is_slow_too_much_is_refused_before_it_is_decoded(server, ensemble):
+    picture = np.random.default_rng(0).integers(0, 256, (1536, 1536, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG", compress_level=1)
+    files = [file.getvalue()]
+    capacity = ensemble.load(files, 8, 3.0).images_per_s
+    answers = ensemble.send(files, 6 * capacity, seconds=4.0, deadline_s=3.0)
+    outcomes = Counter(answer.status or "scored" for answer in answers)
+    assert outcomes["UNAVAILABLE"] > len(answers) / 4, outcomes
+    assert outcomes["scored"] >= capacity * 4 / 2, outcomes
+    assert set(outcomes) <= {"scored", "UNAVAILABLE", "CANCELLED"}
 
 
 def test_a_usual_number_of_requests_is_never_refused(ensemble):

@@ -23,3 +23,13 @@ def test_the_outcomes_add_up(server):
     assert re.search(r"goodput +[\d.]+ images/s scored in time: \d+% of the capacity", done.stdout)
     assert re.search(r"recovery +([\d.]+ s until fast again|not seen)", done.stdout)
     assert "memory" not in done.stdout  # of a server that ran already
+
+
+def test_it_fails_past_its_limits(server):
+    options = ["--url", server.grpc_url, "--times", "2", "--seconds", "1", "--images", str(EXAMPLE)]
+    limits = ["--min-goodput", "99", "--max-recovery-s", "0", "--max-refused-p95-ms", "60000"]
+    done = CliRunner().invoke(main, ["overload", *options, *limits])
+    assert done.exit_code == 1, done.output
+    assert re.search(r"FAILED +goodput: \d+% is less than 9900%", done.stdout)
+    assert re.search(r"FAILED +recovery: .*, and at most 0 s is allowed", done.stdout)
+    assert "refusals" not in done.stdout

@@ -7,11 +7,11 @@ import pytest
 
 from ma_agiqa.admission import Admission, read_backlog
 
-STEPS = ("mplug_owl2", "maniqa_moe")
+STEPS = ("preprocess", "mplug_owl2", "maniqa_moe")
 NOW_US = 1_700_000_000_000_000
 METRICS = """
 # HELP nv_inference_pending_request_count Instantaneous number of pending requests
-nv_inference_pending_request_count{{model="preprocess",version="1"}} 1000
+nv_inference_pending_request_count{{model="preprocess",version="1"}} {here}
 nv_inference_pending_request_count{{model="mplug_owl2",version="1"}} {owl}
 nv_inference_pending_request_count{{model="maniqa_moe",version="1"}} {scorer}
 nv_inference_pending_request_count{{model="maniqa_moe_old",version="1"}} 1000
@@ -24,13 +24,14 @@ class Server:
     """Metrics and clock; the admission's own thread sleeps, as nobody lets it read."""
 
     def __init__(self):
-        self.now_s, self.owl, self.scorer, self.done, self.reads = 100.0, 0, 0, 0, True
+        self.now_s, self.reads = 100.0, True
+        self.here = self.owl = self.scorer = self.done = 0
         self.admission = Admission(STEPS, 10, 1.0, self.fetch, lambda: self.now_s)
 
     def fetch(self) -> str:
         if not self.reads:
             raise ConnectionRefusedError("no metrics")
-        return METRICS.format(owl=self.owl, scorer=self.scorer, done=self.done)
+        return METRICS.format(here=self.here, owl=self.owl, scorer=self.scorer, done=self.done)
 
     def read(self, after_s: float = 0.0, **values: int) -> None:
         self.now_s += after_s
@@ -50,9 +51,10 @@ def server(monkeypatch):
     server.admission.close()
 
 
-def test_only_the_queues_of_the_steps_behind_count():
-    backlog = read_backlog(METRICS.format(owl=3, scorer=4, done=5), STEPS, 6.0)
-    assert (backlog.pending, backlog.done, backlog.time_s) == (7, 5, 6.0)
+def test_the_queues_of_the_steps_count():
+    backlog = read_backlog(METRICS.format(here=2, owl=3, scorer=4, done=5), STEPS, 6.0)
+    assert (backlog.pending, backlog.pending_here) == (7, 2)
+    assert (backlog.done, backlog.time_s) == (5, 6.0)
 
 
 def learn(server: Server, rate: int) -> None:
@@ -85,6 +87,16 @@ def test_what_was_passed_on_is_not_counted_twice(server):
     server.admission.passed_on()
     server.read(owl=6)  # four are computed already
     assert [server.refuse() is None for _ in range(5)] == [True] * 4 + [False]
+
+
+def test_where_decoding_is_slow_the_oldest_are_refused_until_the_rest_can_be_done(server):
+    server.read(here=50, done=100)
+    server.read(0.5, here=50, done=120)  # 40 a second, and nothing waits behind
+    server.read(here=46)
+    assert [server.refuse() is None for _ in range(7)] == [False] * 5 + [True] * 2
+    server.admission.passed_on()
+    server.read(here=39)  # one came meanwhile
+    assert server.refuse() is None
 
 
 def test_bad_files_are_no_backlog(server):

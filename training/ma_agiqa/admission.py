@@ -1,7 +1,8 @@
-"""How many images may wait behind the first step, and who is refused when there are too many.
+"""How many images may wait for the steps, and who is refused when there are too many.
 
 A server that takes more than it can do makes everybody wait until nobody gets an answer in time.
-So the first step, before it decodes anything, refuses what the later steps could not do in time.
+So the first step, before it decodes anything, refuses what could not be done in time. Where
+decoding itself is slow, it refuses the oldest of its own queue until the rest can be done in time.
 
 The limit is here and not in Triton's `max_queue_size`, because a rejection by that stalls the
 batches of 2.51 by half a second each (docs/CAPACITY.md has the numbers), and because it would be
@@ -46,14 +47,22 @@ class Backlog:
     """What the metrics say at one time.
 
     Attributes:
-        pending: requests that wait in the queues of the steps.
-        done: requests that the first of these steps has answered since the start.
+        pending: requests that wait in the queues of the later steps.
+        pending_here: requests that wait in the queue of the first step.
+        done: requests that the second step, which is never asked in vain, has answered since the
+            start.
         time_s: when it was read.
     """
 
     pending: int
+    pending_here: int
     done: int
     time_s: float
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits."""
+        return not self.pending and not self.pending_here
 
 
 def read_backlog(metrics: str, models: Sequence[str], time_s: float) -> Backlog:
@@ -61,16 +70,18 @@ def read_backlog(metrics: str, models: Sequence[str], time_s: float) -> Backlog:
 
     Args:
         metrics: the text.
-        models: the steps that requests wait for, in their order.
+        models: the steps, in their order.
         time_s: when it was read.
     """
-    pending = done = 0
+    pending, done = dict.fromkeys(models, 0), 0
     for line in metrics.splitlines():
-        if line.startswith(_PENDING) and any(f'model="{model}"' in line for model in models):
-            pending += int(float(line.rpartition(" ")[2]))
-        if line.startswith(_DONE) and f'model="{models[0]}"' in line:
+        for model in models:
+            if line.startswith(_PENDING) and f'model="{model}"' in line:
+                pending[model] += int(float(line.rpartition(" ")[2]))
+        if line.startswith(_DONE) and f'model="{models[1]}"' in line:
             done += int(float(line.rpartition(" ")[2]))
-    return Backlog(pending, done, time_s)
+    here = pending.pop(models[0])
+    return Backlog(sum(pending.values()), here, done, time_s)
 
 
 class Admission:
@@ -88,7 +99,7 @@ class Admission:
         """Start the thread.
 
         Args:
-            models: the steps behind this one, in their order.
+            models: this step and those behind it, in their order.
             always: so many may wait for them, however slow they are: enough for full batches.
             max_wait_s: further ones are taken only if they need not wait longer than that.
             fetch: gets the metrics; default: from `url`.
@@ -98,7 +109,8 @@ class Admission:
         self._models, self._clock = models, clock
         self._always, self._max_wait_s = always, max_wait_s
         self._fetch = fetch or (lambda: _get(url))
-        self._backlog = Backlog(0, 0, float("-inf"))
+        self._backlog = Backlog(0, 0, 0, float("-inf"))
+        self._asked = self._asked_before = 0
         self._admitted = self._passed_on = self._passed_on_before = 0
         self._done, self._busy_s = 0.0, 0.0  # requests done, in so many seconds with enough to do
         self._last_request_s = float("-inf")
@@ -118,12 +130,14 @@ class Admission:
         """
         now_s = self._clock()
         self._last_request_s = now_s
+        self._asked += 1
         self._wake.set()
         if now_s - self._backlog.time_s > _STALE_S:
             self._admitted += 1
             return None
         # Those in this step are in no queue, and neither were, for the reading, those that came on.
         waiting = self._backlog.pending + self._admitted - self._passed_on_before
+        waiting += max(0, self._backlog.pending_here - (self._asked - self._asked_before))
         wait_s = waiting * self._busy_s / self._done if self._done else 0.0
         left_s = _left_s(parameters, now_unix_us or time.time_ns() // 1000)
         if wait_s > left_s or (waiting >= self._always and wait_s > self._max_wait_s):
@@ -145,19 +159,20 @@ class Admission:
 
     def read(self) -> None:
         """Read the metrics once; what cannot be read counts as never read."""
-        passed_on = self._passed_on
+        asked, passed_on = self._asked, self._passed_on
         try:
             now = read_backlog(self._fetch(), self._models, self._clock())
         except (OSError, ValueError) as error:
             if self._backlog.time_s != float("-inf"):
                 logger.warning("The metrics cannot be read, so nothing is refused: %s", error)
-            self._backlog = Backlog(0, 0, float("-inf"))
+            self._backlog = Backlog(0, 0, 0, float("-inf"))
             return
         before, self._backlog = self._backlog, now
+        self._asked_before = asked  # these have left the queue of this step
         self._passed_on_before = passed_on  # these wait in a queue, or are done
         seconds = now.time_s - before.time_s
         # Only a server that had enough to do all the time shows how fast it is.
-        if min(before.pending, now.pending) > 0 and seconds < _STALE_S:
+        if not before.idle and not now.idle and seconds < _STALE_S:
             self._done += now.done - before.done
             self._busy_s += seconds
         if self._done > _WINDOW_REQUESTS:
@@ -173,7 +188,7 @@ class Admission:
         while not self._closed:
             self.read()
             time.sleep(_INTERVAL_S)
-            if self._clock() - self._last_request_s > _IDLE_S:
+            if self._clock() - self._last_request_s > _IDLE_S and self._backlog.idle:
                 self._wake.clear()
                 self._wake.wait()
 
@@ -182,7 +197,7 @@ def start_admission(models: Sequence[str], config: Mapping[str, Any]) -> Admissi
     """Start the admission of a served step, as its configuration says.
 
     Args:
-        models: the steps behind it, in their order.
+        models: the step and those behind it, in their order.
         config: of the step. Its parameter `max_wait_ms` says how long requests may wait; without
             it nobody is refused but for a deadline. Three of its largest batches may always wait:
             one being computed, one to follow, and what came and went since the last reading.

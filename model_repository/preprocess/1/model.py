@@ -29,7 +29,7 @@ class TritonPythonModel:
         self._pool = ThreadPoolExecutor(os.cpu_count())
         self.metrics = StepMetrics(pb_utils, "preprocess", images="IMAGE")
         cv2.setNumThreads(1)  # each of these threads would otherwise start as many of its own
-        self._admission = start_admission(("mplug_owl2", "maniqa_moe"), config)
+        self._admission = start_admission(("preprocess", "mplug_owl2", "maniqa_moe"), config)
 
     @counted
     def execute(self, requests: list[Any]) -> list[Any]:

@@ -1,6 +1,7 @@
 """Command line of the benchmarks of serving: `python -m ma_agiqa.benchmark served|overload`."""
 
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -141,6 +142,13 @@ def served(
     show_default=True,
     help="After how many seconds each answer is not wanted any more.",
 )
+@click.option(
+    "--min-goodput", type=click.FloatRange(min=0), help="Fail if a smaller share of the capacity."
+)
+@click.option(
+    "--max-refused-p95-ms", type=click.FloatRange(min=0), help="Fail if refusals take longer."
+)
+@click.option("--max-recovery-s", type=click.FloatRange(min=0), help="Fail if it takes longer.")
 def overload(
     url: str | None,
     repository: Path,
@@ -148,8 +156,14 @@ def overload(
     times: float,
     seconds: float,
     deadline_s: float,
+    min_goodput: float | None,
+    max_refused_p95_ms: float | None,
+    max_recovery_s: float | None,
 ) -> None:
-    """Send a server a multiple of what it can do; see what it still does, and what it refuses."""
+    """Send a server a multiple of what it can do; see what it still does, and what it refuses.
+
+    The exit status is 1 past a limit.
+    """
     measured = measure_overload(
         repository,
         read_files(images),
@@ -160,6 +174,29 @@ def overload(
         say=lambda text: click.echo(text, err=True),
     )
     click.echo(_overload_table(measured))
+    broken = _broken_limits(measured, min_goodput, max_refused_p95_ms, max_recovery_s)
+    for sentence in broken:
+        click.echo(f"FAILED    {sentence}")
+    if broken:
+        sys.exit(1)
+
+
+def _broken_limits(
+    measured: Overload,
+    min_goodput: float | None,
+    max_refused_p95_ms: float | None,
+    max_recovery_s: float | None,
+) -> list[str]:
+    refused, recovery = measured.refused_p95_ms, measured.recovery_s
+    broken = []
+    if min_goodput is not None and measured.goodput_share < min_goodput:
+        broken.append(f"goodput: {measured.goodput_share:.0%} is less than {min_goodput:.0%}")
+    if max_refused_p95_ms is not None and (refused or 0.0) > max_refused_p95_ms:
+        broken.append(f"refusals: p95 of {refused:.0f} ms is more than {max_refused_p95_ms:g} ms")
+    if max_recovery_s is not None and (recovery is None or recovery > max_recovery_s):
+        seen = "not seen" if recovery is None else f"{recovery:.1f} s"
+        broken.append(f"recovery: {seen}, and at most {max_recovery_s:g} s is allowed")
+    return broken
 
 
 def _overload_table(measured: Overload) -> str:
