@@ -8,6 +8,7 @@ Three kinds of users, whose shares --generation-servers, --batch-jobs and --peop
                       a file that is no image, which has to be refused as such
 """
 
+import functools
 import itertools
 import random
 import re
@@ -56,15 +57,18 @@ def add_arguments(parser: Any) -> None:
         add(f"--{name}", type=int, default=1, help=f"Share of {name.replace('-', ' ')}.")
 
 
+@functools.cache  # never closed: under gevent that can block for good
+def _connect(address: str) -> tritonclient.grpc.InferenceServerClient:
+    size = ("grpc.max_send_message_length", MAX_MESSAGE_BYTES)
+    return tritonclient.grpc.InferenceServerClient(address, channel_args=[size])
+
+
 class Ensemble:
-    """The one channel of this process, the images, and the scores seen so far."""
+    """The one channel of this process to a server, the images, and the scores seen so far."""
 
     def __init__(self, environment: Environment) -> None:
         options: Any = environment.parsed_options
-        size = ("grpc.max_send_message_length", MAX_MESSAGE_BYTES)
-        self._client = tritonclient.grpc.InferenceServerClient(
-            (environment.host or "localhost:8001").removeprefix("grpc://"), channel_args=[size]
-        )
+        self._client = _connect((environment.host or "localhost:8001").removeprefix("grpc://"))
         self._fire = environment.events.request.fire
         self._deadline_s = options.deadline_seconds
         self._scores: dict[bytes, float] = {}
