@@ -89,7 +89,8 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
 
         To be used with `async for`. Stop early with `aclose()` on the iterator.
         """
-        return self._parts(source, Inquiry(question, max_tokens), self._clock(timeout_s))
+        clock, inquiry = self._clock(timeout_s), self._inquiry(question, max_tokens)
+        return self._parts(source, inquiry, clock)
 
     async def model(self, *, timeout_s: float | None = None) -> ModelCard:
         """Ask which model is served and what its numbers mean; as `Scorer.model`."""
@@ -124,7 +125,7 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
 
     def _prepare(self) -> None:
         self._under_way: set[asyncio.Future[Any]] = set()
-        self._answers = AsyncAnswerChannel(self._urls[0], self._connection)
+        self._answers = AsyncAnswerChannel(self._urls[0], self._connection, self._core)
 
     async def _run(self, plan: do.Plan[_T]) -> _T:
         """Carry a plan out on this loop."""
