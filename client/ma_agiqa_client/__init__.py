@@ -7,7 +7,9 @@
 Imports neither torch nor transformers.
 """
 
+from ma_agiqa_client._async_transport import AsyncTransport
 from ma_agiqa_client._shared_memory import SharedMemory
+from ma_agiqa_client._transport import Transport
 from ma_agiqa_client.async_scorer import AsyncScorer
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.connection import Tls
@@ -31,6 +33,7 @@ from ma_agiqa_client.scorer import Scorer
 __all__ = [
     "AnswerPart",
     "AsyncScorer",
+    "AsyncTransport",
     "AuthenticationError",
     "CannotExplainError",
     "ClientError",
@@ -47,5 +50,6 @@ __all__ = [
     "ServerUnavailableError",
     "SharedMemory",
     "Tls",
+    "Transport",
     "WrongModelError",
 ]

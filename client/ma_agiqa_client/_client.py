@@ -13,6 +13,8 @@ from ma_agiqa_client.connection import (
     check_urls,
     is_loopback,
 )
+from ma_agiqa_client.errors import CannotExplainError
+from ma_agiqa_client.explain import Inquiry
 from ma_agiqa_client.retry import Clock, Retry
 
 __all__ = ["BaseScorer", "check_window"]
@@ -67,7 +69,9 @@ class BaseScorer(Generic[_TransportT]):
                 changes the score: the server sees another image, and detail is part of quality.
             version: number of the model's version to score with, of those that the server keeps
                 beside the active one, such as for A/B tests; the active one by default.
-            transport: how to reach the server instead of gRPC to `url`, for tests and the like.
+            transport: how to reach the server instead of gRPC to `url`, for tests and the like: a
+                `Transport`, or an `AsyncTransport` for an `AsyncScorer`. It carries scores, not
+                explanations.
 
         Raises:
             ValueError: an argument is out of its range, or a certificate cannot be read.
@@ -77,13 +81,14 @@ class BaseScorer(Generic[_TransportT]):
         self._timeout_s = Clock(timeout_s).timeout_s
         self._encoder = Encoder(fetch_urls, max_side)
         self._connection = Connection(tls, token, metadata, compression, keepalive_s, version)
+        self._can_explain = transport is None
         self._transports = (
-            [transport]
-            if transport
-            else [self._connect(one, self._connection) for one in self._urls]
+            [self._connect(one, self._connection) for one in self._urls]
+            if transport is None
+            else [transport]
         )
         region = _region(shared_memory, self._urls)
-        self._core = Core(self._urls[: len(self._transports)], retry or Retry(), region)
+        self._core = Core(self._urls[: len(self._transports)], retry or Retry(), region, version)
         self._closed = False
         self._prepare()
 
@@ -95,6 +100,15 @@ class BaseScorer(Generic[_TransportT]):
         if self._closed:
             raise RuntimeError(f"This {type(self).__name__} is closed. Make another one.")
         return Clock(self._timeout_s if timeout_s is None else timeout_s)
+
+    def _inquiry(self, question: str | None, max_tokens: int) -> Inquiry:
+        """Check what is asked about an image, and that there is a way to ask it."""
+        if not self._can_explain:
+            raise CannotExplainError(
+                f"This {type(self).__name__} was given a transport, which carries scores only. "
+                "Make one without `transport` to have images explained."
+            )
+        return Inquiry(question, max_tokens)
 
 
 def _region(shared_memory: SharedMemory | bool, urls: Sequence[str]) -> Region | None:

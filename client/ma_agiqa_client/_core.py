@@ -50,18 +50,26 @@ _T = TypeVar("_T")
 class Core:
     """The state that the calls of one scorer share, and their plans. Thread-safe."""
 
-    def __init__(self, urls: Sequence[str], retry: Retry, region: Region | None = None) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        retry: Retry,
+        region: Region | None = None,
+        version: int | None = None,
+    ) -> None:
         """Start without having seen any server.
 
         Args:
             urls: the servers; operations name them by their place here.
             retry: how outages are waited out.
             region: memory shared with the one server.
+            version: the kept version that the servers are asked for; None is the active one.
         """
         self._urls = urls
         self._balancer = Balancer(len(urls))
         self._outage = Outage(retry)
         self._region = region
+        self._version = version
         self._registered = False
         self._cards: dict[int, tuple[ModelCard, float]] = {}
         self._clock_offset_us = 0
@@ -159,7 +167,7 @@ class Core:
                 yield from self._register(server, clock)
             left_s = clock.left_s()
             request = _protocol.build_request(
-                slot or image, maps, request_id, self._server_deadline_us(left_s)
+                slot or image, maps, request_id, self.server_deadline_us(left_s)
             )
             return card, (yield Infer(server, request, left_s))
 
@@ -210,7 +218,11 @@ class Core:
                     forgiven = True
                     continue
                 error = _protocol.to_client_error(
-                    failure.status(), failure.message(), self._urls[server], clock.timeout_s
+                    failure.status(),
+                    failure.message(),
+                    self._urls[server],
+                    clock.timeout_s,
+                    self._version,
                 )
                 delay_s = self._delay_s(error, server, tries, clock)
                 if delay_s is None:
@@ -238,7 +250,11 @@ class Core:
         if _protocol.has_lost_region(failure.message()):  # the server was restarted
             self._registered = False
             return True
-        server_us = _protocol.server_clock_us(failure.message())
+        return self.learns_clock(failure.message(), clock)
+
+    def learns_clock(self, refusal: str, clock: Clock) -> bool:
+        """Whether a refusal tells the server's clock, which is then known, to a call with time."""
+        server_us = _protocol.server_clock_us(refusal)
         if server_us is None or clock.left_s() <= 0:
             return False
         offset_us = server_us - time.time_ns() // 1000
@@ -246,7 +262,7 @@ class Core:
         self._clock_offset_us = max(self._clock_offset_us, offset_us)
         return True
 
-    def _server_deadline_us(self, left_s: float) -> int:
+    def server_deadline_us(self, left_s: float) -> int:
         """The deadline on the server's clock, as far as it is known to be ahead of this one.
 
         A server whose clock is behind refuses late, which costs work but no answer. One that is

@@ -1,6 +1,9 @@
 """Images from the web, for scorers that were told to fetch them."""
 
+import time
 import urllib.request
+from http.client import HTTPException
+from typing import Any
 
 from ma_agiqa_client.errors import InvalidImageError
 
@@ -9,25 +12,30 @@ __all__ = ["MAX_FETCHED_BYTES", "fetch"]
 MAX_FETCHED_BYTES = 64 * 2**20
 """Largest download, in bytes: the server accepts no more."""
 
+_CHUNK_BYTES = 2**16
+
 
 def fetch(address: str, timeout_s: float) -> bytes:
     """Download an image.
 
     Args:
         address: http:// or https://; redirections are followed to such addresses only.
-        timeout_s: seconds without any byte before it is given up.
+        timeout_s: seconds until the last byte; one who falls silent on the way is waited for that
+            long once more.
 
     Raises:
-        InvalidImageError: it cannot be had, or is larger than `MAX_FETCHED_BYTES`.
+        InvalidImageError: it cannot be had, not in time, or is larger than `MAX_FETCHED_BYTES`.
     """
+    ends = time.monotonic() + timeout_s
     request = urllib.request.Request(address, headers={"User-Agent": "ma-agiqa-client"})
     try:
         with _OPENER.open(request, timeout=timeout_s) as answer:
-            data: bytes = answer.read(MAX_FETCHED_BYTES + 1)
-    except (OSError, ValueError) as error:
+            data = _read(answer, ends, timeout_s)
+    except (OSError, ValueError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise InvalidImageError(
-            f"The image at {address} cannot be fetched: {reason}. Check the address."
+            f"The image at {address} cannot be fetched: {reason}. "
+            "Check the address, or allow more time."
         ) from error
     if len(data) > MAX_FETCHED_BYTES:
         raise InvalidImageError(
@@ -35,6 +43,19 @@ def fetch(address: str, timeout_s: float) -> bytes:
             "does not accept. Scale it down."
         )
     return data
+
+
+def _read(answer: Any, ends: float, timeout_s: float) -> bytes:
+    """Read to the end, or a little more than is allowed, until the monotonic time `ends`."""
+    data = bytearray()
+    while len(data) <= MAX_FETCHED_BYTES:
+        chunk = answer.read1(_CHUNK_BYTES)
+        if time.monotonic() > ends:
+            raise TimeoutError(f"it is not complete after {timeout_s:.3g} s")
+        if not chunk:
+            break
+        data += chunk
+    return bytes(data)
 
 
 _OPENER = urllib.request.OpenerDirector()

@@ -49,7 +49,7 @@ class Encoder:
     """Turns images into bytes.
 
     Attributes:
-        fetch_urls: whether text that begins with http:// or https:// is fetched.
+        fetch_urls: whether strings that begin with http:// or https:// are fetched.
         max_side: most pixels a side, else the image is scaled down; None sends it as it is.
     """
 
@@ -68,7 +68,7 @@ class Encoder:
                 a web address if `fetch_urls`; a Pillow image, whose EXIF orientation is applied
                 and whose alpha is dropped, as the server does with files; or an array or tensor
                 as `encode_array` takes it.
-            timeout_s: how long fetching may wait for a byte.
+            timeout_s: how long fetching may take.
 
         Returns:
             The file's bytes unchanged, or binary PPM (PGM for grey).

@@ -35,6 +35,7 @@ from ma_agiqa_client.errors import (
 from ma_agiqa_client.score import Gate, Score
 
 __all__ = [
+    "DEADLINE",
     "GATE",
     "GATE_ORDER",
     "IMAGE",
@@ -69,6 +70,10 @@ DEADLINE = "deadline_unix_us"
 _WRAPPING = re.compile(r"in ensemble '[^']*', |\[request id: [^]]*\] ")
 _DEAD_STUB = re.compile(r"Stub process '[^']*' is not healthy")
 _EXPIRED = re.compile(r"DEADLINE_EXCEEDED.*server clock (\d+) us")
+_ASK_FOR_A_KEPT_ONE = (
+    "Ask for a version that is kept (`python export/to_triton.py --list` lists them), "
+    "or check the address."
+)
 
 
 @dataclass(frozen=True)
@@ -180,7 +185,9 @@ def read_score(
     )
 
 
-def to_client_error(status: str | None, message: str, url: str, timeout_s: float) -> ClientError:
+def to_client_error(
+    status: str | None, message: str, url: str, timeout_s: float, version: int | None = None
+) -> ClientError:
     """Name a failed call.
 
     Args:
@@ -188,6 +195,7 @@ def to_client_error(status: str | None, message: str, url: str, timeout_s: float
         message: the server's or gRPC's sentence.
         url: whom the call went to.
         timeout_s: how long the whole call was allowed to take.
+        version: the kept version that was asked for; None if it was the active one.
     """
     sentence = _sentence(message)
     if "protocol is restricted" in sentence:  # Triton says UNAVAILABLE, but it will never be
@@ -202,7 +210,7 @@ def to_client_error(status: str | None, message: str, url: str, timeout_s: float
         case "UNAVAILABLE":
             return ServerUnavailableError(
                 f"The server at {url} is not available: {sentence.rstrip('.')}. "
-                "Check that it runs and that the address is right."
+                "Check that it runs, and that the address and any certificates are right."
             )
         case "DEADLINE_EXCEEDED":
             return deadline_exceeded(url, timeout_s)
@@ -213,12 +221,13 @@ def to_client_error(status: str | None, message: str, url: str, timeout_s: float
         case "UNAUTHENTICATED" | "PERMISSION_DENIED":
             return AuthenticationError(
                 f"The server at {url} refused the call: {sentence.rstrip('.')}. "
-                "Check the token, the metadata and the certificates."
+                "Check the token and the metadata."
             )
         case "NOT_FOUND" | "UNIMPLEMENTED":
+            advice = "Check the address." if version is None else _ASK_FOR_A_KEPT_ONE
             return WrongModelError(
-                f"The server at {url} does not serve the model `{MODEL_NAME}`: "
-                f"{sentence.rstrip('.')}. Check the address."
+                f"The server at {url} does not serve the model `{model_name(version)}`: "
+                f"{sentence.rstrip('.')}. {advice}"
             )
         case code:
             return ServerError(

@@ -89,7 +89,8 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
 
         To be used with `async for`. Stop early with `aclose()` on the iterator.
         """
-        return self._parts(source, Inquiry(question, max_tokens), self._clock(timeout_s))
+        clock, inquiry = self._clock(timeout_s), self._inquiry(question, max_tokens)
+        return self._parts(source, inquiry, clock)
 
     async def model(self, *, timeout_s: float | None = None) -> ModelCard:
         """Ask which model is served and what its numbers mean; as `Scorer.model`."""
@@ -124,7 +125,7 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
 
     def _prepare(self) -> None:
         self._under_way: set[asyncio.Future[Any]] = set()
-        self._answers = AsyncAnswerChannel(self._urls[0], self._connection)
+        self._answers = AsyncAnswerChannel(self._urls[0], self._connection, self._core)
 
     async def _run(self, plan: do.Plan[_T]) -> _T:
         """Carry a plan out on this loop."""
@@ -152,11 +153,12 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
             case do.Sleep(seconds):
                 return await self._unless_closed(asyncio.sleep(seconds))
             case do.GetConfig(server, timeout_s):
-                return await self._transports[server].model_config(timeout_s)
+                return await self._unless_closed(self._transports[server].model_config(timeout_s))
             case do.GetReady(server, timeout_s):
-                return await self._transports[server].model_ready(timeout_s)
+                return await self._unless_closed(self._transports[server].model_ready(timeout_s))
             case do.Register(server, name, byte_size, timeout_s):
-                return await self._transports[server].register_memory(name, byte_size, timeout_s)
+                register = self._transports[server].register_memory(name, byte_size, timeout_s)
+                return await self._unless_closed(register)
             case do.Unregister(server, name, timeout_s):
                 return await self._transports[server].unregister_memory(name, timeout_s)
 
@@ -175,6 +177,9 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
 
     async def _unless_closed(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Wait for something that `close` gives up."""
+        if self._closed:  # since the step before, such as reading a file
+            work.close()
+            raise cancelled()
         task = asyncio.ensure_future(work)
         self._under_way.add(task)
         try:
@@ -194,19 +199,19 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
         maps: bool,
         timeout_s: float | None,
     ) -> AsyncGenerator[Score, None]:
-        done: asyncio.Queue[Score | Exception | int] = asyncio.Queue()
+        done: asyncio.Queue[Score | BaseException | int] = asyncio.Queue()
         room = asyncio.Semaphore(max_in_flight)
         sequencer = Sequencer(ordered)
         tasks: set[asyncio.Task[None]] = set()
 
         async def work(source: Any, index: int) -> None:
-            clock = self._clock(timeout_s)
             try:
+                clock = self._clock(timeout_s)
                 plan = self._core.attempt(detach(source), maps, clock, source, index)
                 done.put_nowait(await self._run(plan))
             except InvalidImageError as error:
                 done.put_nowait(self._core.failed(error, clock, source, index))
-            except Exception as error:  # a mistake of this package: raised below
+            except BaseException as error:  # the scorer is closed, or a mistake: raised below
                 done.put_nowait(error)
 
         async def feed() -> None:
@@ -223,7 +228,7 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
                     task = asyncio.create_task(work(source, index))
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
-            except Exception as error:  # of the caller's iterator: raised below
+            except BaseException as error:  # of the caller's iterator: raised below
                 done.put_nowait(error)
 
         feeder = asyncio.create_task(feed())
@@ -231,7 +236,7 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
         try:
             while given != count:
                 outcome = await done.get()
-                if isinstance(outcome, Exception):
+                if isinstance(outcome, BaseException):
                     raise outcome
                 if isinstance(outcome, int):
                     count = outcome

@@ -13,7 +13,7 @@ from ma_agiqa_client.errors import WrongModelError
 
 __all__ = ["ModelCard"]
 
-_TEXTS = ("name", "preset", "dataset", "checkpoint_sha256", "created", "gate_activation", "note")
+_STRINGS = ("name", "preset", "dataset", "checkpoint_sha256", "created", "gate_activation", "note")
 _PERCENTS = np.arange(101.0)
 
 
@@ -56,7 +56,7 @@ class ModelCard:
         Raises:
             WrongModelError: a parameter is missing or malformed; the message names it.
         """
-        texts = {name: _text(parameters, name) for name in _TEXTS}
+        strings = {name: _string(parameters, name) for name in _STRINGS}
         mos_min, mos_max = _number(parameters, "mos_min"), _number(parameters, "mos_max")
         if not mos_min < mos_max:
             raise _malformed("mos_max", str(mos_max), f"a number above mos_min = {mos_min}")
@@ -66,7 +66,7 @@ class ModelCard:
             metrics=_metrics(parameters),
             mos_quantiles=_quantiles(parameters),
             version=_version(parameters),
-            **texts,
+            **strings,
         )
 
     def normalize(self, mos: float) -> float:
@@ -84,7 +84,7 @@ class ModelCard:
         return float(np.interp(mos, values, percents, left=0.0, right=100.0))
 
 
-def _text(parameters: Mapping[str, str], name: str) -> str:
+def _string(parameters: Mapping[str, str], name: str) -> str:
     if name not in parameters:
         raise WrongModelError(
             f"The served model has no parameter `{name}` in its configuration "
@@ -95,7 +95,7 @@ def _text(parameters: Mapping[str, str], name: str) -> str:
 
 
 def _number(parameters: Mapping[str, str], name: str) -> float:
-    text = _text(parameters, name)
+    text = _string(parameters, name)
     try:
         value = float(text)
     except ValueError:
@@ -132,7 +132,7 @@ def _quantiles(parameters: Mapping[str, str]) -> tuple[float, ...]:
 
 
 def _json(parameters: Mapping[str, str], name: str) -> Any:
-    text = _text(parameters, name)
+    text = _string(parameters, name)
     try:
         return json.loads(text)
     except ValueError as error:

@@ -2,9 +2,9 @@
 
     ClientError
     ├── InvalidImageError          this image cannot be scored: unreadable, damaged, wrong array
-    ├── ServerUnavailableError     nobody answers at the address, or the server is overloaded
+    ├── ServerUnavailableError     nobody answers, overload, or a certificate is not accepted
     ├── DeadlineExceededError      no answer within `timeout_s`
-    ├── AuthenticationError        the server wants a token or a certificate it did not get
+    ├── AuthenticationError        the server wants a token it did not get
     ├── WrongModelError            the server answers, but does not serve MA-AGIQA
     ├── InvalidQuestionError       the question about an image is empty or too long
     ├── CannotExplainError         the server scores images, but has no words for them
@@ -44,7 +44,11 @@ class InvalidImageError(ClientError, ValueError):
 
 
 class ServerUnavailableError(ClientError, ConnectionError):
-    """Nobody answers at the address, or the server is overloaded; retries did not help."""
+    """Nobody answers at the address, or the server is overloaded; retries did not help.
+
+    Also when one side does not accept the other's certificate: gRPC has no connection then, and
+    says no more.
+    """
 
 
 class DeadlineExceededError(ClientError, TimeoutError):
@@ -52,7 +56,7 @@ class DeadlineExceededError(ClientError, TimeoutError):
 
 
 class AuthenticationError(ClientError, PermissionError):
-    """The server refused the token or the certificate, or wants one."""
+    """The server refused the token, or wants one, or keeps the service closed."""
 
 
 class WrongModelError(ClientError):

@@ -3,13 +3,15 @@
     encoded bytes, question --> IMAGE [1], QUESTION [1] --> model `mplug_owl2_answer`
                                                         --> TEXT [1], many times
 
-`Scorer.explain` and `AsyncScorer.explain` are the ways in. Nothing is tried again: text that was
-given cannot be taken back.
+`Scorer.explain` and `AsyncScorer.explain` are the ways in. Nothing is tried again once text was
+given, which cannot be taken back.
 """
 
+import asyncio
 import re
 import struct
 import threading
+import uuid
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -20,6 +22,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc  # type: ignore[impo
 
 from ma_agiqa_client import _protocol
 from ma_agiqa_client._cancellation import cancelled
+from ma_agiqa_client._core import Core
 from ma_agiqa_client.connection import Connection, check_url
 from ma_agiqa_client.errors import (
     CannotExplainError,
@@ -99,7 +102,7 @@ class Inquiry:
         """Give the name of each question, and the protobuf `ModelInferRequest` that asks it."""
         asked = QUESTIONS if self.question is None else {self.question: self.question}
         for name, question in asked.items():
-            request = service_pb2.ModelInferRequest(model_name=ANSWERING_MODEL)
+            request = service_pb2.ModelInferRequest(model_name=ANSWERING_MODEL, id=uuid.uuid4().hex)
             for tensor, value in (("IMAGE", image), ("QUESTION", question.encode())):
                 request.inputs.add(name=tensor, datatype="BYTES", shape=[1])
                 request.raw_input_contents.append(struct.pack("<I", len(value)) + value)
@@ -110,20 +113,29 @@ class Inquiry:
 class _Channel:
     """What both kinds of channel have in common."""
 
-    def __init__(self, url: str, connection: Connection) -> None:
+    def __init__(self, url: str, connection: Connection, core: Core) -> None:
         """Prepare; the channel is made at the first question.
+
+        Args:
+            url: whom to ask.
+            connection: as for scores.
+            core: what is known of the servers' clocks.
 
         Raises:
             ValueError: `url` is not an address for gRPC.
         """
         self._url = check_url(url)
         self._connection = connection
+        self._core = core
         self._made: Any = None
+        self._closed = False
         self._lock = threading.Lock()
 
     def _channel(self, grpc_module: Any) -> Any:
         tls, options = self._connection.tls, self._connection.channel_args(self._url)
         with self._lock:
+            if self._closed:
+                raise cancelled()
             if self._made is None and tls:
                 made = grpc_module.secure_channel(self._url, tls.credentials(), options=options)
                 self._made = made
@@ -131,29 +143,46 @@ class _Channel:
                 self._made = grpc_module.insecure_channel(self._url, options=options)
             return self._made
 
+    def _end(self) -> Any:
+        """Make no channel any more; give the one there is, or None."""
+        with self._lock:
+            self._closed = True
+            return self._made
+
     def _call(self, grpc_module: Any, request: Any, clock: Clock) -> Any:
         """Start the stream of one answer."""
         stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel(grpc_module))
-        compression = self._connection.compression
+        compression, left_s = self._connection.compression, max(clock.left_s(), 0.0)
+        deadline_us = self._core.server_deadline_us(left_s)
+        request.parameters[_protocol.DEADLINE].int64_param = deadline_us
         return stub.ModelStreamInfer(
             iter([request]),
-            timeout=max(clock.left_s(), 0.0),
+            timeout=left_s,
             metadata=tuple(self._connection.headers().items()),
             compression=_GRPC_COMPRESSION[compression] if compression else None,
         )
 
-    def _text(self, response: Any, clock: Clock) -> str:
+    def _text(self, response: Any, request: Any, clock: Clock) -> str:
         if message := response.error_message:
             found = _STATUS.match(message)
             code = grpc.StatusCode[found[1]] if found else None
-            raise self._error(code, message[found.end() :] if found else message, clock)
+            raise self._error(code, message[found.end() :] if found else message, request, clock)
         contents: Sequence[bytes] = response.infer_response.raw_output_contents
         return contents[0][4:].decode() if contents else ""
 
-    def _failed(self, error: Any, clock: Clock) -> ClientError:
-        return self._error(error.code(), error.details() or "", clock)
+    def _raise_unless(self, repeatable: bool, error: Any, request: Any, clock: Clock) -> None:
+        """Raise what ended an answer, unless it may be asked for again with the clock corrected."""
+        if isinstance(error, grpc.RpcError):
+            raise self._error(error.code(), error.details() or "", request, clock) from error
+        if not repeatable or not self._core.learns_clock(str(error), clock):
+            raise error
 
-    def _error(self, code: Any, message: str, clock: Clock) -> ClientError:
+    def _error(self, code: Any, message: str, request: Any, clock: Clock) -> ClientError:
+        error = self._named(code, message, clock)
+        error.request_id = request.id
+        return error
+
+    def _named(self, code: Any, message: str, clock: Clock) -> ClientError:
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return CannotExplainError(message)
         if ANSWERING_MODEL in message and ("unknown model" in message or "available" in message):
@@ -181,23 +210,28 @@ class AnswerChannel(_Channel):
             ClientError: as `Scorer.explain` says.
         """
         for name, request in inquiry.requests(image):
-            try:
-                call = self._call(grpc, request, clock)
-            except ValueError as error:  # the channel was closed
-                raise cancelled() from error
-            try:
-                for response in call:
-                    if text := self._text(response, clock):
-                        yield AnswerPart(name, text)
-            except grpc.RpcError as error:
-                raise self._failed(error, clock) from error
-            finally:
-                call.cancel()
+            answered, repeatable = False, True
+            while not answered:
+                try:
+                    call = self._call(grpc, request, clock)
+                except ValueError as error:  # the channel was closed
+                    raise cancelled() from error
+                try:
+                    for response in call:
+                        if text := self._text(response, request, clock):
+                            repeatable = False
+                            yield AnswerPart(name, text)
+                    answered = True
+                except (grpc.RpcError, DeadlineExceededError) as error:
+                    self._raise_unless(repeatable, error, request, clock)
+                    repeatable = False
+                finally:
+                    call.cancel()
 
     def close(self) -> None:
         """Close the channel; answers under way end with `RequestCancelledError`."""
-        if self._made is not None:
-            self._made.close()
+        if made := self._end():
+            made.close()
 
 
 class AsyncAnswerChannel(_Channel):
@@ -208,17 +242,26 @@ class AsyncAnswerChannel(_Channel):
     ) -> AsyncGenerator[AnswerPart, None]:
         """Ask; give the answers as they are written; as `AnswerChannel.parts`."""
         for name, request in inquiry.requests(image):
-            call = self._call(grpc.aio, request, clock)
-            try:
-                async for response in call:
-                    if text := self._text(response, clock):
-                        yield AnswerPart(name, text)
-            except grpc.RpcError as error:
-                raise self._failed(error, clock) from error
-            finally:
-                call.cancel()
+            answered, repeatable = False, True
+            while not answered:
+                call = self._call(grpc.aio, request, clock)
+                try:
+                    async for response in call:
+                        if text := self._text(response, request, clock):
+                            repeatable = False
+                            yield AnswerPart(name, text)
+                    answered = True
+                except asyncio.CancelledError:
+                    if self._closed:
+                        raise cancelled() from None
+                    raise
+                except (grpc.RpcError, DeadlineExceededError) as error:
+                    self._raise_unless(repeatable, error, request, clock)
+                    repeatable = False
+                finally:
+                    call.cancel()
 
     async def close(self) -> None:
         """Close the channel; answers under way end with `RequestCancelledError`."""
-        if self._made is not None:
-            await self._made.close()
+        if made := self._end():
+            await made.close()

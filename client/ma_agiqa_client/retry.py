@@ -11,9 +11,9 @@ __all__ = ["Clock", "Outage", "Retry"]
 
 @dataclass(frozen=True)
 class Retry:
-    """How long calls that find the server not available are tried again; nothing else is.
+    """How long calls that find the server not available are tried again; `Scorer` lists them all.
 
-    The delays double from `first_delay_s` to `longest_delay_s`, each shortened by up to a half at
+    The delays double from `initial_backoff_s` to `max_backoff_s`, each shortened by up to a half at
     random, so that many clients do not come back at once. All of it lies within the call's own
     `timeout_s`.
 
@@ -22,26 +22,26 @@ class Retry:
 
     Attributes:
         budget_s: seconds of an outage that are waited out, such as a restart of the server.
-        first_contact_s: the same before the first answer ever: a wrong address is likelier then.
-        first_delay_s: seconds before the first retry.
-        longest_delay_s: most seconds between two tries.
+        connect_budget_s: the same before the first answer ever: a wrong address is likelier then.
+        initial_backoff_s: seconds before the first retry.
+        max_backoff_s: most seconds between two tries.
     """
 
     budget_s: float = 30.0
-    first_contact_s: float = 3.0
-    first_delay_s: float = 0.1
-    longest_delay_s: float = 2.0
+    connect_budget_s: float = 3.0
+    initial_backoff_s: float = 0.1
+    max_backoff_s: float = 2.0
 
     def __post_init__(self) -> None:
-        for name in ("budget_s", "first_contact_s", "first_delay_s", "longest_delay_s"):
+        for name in ("budget_s", "connect_budget_s", "initial_backoff_s", "max_backoff_s"):
             value = getattr(self, name)
             if not value >= 0:
                 raise ValueError(f"{name} is {value}; expected 0 or more seconds.")
 
     def delay_s(self, tries: int, jitter: float) -> float:
         """Seconds to wait after `tries` tries; `jitter` is a random number in 0-1."""
-        doubled = self.first_delay_s * 2.0 ** min(tries - 1, 30)
-        return min(doubled, self.longest_delay_s) * (1.0 - jitter / 2)
+        doubled = self.initial_backoff_s * 2.0 ** min(tries - 1, 30)
+        return min(doubled, self.max_backoff_s) * (1.0 - jitter / 2)
 
 
 class Clock:
@@ -104,7 +104,7 @@ class Outage:
         Returns:
             Seconds, or None to give up.
         """
-        budget_s = self._retry.budget_s if self._answered else self._retry.first_contact_s
+        budget_s = self._retry.budget_s if self._answered else self._retry.connect_budget_s
         with self._lock:
             now = self._now()
             if self._began is None or now - self._last > max(budget_s, 1.0):

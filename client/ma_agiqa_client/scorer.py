@@ -19,7 +19,7 @@ from ma_agiqa_client._ordering import Sequencer, best_first
 from ma_agiqa_client._transport import GrpcTransport, Transport
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.errors import InvalidImageError
-from ma_agiqa_client.explain import MAX_ANSWER_TOKENS, AnswerChannel, AnswerPart, Inquiry
+from ma_agiqa_client.explain import MAX_ANSWER_TOKENS, AnswerChannel, AnswerPart
 from ma_agiqa_client.score import Score
 
 __all__ = ["Scorer"]
@@ -30,8 +30,16 @@ _T = TypeVar("_T")
 class Scorer(BaseScorer[Transport]):
     """A connection to a server. Use one from as many threads as you like, and keep it.
 
-    Calls that find the server not available are tried again, within their deadline and for as
-    long as `Retry` says; nothing else is.
+    A call is sent again, always within its deadline,
+
+    - for as long as `Retry` says, when the server is not available: nobody answers, it is
+      overloaded, it loads or unloads the model, or a process of it has died ("Stub process ... is
+      not healthy") and it is about to be started again;
+    - once, when the server refused it before any work and the next try goes differently: the
+      server's clock is ahead and said by how much, or the server has lost the shared memory, such
+      as in a restart.
+
+    Nothing else is sent again; `explain` is for the clock alone, and before the first word.
     """
 
     _connect = GrpcTransport
@@ -50,10 +58,11 @@ class Scorer(BaseScorer[Transport]):
 
         Raises:
             InvalidImageError: the image cannot be scored.
-            ServerUnavailableError: nobody answers at the address, or the server is overloaded.
+            ServerUnavailableError: nobody answers at the address, the server is overloaded, or one
+                side does not accept the other's certificate.
             DeadlineExceededError: no answer in time.
-            AuthenticationError: the server refuses the token or the certificate.
-            WrongModelError: the server does not serve MA-AGIQA.
+            AuthenticationError: the server refuses the token.
+            WrongModelError: the server does not serve MA-AGIQA, or not the `version` asked for.
             RequestCancelledError: the scorer was closed meanwhile.
             ServerError: the server failed in another way.
         """
@@ -141,7 +150,8 @@ class Scorer(BaseScorer[Transport]):
 
         The answer shows what the model makes of the image; it is not where the score comes from.
         Only servers that were started with `--explain` answer; with several addresses, the first
-        is asked. Nothing is tried again. Close the iterator to stop the server early.
+        is asked. It is not tried again, except once where the server's clock is ahead and refused
+        it before the first word. Close the iterator to stop the server early.
 
         Args:
             source: image as in `score`.
@@ -154,12 +164,12 @@ class Scorer(BaseScorer[Transport]):
 
         Raises:
             CannotExplainError: the server does not answer questions, or its language model cannot,
-                such as the demo's.
+                such as the demo's; or this scorer was given a `transport`.
             InvalidQuestionError: the question is empty or too long, or `max_tokens` out of range.
             InvalidImageError, ServerUnavailableError, DeadlineExceededError, AuthenticationError,
                 RequestCancelledError, ServerError: as in `score`.
         """
-        clock, inquiry = self._clock(timeout_s), Inquiry(question, max_tokens)
+        clock, inquiry = self._clock(timeout_s), self._inquiry(question, max_tokens)
         image = self._encoder.encode(source, clock.left_s())
         return self._answers.parts(inquiry, image, clock)
 
@@ -200,7 +210,7 @@ class Scorer(BaseScorer[Transport]):
 
     def _prepare(self) -> None:
         self._calls = CallGroup()
-        self._answers = AnswerChannel(self._urls[0], self._connection)
+        self._answers = AnswerChannel(self._urls[0], self._connection, self._core)
 
     def _run(self, plan: do.Plan[_T], calls: CallGroup) -> _T:
         """Carry a plan out on this thread."""

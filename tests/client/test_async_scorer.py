@@ -7,6 +7,7 @@ import time
 
 import grpc
 import pytest
+from tritonclient.grpc import service_pb2
 
 from ma_agiqa_client import (
     AsyncScorer,
@@ -172,6 +173,107 @@ def test_closing_gives_up_other_tasks(scripted):
 
     run(scripted, scenario)
     release.set()
+
+
+class Silent:
+    """A transport that gives the configuration, if it has one, and never answers anything else."""
+
+    def __init__(self, config=None):
+        self.config = config
+        self.asked = asyncio.Event()
+
+    async def never(self, *arguments):
+        self.asked.set()
+        await asyncio.Event().wait()
+
+    infer = model_ready = register_memory = never
+
+    async def model_config(self, timeout_s):
+        return self.config or await self.never()
+
+    async def close(self):
+        pass
+
+
+def close_while(call, transport, **options):
+    """Close the scorer when `call` waits for the transport; give what `call` gives."""
+
+    async def main():
+        scorer = AsyncScorer("localhost:1", transport=transport, **options)
+        task = asyncio.create_task(call(scorer))
+        await asyncio.wait_for(transport.asked.wait(), 10)
+        await scorer.close()
+        return await asyncio.wait_for(task, 10)
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "call", [lambda s: s.score(b"1"), lambda s: s.model(), lambda s: s.health()]
+)
+def test_closing_gives_up_a_server_that_never_answers(call):
+    with pytest.raises(RequestCancelledError):
+        close_while(call, Silent())
+
+
+def test_closing_gives_up_a_server_that_never_maps_the_memory(scripted):
+    request = service_pb2.ModelConfigRequest(name="ma_agiqa")
+    transport = Silent(scripted.ModelConfig(request, None).config)
+    with pytest.raises(RequestCancelledError):
+        close_while(lambda scorer: scorer.score(b"1"), transport, shared_memory=True)
+
+
+def test_closing_ends_score_many_in_another_task():
+    async def score_many(scorer):
+        return [score async for score in scorer.score_many(numbers(3))]
+
+    errors = [score.error for score in close_while(score_many, Silent())]
+    assert [type(error) for error in errors] == [RequestCancelledError] * 3
+
+
+def test_closing_ends_a_long_score_many_too():
+    async def score_many(scorer):
+        return [score async for score in scorer.score_many(numbers(50), max_in_flight=2)]
+
+    with pytest.raises(RuntimeError, match="closed"):
+        close_while(score_many, Silent())
+
+
+def test_a_task_that_somebody_else_cancels_ends_score_many():
+    class Cancelling(Silent):
+        async def model_config(self, timeout_s):
+            asyncio.current_task().cancel()
+            await asyncio.sleep(0)
+
+    async def main():
+        async with AsyncScorer("localhost:1", transport=Cancelling()) as scorer:
+            return [score async for score in scorer.score_many([b"1"])]
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_nothing_is_sent_once_the_scorer_is_closed(scripted):
+    began, release = threading.Event(), threading.Event()
+
+    class Slow:
+        """A file that is still being read when the scorer is closed."""
+
+        def read(self):
+            began.set()
+            release.wait(10)
+            return b"1"
+
+    async def scenario(scorer):
+        task = asyncio.create_task(scorer.score(Slow()))
+        assert await asyncio.to_thread(began.wait, 10)
+        await scorer.close()
+        release.set()
+        with pytest.raises(RequestCancelledError):
+            await task
+
+    run(scripted, scenario)
+    assert scripted.card_requests == len(scripted.requests) == 0
 
 
 def test_leaving_the_iterator_cancels_what_is_under_way(scripted):

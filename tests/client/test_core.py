@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from tritonclient.grpc import model_config_pb2
 
-from ma_agiqa_client import DeadlineExceededError, Scorer, WrongModelError
+from ma_agiqa_client import (
+    AsyncScorer,
+    CannotExplainError,
+    DeadlineExceededError,
+    Scorer,
+    WrongModelError,
+)
 
 
 @pytest.fixture
@@ -139,6 +145,22 @@ def test_any_transport_can_be_given(scripted):
     with Scorer("nobody:1", transport=transport) as scorer:
         assert scorer.score(b"1").percentile == 50
     assert transport.closed
+
+
+@pytest.mark.parametrize("make", [Scorer, AsyncScorer])
+def test_a_given_transport_is_not_gone_round_to_explain(scripted, make):
+    scorer = make(scripted.url, transport=InMemory(scripted.card))
+    with pytest.raises(CannotExplainError, match=f"This {make.__name__} was given a transport"):
+        scorer.explain(b"1", "Why?")
+
+
+def test_a_version_that_is_not_kept_is_named(scripted):
+    with Scorer(scripted.url, version=9) as scorer:
+        for call in (scorer.model, lambda: scorer.score(b"1")):
+            with pytest.raises(
+                WrongModelError, match=r"`ma_agiqa_v9`.*export/to_triton\.py --list"
+            ):
+                call()
 
 
 @pytest.mark.parametrize("urls", [["localhost:1", "localhost:2"], "triton.example.org:8001"])

@@ -1,7 +1,8 @@
 """What is asked of a server that explains, and how its failures are called, over real gRPC."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -18,6 +19,7 @@ from ma_agiqa_client import (
     DeadlineExceededError,
     InvalidImageError,
     InvalidQuestionError,
+    RequestCancelledError,
     Scorer,
     ServerError,
     ServerUnavailableError,
@@ -25,17 +27,18 @@ from ma_agiqa_client import (
     cli,
 )
 from ma_agiqa_client.explain import QUESTIONS
+from ma_agiqa_client.retry import Clock
 
 Request = service_pb2.ModelInferRequest
 STATUS = grpc.StatusCode
+Answer = Callable[[Request, grpc.ServicerContext], Iterator[str | Exception]]
 
 
 class Speaker(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Streams what `answer` gives: text, or a sentence as Triton's own error message."""
+    """Streams what `answer` gives: text, or the sentence of an exception as Triton's own error."""
 
     def __init__(self) -> None:
-        self.answer: Callable[[Request, grpc.ServicerContext], Iterator[str]] = self.repeat
-        self.error_message = ""
+        self.answer: Answer = self.repeat
         self.requests: list[Request] = []
         self.headers: list[dict[str, str]] = []
         self.server = grpc.server(ThreadPoolExecutor(8))
@@ -52,11 +55,12 @@ class Speaker(service_pb2_grpc.GRPCInferenceServiceServicer):
         for request in request_iterator:
             self.requests.append(request)
             self.headers.append({k: str(v) for k, v in context.invocation_metadata()})
-            if self.error_message:
-                yield service_pb2.ModelStreamInferResponse(error_message=self.error_message)
-                continue
             for text in self.answer(request, context):
                 response = service_pb2.ModelStreamInferResponse()
+                if isinstance(text, Exception):
+                    response.error_message = str(text)
+                    yield response
+                    break
                 data = text.encode()
                 response.infer_response.outputs.add(name="TEXT", datatype="BYTES", shape=[1])
                 response.infer_response.raw_output_contents.append(
@@ -100,6 +104,7 @@ def test_by_default_the_papers_questions_are_asked_one_after_the_other(scorer, s
     assert {name: " ".join(words) for name, words in answers.items()} == dict(QUESTIONS)
     assert len(speaker.requests) == 2
     assert {r.parameters["max_tokens"].int64_param for r in speaker.requests} == {512}
+    assert len({r.id for r in speaker.requests} - {""}) == 2
 
 
 def test_headers_and_token_travel(speaker):
@@ -152,6 +157,7 @@ def test_failures_have_types_after_the_text_that_came(
     assert sentence in str(caught.value)
     assert "Traceback" not in str(caught.value)
     assert len(speaker.requests) == 1  # nothing is tried again
+    assert caught.value.request_id == speaker.requests[0].id
 
 
 @pytest.mark.parametrize(
@@ -162,7 +168,7 @@ def test_failures_have_types_after_the_text_that_came(
     ],
 )
 def test_a_model_that_is_not_loaded_is_named(scorer, speaker, said):
-    speaker.error_message = said
+    speaker.answer = lambda request, context: iter([Exception(said)])
     with pytest.raises(CannotExplainError, match="Start the server with --explain"):
         list(scorer.explain(b"image", "Why?"))
 
@@ -178,10 +184,11 @@ def test_a_model_that_is_not_loaded_is_named(scorer, speaker, said):
     ],
 )
 def test_the_models_sentence_begins_with_its_status(scorer, speaker, said, error):
-    speaker.error_message = said
+    speaker.answer = lambda request, context: iter([Exception(said)])
     with pytest.raises(error, match=r"The (image|question) is odd\.") as caught:
         list(scorer.explain(b"image", "Why?"))
     assert "INVALID_ARGUMENT" not in str(caught.value)
+    assert caught.value.request_id == speaker.requests[0].id
 
 
 def test_a_server_that_is_not_there():
@@ -200,6 +207,118 @@ def test_the_deadline_is_for_the_whole_answer(scorer, speaker):
     assert next(parts).text == "Well"
     with pytest.raises(DeadlineExceededError, match=r"within 0\.5 s"):
         next(parts)
+
+
+def deadline_s(request: Request) -> float:
+    return request.parameters["deadline_unix_us"].int64_param / 1e6
+
+
+def refuse_expired(clock: Callable[[], float], after: Sequence[str] = ()) -> Answer:
+    """Refuse as the served model does, where `clock` gives its Unix time, after some words."""
+
+    def answer(request, context):
+        yield from after
+        if deadline_s(request) < (server_s := clock()):
+            yield Exception(f"DEADLINE_EXCEEDED: late (server clock {round(server_s * 1e6)} us).")
+        yield "Well"
+
+    return answer
+
+
+def test_the_server_is_told_the_deadline(scorer, speaker):
+    before = time.time()
+    list(scorer.explain(b"image", "Why?", timeout_s=7))
+    assert before + 6 < deadline_s(speaker.requests[0]) <= time.time() + 7
+
+
+@pytest.mark.parametrize(("ahead_s", "requests"), [(3600, 2), (-3600, 1)])
+def test_a_server_whose_clock_differs_answers(scorer, speaker, ahead_s, requests):
+    speaker.answer = refuse_expired(lambda: time.time() + ahead_s)
+    assert list(scorer.explain(b"image", "Why?", timeout_s=5)) == [AnswerPart("Why?", "Well")]
+    assert len(speaker.requests) == requests
+    assert len({request.id for request in speaker.requests}) == 1
+    assert len(list(scorer.explain(b"image", timeout_s=5))) == 2
+    assert len(speaker.requests) == requests + 2  # it has learned the difference
+
+
+def test_asyncio_corrects_the_clock_too(speaker):
+    async def ask() -> list[AnswerPart]:
+        async with AsyncScorer(speaker.url) as scorer:
+            return [part async for part in scorer.explain(b"image", "Why?", timeout_s=5)]
+
+    speaker.answer = refuse_expired(lambda: time.time() + 3600)
+    assert asyncio.run(ask()) == [AnswerPart("Why?", "Well")]
+    assert len(speaker.requests) == 2
+
+
+def test_the_clock_that_a_score_taught_is_known(scorer, speaker):
+    scorer._core.learns_clock(
+        f"DEADLINE_EXCEEDED: late (server clock {round((time.time() + 3600) * 1e6)} us).", Clock(5)
+    )
+    speaker.answer = refuse_expired(lambda: time.time() + 3600)
+    assert len(list(scorer.explain(b"image", "Why?", timeout_s=5))) == 1
+    assert len(speaker.requests) == 1
+
+
+def test_a_server_that_refuses_again_ends_the_answer(scorer, speaker):
+    speaker.answer = refuse_expired(lambda: 1e12 + len(speaker.requests) * 1e6)
+    with pytest.raises(DeadlineExceededError, match="late"):
+        list(scorer.explain(b"image", "Why?"))
+    assert len(speaker.requests) == 2
+
+
+def test_an_answer_that_has_begun_is_not_asked_for_again(scorer, speaker):
+    speaker.answer = refuse_expired(lambda: time.time() + 3600, after=["Oh"])
+    parts = scorer.explain(b"image", "Why?", timeout_s=5)
+    assert next(parts).text == "Oh"
+    with pytest.raises(DeadlineExceededError, match="late"):
+        next(parts)
+    assert len(speaker.requests) == 1
+
+
+def test_closing_an_asyncio_scorer_ends_its_answers(speaker):
+    def answer(request, context):
+        yield "Well"
+        while context.is_active():
+            time.sleep(0.01)
+
+    async def ask() -> None:
+        scorer = AsyncScorer(speaker.url)
+        parts = scorer.explain(b"image", "Why?")
+        await anext(parts)
+
+        async def rest() -> None:
+            async for _ in parts:
+                pass
+
+        waiting = asyncio.create_task(rest())
+        await asyncio.sleep(0)  # it waits now
+        await scorer.close()
+        with pytest.raises(RequestCancelledError):
+            await waiting
+
+    speaker.answer = answer
+    asyncio.run(ask())
+
+
+def test_a_scorer_that_is_closed_meanwhile_asks_nothing(speaker):
+    with Scorer(speaker.url) as scorer:
+        parts = scorer.explain(b"image", "Why?")
+    with pytest.raises(RequestCancelledError):
+        next(parts)
+    assert not speaker.requests
+
+
+def test_an_asyncio_scorer_that_is_closed_meanwhile_asks_nothing(speaker):
+    async def ask() -> None:
+        scorer = AsyncScorer(speaker.url)
+        parts = scorer.explain(b"image", "Why?")
+        await scorer.close()
+        with pytest.raises(RequestCancelledError):
+            await anext(parts)
+
+    asyncio.run(ask())
+    assert not speaker.requests
 
 
 @pytest.mark.parametrize("question", ["", " \n"])

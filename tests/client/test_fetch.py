@@ -1,11 +1,13 @@
 """Images from the web, from a real HTTP server on this machine."""
 
+import contextlib
 import http.server
 import threading
+import time
 
 import pytest
 
-from ma_agiqa_client import InvalidImageError, _fetch
+from ma_agiqa_client import InvalidImageError, Scorer, _fetch
 from ma_agiqa_client._images import Encoder
 
 
@@ -21,8 +23,21 @@ class Site(http.server.BaseHTTPRequestHandler):
             self.redirect("file:///etc/hostname")
         elif self.path == "/ftp":
             self.redirect("ftp://127.0.0.1/image")
+        elif self.path == "/slow":
+            self.send_response(200)
+            self.end_headers()
+            self.drip(b"image" * 12, pause_s=0.05)
+        elif self.path == "/garbage":
+            self.wfile.write(b"not HTTP\r\n")
         else:
             self.send_error(404, "no such image")
+
+    def drip(self, data, pause_s):
+        """Send byte by byte, for as long as somebody listens."""
+        with contextlib.suppress(ConnectionError):
+            for byte in data:
+                self.wfile.write(bytes([byte]))
+                time.sleep(pause_s)
 
     def redirect(self, target):
         self.send_response(302)
@@ -63,6 +78,23 @@ def test_a_redirection_away_from_the_web_is_not_followed(site, path, reason):
 def test_nobody_there():
     with pytest.raises(InvalidImageError, match="Connection refused"):
         _fetch.fetch("http://127.0.0.1:1/a.png", 5)
+
+
+def test_an_answer_that_is_not_http_is_the_addresses_fault(site):
+    with pytest.raises(InvalidImageError, match=f"{site}/garbage cannot be fetched: not HTTP"):
+        _fetch.fetch(f"{site}/garbage", 5)
+
+
+def test_a_slow_peer_is_given_up_by_name_at_the_deadline(site):
+    """Its image takes 3 s; never more than 0.05 s pass without a byte."""
+    with (
+        Scorer("127.0.0.1:1", fetch_urls=True) as scorer,
+        pytest.raises(
+            InvalidImageError, match=rf"{site}/slow .* not complete after 0\.5 s"
+        ) as caught,
+    ):
+        scorer.score(f"{site}/slow", timeout_s=0.5)
+    assert "127.0.0.1:1 " not in str(caught.value)
 
 
 def test_too_large_an_image_is_not_kept(site, monkeypatch):

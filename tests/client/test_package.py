@@ -10,6 +10,7 @@ def test_the_public_names():
     assert ma_agiqa_client.__all__ == [
         "AnswerPart",
         "AsyncScorer",
+        "AsyncTransport",
         "AuthenticationError",
         "CannotExplainError",
         "ClientError",
@@ -26,6 +27,7 @@ def test_the_public_names():
         "ServerUnavailableError",
         "SharedMemory",
         "Tls",
+        "Transport",
         "WrongModelError",
     ]
     assert all(hasattr(ma_agiqa_client, name) for name in ma_agiqa_client.__all__)

@@ -155,6 +155,21 @@ def test_a_model_that_is_being_loaded_or_unloaded_is_waited_for():
     assert type(error("NOT_FOUND", message)) is ServerUnavailableError
 
 
+def test_a_missing_version_is_named_with_the_way_to_those_that_are_kept():
+    said = "Request for unknown model: 'ma_agiqa_v9' is not found"
+    text = str(_protocol.to_client_error("StatusCode.NOT_FOUND", said, "host:8001", 2.0, version=9))
+    assert "does not serve the model `ma_agiqa_v9`" in text
+    assert "`python export/to_triton.py --list`" in text
+    active = str(error("NOT_FOUND"))
+    assert "does not serve the model `ma_agiqa`" in active
+    assert "--list" not in active
+
+
+@pytest.mark.parametrize("status", ["UNAVAILABLE", "UNAUTHENTICATED"])
+def test_certificates_are_a_matter_of_the_connection_alone(status):
+    assert ("certificate" in str(error(status))) == (status == "UNAVAILABLE")
+
+
 def test_the_refusal_of_an_expired_request_is_a_deadline_and_tells_the_time():
     message = "in ensemble 'ma_agiqa', DEADLINE_EXCEEDED: too late (server clock 123 us)."
     assert type(error("CANCELLED", message)) is DeadlineExceededError

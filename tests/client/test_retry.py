@@ -19,8 +19,8 @@ def now():
     return Now()
 
 
-def test_delays_double_up_to_the_longest():
-    retry = Retry(first_delay_s=0.1, longest_delay_s=1.0)
+def test_delays_double_up_to_the_largest():
+    retry = Retry(initial_backoff_s=0.1, max_backoff_s=1.0)
     delays = [retry.delay_s(tries, jitter=0) for tries in (1, 2, 3, 4, 5, 100)]
     assert delays == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.0, 1.0])
 
@@ -29,7 +29,9 @@ def test_jitter_takes_off_up_to_a_half():
     assert Retry().delay_s(1, jitter=1) == pytest.approx(Retry().delay_s(1, jitter=0) / 2)
 
 
-@pytest.mark.parametrize("field", ["budget_s", "first_contact_s", "first_delay_s"])
+@pytest.mark.parametrize(
+    "field", ["budget_s", "connect_budget_s", "initial_backoff_s", "max_backoff_s"]
+)
 def test_durations_are_not_negative(field):
     for value in (-1, float("nan")):
         with pytest.raises(ValueError, match=field):
@@ -50,8 +52,8 @@ def test_an_outage_is_waited_out_for_the_budget(now):
     assert 27 < waited(outage, now) <= 30
 
 
-def test_the_first_contact_has_a_budget_of_its_own(now):
-    outage = Outage(Retry(budget_s=30, first_contact_s=3), now, jitter=lambda: 0.5)
+def test_connecting_has_a_budget_of_its_own(now):
+    outage = Outage(Retry(budget_s=30, connect_budget_s=3), now, jitter=lambda: 0.5)
     assert 1 < waited(outage, now) <= 3
 
 
@@ -79,13 +81,13 @@ def test_an_outage_of_long_ago_counts_no_more(now):
 
 
 def test_a_delay_must_fit_the_calls_own_time(now):
-    outage = Outage(Retry(first_delay_s=0.1), now, jitter=lambda: 0.0)
+    outage = Outage(Retry(initial_backoff_s=0.1), now, jitter=lambda: 0.0)
     assert outage.delay_s(1, left_s=0.11) == pytest.approx(0.1)
     assert outage.delay_s(1, left_s=0.09) is None
 
 
 def test_no_budget_means_no_retry(now):
-    assert Outage(Retry(budget_s=0, first_contact_s=0), now).delay_s(1, 60) is None
+    assert Outage(Retry(budget_s=0, connect_budget_s=0), now).delay_s(1, 60) is None
 
 
 def test_a_clock_counts_down(now):

@@ -59,7 +59,7 @@ def gone():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"127.0.0.1:{taken.getsockname()[1]}"
-        with Scorer(url, timeout_s=5, retry=Retry(first_contact_s=0)) as scorer:
+        with Scorer(url, timeout_s=5, retry=Retry(connect_budget_s=0)) as scorer:
             yield scorer
 
 

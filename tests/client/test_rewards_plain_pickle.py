@@ -122,12 +122,12 @@ def test_a_large_reference_number_takes_no_memory():
 def test_keys_that_take_exponential_time_to_hash_are_refused():
     """Each tuple holds the one before twice; to hash the last takes 2 ** 60 steps."""
     data = b"\x80\x04})\x94" + b"".join(b"h%c\x86\x94" % number for number in range(60)) + b"Ns."
-    with pytest.raises(PlainPickleError, match="key that is no text"):
+    with pytest.raises(PlainPickleError, match="key that is no string"):
         read_plain_pickle(data)
 
 
-def test_keys_are_texts():
-    with pytest.raises(PlainPickleError, match="key that is no text"):
+def test_keys_are_strings():
+    with pytest.raises(PlainPickleError, match="key that is no string"):
         read_plain_pickle(pickle.dumps({1: 2}, 4))
 
 

@@ -58,7 +58,7 @@ def serve(scripted):
     running = []
 
     def start(url=scripted.url, timeout_s=30.0, **options):
-        scorer = Scorer(url, timeout_s=timeout_s, retry=Retry(budget_s=0, first_contact_s=0))
+        scorer = Scorer(url, timeout_s=timeout_s, retry=Retry(budget_s=0, connect_budget_s=0))
         server = RewardServer("127.0.0.1", 0, scorer, **options)
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()

@@ -122,7 +122,7 @@ def test_the_deadline_ends_a_call(scripted):
 def test_retries_stay_within_the_deadline(scripted):
     scripted.answer = failing(grpc.StatusCode.UNAVAILABLE, times=100)
     with Scorer(
-        scripted.url, timeout_s=20, retry=Retry(first_delay_s=5, longest_delay_s=5)
+        scripted.url, timeout_s=20, retry=Retry(initial_backoff_s=5, max_backoff_s=5)
     ) as scorer:
         scorer.model()
         with pytest.raises(ServerUnavailableError):

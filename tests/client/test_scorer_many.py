@@ -176,7 +176,7 @@ def test_closing_the_scorer_gives_up_calls_on_other_threads(scripted):
 
 def test_closing_the_scorer_ends_a_wait_for_the_server(scripted):
     scripted.answer = unavailable
-    retry = Retry(first_delay_s=50, longest_delay_s=50, budget_s=100)
+    retry = Retry(initial_backoff_s=50, max_backoff_s=50, budget_s=100)
     scorer = Scorer(scripted.url, timeout_s=200, retry=retry)
     scorer.model()
     with ThreadPoolExecutor(1) as pool:

@@ -116,7 +116,7 @@ def test_connections_that_cannot_be_trusted_are_refused(mutual, certificates, ch
             changes = {"root_certificates": certificates / changes["root_certificates"]}
         security = tls(certificates, **changes)
     with (
-        Scorer(mutual.grpc_url, tls=security, retry=Retry(first_contact_s=0.3)) as scorer,
+        Scorer(mutual.grpc_url, tls=security, retry=Retry(connect_budget_s=0.3)) as scorer,
         pytest.raises(ServerUnavailableError, match=mutual.grpc_url),
     ):
         scorer.score(picture(1))

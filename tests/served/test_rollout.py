@@ -209,7 +209,10 @@ def test_nobody_changes_models_without_the_key(repository, own_server, key_file)
 def test_a_version_that_was_never_kept(repository, own_server, control):
     with pytest.raises(ConfigError, match=r"Version 9 is not kept in .*, and \d is active"):
         rollout.roll_back(repository, [control], 9, print)
-    with Scorer(own_server.grpc_url, version=9) as scorer, pytest.raises(WrongModelError):
+    with (
+        Scorer(own_server.grpc_url, version=9) as scorer,
+        pytest.raises(WrongModelError, match=r"`ma_agiqa_v9`.*export/to_triton\.py --list"),
+    ):
         scorer.score(golden_images()[0])
 
 

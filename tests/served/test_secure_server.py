@@ -110,7 +110,7 @@ def test_without_the_token_nothing_is_scored_or_told(url, files, token):
 @pytest.mark.parametrize("name", [None, "stranger"])
 def test_without_a_certificate_of_the_issuer_there_is_no_connection(url, files, name):
     with (
-        Scorer(url, tls=tls(files, name), token=TOKEN, retry=Retry(first_contact_s=0.3)) as scorer,
+        Scorer(url, tls=tls(files, name), token=TOKEN, retry=Retry(connect_budget_s=0.3)) as scorer,
         pytest.raises(ServerUnavailableError),
     ):
         scorer.score(IMAGE)

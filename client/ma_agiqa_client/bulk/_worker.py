@@ -63,7 +63,7 @@ class PartScorer:
             timeout_s=settings.timeout_s,
             tls=settings.tls,
             token=settings.token,
-            retry=Retry(budget_s=settings.outage_s, first_contact_s=settings.outage_s),
+            retry=Retry(budget_s=settings.outage_s, connect_budget_s=settings.outage_s),
         )
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, list[int]]:

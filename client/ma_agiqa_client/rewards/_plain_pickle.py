@@ -1,10 +1,10 @@
-"""Reads pickles that hold plain values, and nothing else.
+"""A restricted unpickler: reads pickles that hold plain values, and nothing else.
 
-A pickle is a program for a small stack machine, and Python's own machine can be told to import and
-call anything. This one cannot: it knows the instructions that make lists, tuples, dictionaries,
-texts, bytes, numbers, booleans and None, and has none that looks up a name or calls something.
-Every other instruction is refused when it is met. Memory and time grow with the size of the data
-alone: references are not unfolded, keys are texts, and there is no table to be made large.
+A pickle is a program, and Python's own unpickler can be told to import and call anything. This one
+cannot: it knows the instructions that make lists, tuples, dictionaries, strings, bytes, numbers,
+booleans and None, and has none that looks up a name or calls something. Every other instruction is
+refused when it is met. Memory and time grow with the size of the data alone: references are not
+unfolded, keys are strings, and there is no table to be made large.
 """
 
 import pickletools
@@ -15,7 +15,7 @@ __all__ = ["PlainPickleError", "read_plain_pickle"]
 _MAX_INSTRUCTIONS = 1_000_000
 
 _NUMBERS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
-_TEXTS = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
+_STRINGS = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
 _BYTES = {"SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
@@ -29,8 +29,8 @@ def read_plain_pickle(data: bytes) -> Any:
     """Read a pickle of protocol 3 or later, as `pickle.dumps` writes it.
 
     Returns:
-        Lists, tuples and dictionaries with texts as keys, of texts, bytes, numbers, booleans and
-        None.
+        Lists, tuples and dictionaries with strings as keys, of strings, bytes, numbers, booleans
+        and None.
 
     Raises:
         PlainPickleError: it holds anything else, is damaged, or has over a million instructions.
@@ -60,7 +60,7 @@ class _Machine:
 
     def step(self, name: str, argument: Any) -> None:
         """Carry out one instruction."""
-        if name in _NUMBERS or name in _TEXTS:
+        if name in _NUMBERS or name in _STRINGS:
             self._stack.append(argument)
         elif name in _BYTES:
             self._stack.append(bytes(argument))
@@ -71,7 +71,7 @@ class _Machine:
         elif not (self._build(name) or self._refer(name, argument)):
             raise PlainPickleError(
                 f"The pickle has the instruction {name}, which can make more than plain values. "
-                "Send dictionaries, lists, texts, bytes and numbers of Python only "
+                "Send dictionaries, lists, strings, bytes and numbers of Python only "
                 "(array.tolist() for arrays of NumPy), or JSON."
             )
 
@@ -142,5 +142,5 @@ class _Machine:
         if not isinstance(target, dict) or len(items) % 2:
             raise TypeError("items for something that is no dictionary")
         if not all(isinstance(key, str) for key in keys):
-            raise PlainPickleError("The pickle has a dictionary with a key that is no text.")
+            raise PlainPickleError("The pickle has a dictionary with a key that is no string.")
         target.update(zip(keys, items[1::2], strict=True))

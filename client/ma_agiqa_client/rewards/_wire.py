@@ -1,6 +1,6 @@
 """What travels between a trainer and the reward server, without any input or output.
 
-A request is a JSON object with `images`, a list of base64 texts (or data URIs) of encoded images;
+A request is a JSON object with `images`, a list of base64 strings (or data URIs) of encoded images;
 or, for trainers that speak only that, a pickled dictionary with `images`, a list of bytes. Whatever
 else it holds, such as `prompts` and `metadata`, is not looked at. The answer has the same form.
 """
@@ -95,7 +95,7 @@ def _image_bytes(index: int, image: Any) -> bytes:
 def _image_base64(index: int, image: Any) -> bytes:
     if not isinstance(image, str):
         raise MalformedRequestError(
-            f"Image {index} is of type {type(image).__name__}; expected base64 text."
+            f"Image {index} is of type {type(image).__name__}; expected a base64 string."
         )
     text = image.partition(",")[2] if image.startswith("data:") else image
     try:
