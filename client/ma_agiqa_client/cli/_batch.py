@@ -85,7 +85,7 @@ class Batch:
         """Yield a row for each image of the listing.
 
         Raises:
-            WrongModelError: another model answers than at first.
+            WrongModelError: another model answers than at first, or its version was dropped.
             OSError: the journal cannot be written.
         """
         yield from self._earlier_rows()
@@ -138,6 +138,11 @@ class Batch:
 
     def _finish(self, score: Score) -> Row:
         found, before = self._waiting.popleft()
+        if isinstance(score.error, WrongModelError):
+            raise WrongModelError(
+                f"The run cannot go on with {self._card.name}, the model it began with: "
+                f"{score.error} Run it again: what --resume has kept is not lost."
+            ) from score.error
         if score.error:
             return self._fail(found.path, score.error)
         row = Row.from_score(found.path, score)

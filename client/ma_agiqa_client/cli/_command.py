@@ -17,11 +17,13 @@ from ma_agiqa_client.cli._deliver import Delivery
 from ma_agiqa_client.cli._explanations import Explanations
 from ma_agiqa_client.cli._find import EXTENSIONS, Listing, expand, split_list
 from ma_agiqa_client.cli._journal import Journal, JournalError
-from ma_agiqa_client.cli._options import Options, ServerOptions, add_options
+from ma_agiqa_client.cli._options import Options, add_options
 from ma_agiqa_client.cli._output import printable
+from ma_agiqa_client.cli._server_options import HELP_OPTIONS, Program, ServerOptions
 from ma_agiqa_client.cli._serving import connect
 from ma_agiqa_client.cli._voice import Voice
 from ma_agiqa_client.errors import CannotExplainError, ClientError, InvalidQuestionError
+from ma_agiqa_client.retry import Retry
 
 __all__ = ["main"]
 
@@ -35,16 +37,16 @@ EXIT_READER_GONE = 141
 
 _EPILOG = """\b
 Examples:
-  python client/score.py imgs/
-  python client/score.py imgs/ cat.png --output scores.csv
-  python client/score.py 'imgs/**/*.png' --format jsonl
-  find imgs -name '*.png' | python client/score.py - --format csv
-  python client/score.py imgs/ --top 2 --copy-best best/
-  python client/score.py imgs/ --group-by parent
-  python client/score.py imgs/ --group-by '([a-z]+)\\.png$' --top 3
-  python client/score.py imgs/ --report report.html --maps maps/
-  python client/score.py imgs/ --resume done.jsonl --min-mos 3.5
-  python client/score.py imgs/ --url triton.example.org:8001 --timeout 60
+  PROGRAM imgs/
+  PROGRAM imgs/ cat.png --output scores.csv
+  PROGRAM 'imgs/**/*.png' --format jsonl
+  find imgs -name '*.png' | PROGRAM - --format csv
+  PROGRAM imgs/ --top 2 --copy-best best/
+  PROGRAM imgs/ --group-by parent
+  PROGRAM imgs/ --group-by '([a-z]+)\\.png$' --top 3
+  PROGRAM imgs/ --report report.html --maps maps/
+  PROGRAM imgs/ --resume done.jsonl --min-mos 3.5
+  PROGRAM imgs/ --url triton.example.org:8001 --timeout 60
 
 \b
 PATH is an image, a folder, a glob in quotes, or - for a list on standard
@@ -58,12 +60,12 @@ Exit status:
   3    no server that can score, or it went away; what was scored is shown
   4    the file of --resume holds other things, or is in use
   5    a result could not be written
-  6    the images could not be explained: the server has no words
+  6    nothing could be explained: the server has no words, or a bad question
   130  interrupted; 141 the reader of standard output went away
 """
 
 
-@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Program, epilog=_EPILOG, context_settings=HELP_OPTIONS)
 @add_options
 def main(**values: Any) -> None:
     """Predict how people would rate AI-generated images; the best come first."""
@@ -125,6 +127,8 @@ def _run(options: Options, listing: Listing, expected: int, voice: Voice) -> int
                 timeout_s=options.timeout,
                 say=voice.say,
                 explain=options.explains,
+                retry=Retry(budget_s=options.retry_for),
+                pin=True,
             )
         )
         journal = None
