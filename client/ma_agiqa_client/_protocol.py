@@ -67,7 +67,6 @@ DEADLINE = "deadline_unix_us"
 """The request parameter that says until when the answer is wanted."""
 
 _WRAPPING = re.compile(r"in ensemble '[^']*', |\[request id: [^]]*\] ")
-_KEPT = re.compile(rf"'{MODEL_NAME}_v\d+'")  # once removed, it does not come back by waiting
 _DEAD_STUB = re.compile(r"Stub process '[^']*' is not healthy")
 _EXPIRED = re.compile(r"DEADLINE_EXCEEDED.*server clock (\d+) us")
 
@@ -193,8 +192,8 @@ def to_client_error(status: str | None, message: str, url: str, timeout_s: float
     sentence = _sentence(message)
     if "protocol is restricted" in sentence:  # Triton says UNAVAILABLE, but it will never be
         status = "PERMISSION_DENIED"
-    if "has no available versions" in sentence and not _KEPT.search(sentence):
-        status = "UNAVAILABLE"  # Triton says NOT_FOUND while it loads or unloads
+    if "has no available versions" in sentence:  # Triton says NOT_FOUND while it loads or unloads
+        status = "UNAVAILABLE"
     if _DEAD_STUB.search(sentence):  # Triton says INTERNAL; a supervisor starts the server again
         status = "UNAVAILABLE"
     match (status or "").removeprefix("StatusCode."):

@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import click
 
+from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.cli._batch import Batch
 from ma_agiqa_client.cli._deliver import Delivery
 from ma_agiqa_client.cli._explanations import Explanations
@@ -149,7 +150,7 @@ def _run(options: Options, listing: Listing, expected: int, voice: Voice) -> int
         if options.explains:
             explanations = Explanations(scorer, options.question, output, voice)
         Delivery(options, card, output, expected, voice, explanations).run(batch)
-        return _conclude(batch, options, voice)
+        return _conclude(batch, card, options, voice)
 
 
 @contextmanager
@@ -164,7 +165,7 @@ def _open_output(options: Options) -> Iterator[IO[str]]:
         yield file
 
 
-def _conclude(batch: Batch, options: Options, voice: Voice) -> int:
+def _conclude(batch: Batch, card: ModelCard, options: Options, voice: Voice) -> int:
     """Say how many images have no score and what to do about it; give the exit status."""
     counts = batch.counts
     failed = counts.bad + counts.unserved
@@ -174,6 +175,11 @@ def _conclude(batch: Batch, options: Options, voice: Voice) -> int:
         voice.say(f"{failed} of {counts.scored + failed} images could not be scored.")
     if counts.not_tried:
         voice.say(f"The server went away: {counts.not_tried} of these were not tried.")
+    if counts.unloaded:
+        voice.say(
+            f"The server has unloaded {card.name}, version {card.version}, with which the run "
+            "began: another one took its place, or the server shuts down."
+        )
     if not counts.unserved:
         return EXIT_BAD_IMAGES if failed else 0
     voice.say(

@@ -19,7 +19,7 @@ finally:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc/self/status")
 def test_ten_times_the_images_take_no_more_memory(scripted, tmp_path):
-    """Where rows are kept, as for --format json, the peak grows by 1 KiB for each."""
+    """Where rows are kept, as for --format json, the peak grows by 3 KiB for each."""
     for number in range(10_000):
         folder = tmp_path / ("few" if number < 1_000 else "rest")
         folder.mkdir(exist_ok=True)
