@@ -162,13 +162,7 @@ def job_here(scripted, tmp_path, monkeypatch):
 
     def run(*arguments):
         write(tmp_path / "images.parquet", [str(n).encode() for n in range(30)])
-        paths = (
-            tmp_path / "images.parquet",
-            "--output",
-            tmp_path / "scores",
-            "--url",
-            scripted.url,
-        )
+        paths = (tmp_path / "images.parquet", "--output", tmp_path / "scores")
         line = [*paths, "--url", scripted.url, "--rows-per-part", 10, *arguments]
         return CliRunner().invoke(_command.main, [str(word) for word in line])
 

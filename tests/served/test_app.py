@@ -27,9 +27,12 @@ def test_dropped_images_are_ranked_as_the_server_scores_them(server, tmp_path):
         assert best == ranked[0].source.name
         assert note in page.locator("body").text_content()
         pictures = "[...document.querySelectorAll('.result img')]"
-        drawn = f"{pictures}.length > 3 && {pictures}.every(image => image.naturalWidth > 100)"
+        there = "image.naturalWidth > 100 && getComputedStyle(image).opacity == 1"
+        drawn = f"{pictures}.length == {len(EXAMPLES)} && {pictures}.every(image => {there})"
         page.wait_for_function(drawn)
         assert colours_on(page, tmp_path / "pictures.png") > 1000
+        before = page.locator(".result img").first.get_attribute("src")
         page.get_by_role("switch", name="Maps").click()
-        page.wait_for_function(drawn)
+        changed = f"document.querySelector('.result img').src != {before!r}"
+        page.wait_for_function(f"{changed} && {drawn}")
         assert colours_on(page, tmp_path / "maps.png") > 1000
