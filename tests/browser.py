@@ -4,9 +4,11 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -30,3 +32,10 @@ def headless_chromium() -> Iterator[Any]:
             yield browser
         finally:
             browser.close()
+
+
+def colours_on(page: Any, screenshot: Path) -> int:
+    """Take a screenshot of a page; count its colours, of which a blank page has a few."""
+    page.screenshot(path=screenshot)
+    with Image.open(screenshot) as image:
+        return len(image.convert("RGB").getcolors(1 << 24))

@@ -1,5 +1,6 @@
 """Every block of client/README.md runs."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -66,6 +67,15 @@ def test_installing(command, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "installed" / "ma_agiqa_client" / "py.typed").is_file()
     assert not (tmp_path / "installed" / "benchmarks").exists()
+    shown = subprocess.run(
+        [tmp_path / "installed" / "bin" / "ma-agiqa", "--help"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "  ma-agiqa imgs/ --top 2 --copy-best best/" in shown
+    assert "score.py" not in shown
 
 
 @pytest.mark.usefixtures("clone")

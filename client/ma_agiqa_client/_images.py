@@ -17,7 +17,15 @@ from PIL import Image, ImageOps
 from ma_agiqa_client._arrays import encode_array, is_array, is_batch, on_the_cpu
 from ma_agiqa_client.errors import InvalidImageError
 
-__all__ = ["MAX_IMAGE_BYTES", "Encoder", "ImageLike", "SupportsArray", "check_sources", "detach"]
+__all__ = [
+    "MAX_IMAGE_BYTES",
+    "Encoder",
+    "ImageLike",
+    "SupportsArray",
+    "check_sources",
+    "detach",
+    "upright",
+]
 
 MAX_IMAGE_BYTES = 2**31 - 2**16
 """Most bytes that fit a gRPC message beside the request; servers accept far less."""
@@ -145,6 +153,14 @@ def check_sources(sources: Any) -> Any:
     return on_the_cpu(sources)
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF data says; 16-bit grey keeps its high byte, as on the server."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    return image
+
+
 def _from_file(path: str | os.PathLike[str]) -> bytes:
     try:
         with open(path, "rb") as file:
@@ -185,9 +201,7 @@ def _checked(data: bytes, subject: str) -> bytes:
 
 def _from_pillow(image: Image.Image) -> bytes:
     try:
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):  # 16-bit grey keeps its high byte, as on the server
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+        image = upright(image)
         if image.mode == "F":
             raise InvalidImageError(
                 "The Pillow image has mode F, whose range is not known. Convert it to RGB first."

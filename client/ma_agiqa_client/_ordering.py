@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from ma_agiqa_client.score import Score
 
-__all__ = ["Sequencer", "best_first"]
+__all__ = ["Sequencer", "best_first", "order"]
 
 
 class Sequencer:
@@ -27,6 +27,11 @@ class Sequencer:
         return ready
 
 
+def order(mos: float | None) -> tuple[bool, float]:
+    """Sort key: higher MOS first, images without a score last."""
+    return (mos is None, -(mos or 0.0))
+
+
 def best_first(scores: Iterable[Score], top: int | None) -> list[Score]:
     """Sort by falling MOS; images without a score come last, in their own order.
 
@@ -36,7 +41,7 @@ def best_first(scores: Iterable[Score], top: int | None) -> list[Score]:
     """
     if top is not None and top < 1:
         raise ValueError(f"top is {top}; expected at least 1, or None for all.")
-    ranked = sorted(scores, key=lambda s: (s.mos is None, -(s.mos or 0.0), s.index or 0))
+    ranked = sorted(scores, key=lambda s: (order(s.mos), s.index or 0))
     if ranked and ranked[0].error:
         raise ranked[0].error
     return ranked[:top]

@@ -44,11 +44,12 @@ def read_number(image: bytes, context: grpc.ServicerContext) -> float:
 
 
 class ScriptedServer(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Counts what it receives; `answer`, `check` and `card` may be replaced."""
+    """Counts what it receives; `answer`, `check`, `card` and `cards` may be replaced."""
 
     def __init__(self) -> None:
         self.answer: Answer = read_number
         self.card = dict(CARD)
+        self.cards: dict[str, dict[str, str] | None] = {}  # of other models; None: not served
         self.requests: list[service_pb2.ModelInferRequest] = []
         self.card_requests = 0
         self.peers: set[str] = set()
@@ -77,11 +78,19 @@ class ScriptedServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         config.input.add(name="IMAGE")
         for name in ("SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT"):
             config.output.add(name=name)
-        for name, value in self.card.items():
+        for name, value in self._find(request.name, context).items():
             config.parameters[name].string_value = value
         return service_pb2.ModelConfigResponse(config=config)
 
+    def _find(self, model, context):
+        card = self.cards.get(model, self.card)
+        if card is None:
+            message = f"Request for unknown model: '{model}' is not found"
+            context.abort(grpc.StatusCode.NOT_FOUND, message)
+        return card
+
     def ModelInfer(self, request, context):
+        self._find(request.model_name, context)
         with self._lock:
             self.requests.append(request)
             self.peers.add(context.peer())

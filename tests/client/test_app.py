@@ -1,13 +1,8 @@
 """The page for people, in a real browser: drop, rank, maps, failures, and where it listens."""
 
 import io
-import os
-import re
-import socket
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import grpc
 import numpy as np
@@ -15,13 +10,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from browser import headless_chromium
 from ma_agiqa_client.app import _command as app
-from ma_agiqa_client.cli._embedded import listens
+from page_process import open_page, running_page
 
-SCRIPT = Path(__file__).resolve().parents[2] / "client" / "app.py"
 LEVELS = (40, 200, 120, 80, 160)
-LOAD_MS = 60_000  # a slow machine may need long; nothing is timed
 
 
 def brightness(image, context):
@@ -32,46 +24,10 @@ def brightness(image, context):
         return float(np.asarray(picture.convert("L")).mean()) / 2.55
 
 
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
 @pytest.fixture
-def address(scripted, tmp_path):
-    """The page's own process; it says where it is, just before it opens the port."""
-    pytest.importorskip("nicegui", reason="the extra `app` is not installed")
-    port = free_port()
-    command = [sys.executable, str(SCRIPT), "--url", scripted.url, "--port", str(port)]
-    # NiceGUI serves nothing in a process that seems to be a test.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
-    )
-    said = re.search(r"http://\S+", process.stderr.readline())
-    while not listens(f"127.0.0.1:{port}"):
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.05)
-    yield said[0]
-    process.terminate()
-    process.communicate()
-
-
-@pytest.fixture
-def page(address):
-    with headless_chromium() as browser:
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(LOAD_MS)
-        requests, errors = [], []
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(address)
-        page.wait_for_function("window.did_handshake")
+def page(scripted, tmp_path):
+    with running_page(scripted.url, tmp_path) as address, open_page(address) as page:
         yield page
-        inside = (address, address.replace("http", "ws"), "data:", "blob:")
-        assert [url for url in requests if not url.startswith(inside)] == []
-        assert errors == []
 
 
 def drop(page, folder):
@@ -112,12 +68,18 @@ def test_help_and_wrong_usage():
     assert run(app.main, ["--url", "http://x:1"]).exit_code == 2
 
 
+def test_it_starts_without_a_clone():
+    command = [sys.executable, "-m", "ma_agiqa_client.app", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "  python -m ma_agiqa_client.app --url triton.example.org:8001 --port 9000" in shown
+
+
 def test_without_the_library_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "nicegui", None)
     monkeypatch.delitem(sys.modules, "ma_agiqa_client.app._page", raising=False)
     result = CliRunner().invoke(app.main, [])
     assert result.exit_code == 1
-    assert "ma-agiqa-client[app]" in result.stderr
+    assert "pip install './client[app]'" in result.stderr
 
 
 @pytest.mark.usefixtures("no_waiting")

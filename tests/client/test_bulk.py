@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from ma_agiqa_client.bulk import _command
 from ma_agiqa_client.errors import ServerUnavailableError
 
 pa = pytest.importorskip("pyarrow", reason="needs the extra bulk: make test-bulk")
@@ -148,6 +150,55 @@ def test_without_a_server_nothing_is_written(tmp_path):
     with pytest.raises(ServerUnavailableError):
         worker(batch(job.parts[0]))
     assert job.pending() == list(job.parts)
+
+
+@pytest.fixture
+def job_here(scripted, tmp_path, monkeypatch):
+    """Runs the command with its workers in this process, without Ray."""
+
+    def score_here(job, settings, *rest):
+        for part in job.parts:
+            PartScorer(settings)(batch(part))
+
+    def run(*arguments):
+        write(tmp_path / "images.parquet", [str(n).encode() for n in range(30)])
+        paths = (tmp_path / "images.parquet", "--output", tmp_path / "scores")
+        line = [*paths, "--url", scripted.url, "--rows-per-part", 10, *arguments]
+        return CliRunner().invoke(_command.main, [str(word) for word in line])
+
+    monkeypatch.setattr(_command, "_run", score_here)
+    return run
+
+
+@pytest.mark.parametrize(("arguments", "version"), [((), 3), (("--model-version", 2), 2)])
+def test_a_job_keeps_to_one_version(scripted, job_here, arguments, version):
+    """Another version is activated while the first part is scored."""
+    scripted.card["version"] = "3"
+
+    def activate(request, context):
+        new = {"version": "4", "checkpoint_sha256": "4" * 64}
+        scripted.cards["ma_agiqa"] = scripted.card | new
+
+    scripted.check = activate
+    done = job_here(*arguments)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["scored"] == 30
+    assert {request.model_name for request in scripted.requests} == {f"ma_agiqa_v{version}"}
+
+
+def test_a_job_ends_when_its_version_is_dropped(scripted, job_here):
+    scripted.card["version"] = "3"
+    scripted.check = lambda request, context: scripted.cards.update({"ma_agiqa_v3": None})
+    done = job_here("--in-flight", 1)
+    assert done.exit_code == 3
+    assert "'ma_agiqa_v3' is not found" in done.stderr
+    assert "start again with another --output" in done.stderr
+
+
+def test_the_help_names_the_program():
+    command = [sys.executable, "-m", "ma_agiqa_client.bulk", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "  python -m ma_agiqa_client.bulk images.parquet --output scores" in shown
 
 
 @pytest.fixture

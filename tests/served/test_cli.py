@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from browser import headless_chromium
+from browser import colours_on, headless_chromium
 from embedded_triton import EmbeddedTriton
 from ma_agiqa_client import Scorer
 from ma_agiqa_client.cli._embedded import DEFAULT_URL, listens
@@ -128,6 +128,8 @@ def test_examples_become_a_page_that_shows_pictures_and_maps(server, tmp_path):
         first.click()
         high = page.locator("#high").text_content()
         assert float(high) > float(page.locator("#low").text_content())
+        page.keyboard.press("Escape")
+        assert colours_on(page, tmp_path / "report.png") > 1000  # photographs and maps
 
 
 @pytest.mark.slow
@@ -160,7 +162,8 @@ def test_a_run_killed_twice_ends_as_an_uninterrupted_one(server, many, tmp_path)
 def test_a_server_that_goes_away_leaves_what_is_done(many, server, tmp_path):
     journal = tmp_path / "done.jsonl"
     with EmbeddedTriton(ROOT / "model_repository", free_ports=True) as lost:
-        process = start(many, "--url", lost.grpc_url, "--resume", journal, "--concurrency", 4)
+        options = ("--resume", journal, "--concurrency", 4, "--retry-for", 3)
+        process = start(many, "--url", lost.grpc_url, *options)
         wait_for_lines(journal, COUNT // 4, process)
     table, said = process.communicate()
     assert process.returncode == 3
@@ -172,6 +175,25 @@ def test_a_server_that_goes_away_leaves_what_is_done(many, server, tmp_path):
     assert done.returncode == 0
     assert f"{kept} of {COUNT} images were scored earlier." in done.stderr
     assert len(records(journal)) == COUNT
+
+
+@pytest.mark.slow
+def test_a_server_that_restarts_in_the_middle_is_waited_for(many, tmp_path):
+    journal = tmp_path / "done.jsonl"
+    repository = ROOT / "model_repository"
+    with EmbeddedTriton(repository, free_ports=True) as first:
+        options = ("--resume", journal, "--concurrency", 4, "--format", "jsonl")
+        process = start(many, "--url", first.grpc_url, *options)
+        wait_for_lines(journal, COUNT // 4, process)
+    ports = first.ports
+    scored = len(records(journal))
+    assert scored < COUNT
+    with EmbeddedTriton(
+        repository, grpc_port=ports.grpc, http_port=ports.http, metrics_port=ports.metrics
+    ):
+        shown, said = process.communicate(timeout=300)
+    assert (process.returncode, said) == (0, "")
+    assert len(shown.splitlines()) == len(records(journal)) == COUNT
 
 
 @pytest.mark.slow

@@ -1,8 +1,11 @@
 """New versions under load, on a real server: no request may fail, and nothing change by half."""
 
+import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ from ma_agiqa_client import Scorer, WrongModelError
 from model_control import ModelControl, read_key
 
 ROOT = Path(__file__).resolve().parents[2]
+RUN = 60  # images
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +69,22 @@ def command(repository: Path, key_file: Path, *words: object) -> subprocess.Comp
     return subprocess.run(
         [str(word) for word in line], capture_output=True, text=True, timeout=300, check=False
     )
+
+
+def start_run(url: str, folder: Path) -> "subprocess.Popen[str]":
+    """A run of client/score.py over RUN copies of an image, some of which are scored."""
+    images, journal = folder / "images", folder / "done.jsonl"
+    images.mkdir()
+    for number in range(RUN):
+        (images / f"{number}.png").write_bytes(golden_images()[0])
+    options = ("--url", url, "--resume", journal, "--concurrency", "2", "--retry-for", "2")
+    line = [sys.executable, ROOT / "client" / "score.py", images, *options]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([str(word) for word in line], stdout=pipe, stderr=pipe, text=True)
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 4:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    return process
 
 
 def score_in_process(checkpoint: Path) -> float:
@@ -127,7 +147,9 @@ def stage(repository: Path, weights: bytes | None) -> tuple[int, str]:
         (folder / "model.pt").write_bytes(weights)
     active = versions.active_version(repository)
     text = (repository / "ma_agiqa" / "config.pbtxt").read_text(encoding="utf-8")
-    return version, text.replace(f"model_version: {active}", f"model_version: {version}")
+    text = text.replace(f"model_version: {active}", f"model_version: {version}")
+    card = 'key: "version", value: {{ string_value: "{}" }}'
+    return version, text.replace(card.format(active), card.format(version))
 
 
 def test_the_oldest_of_too_many_goes(repository, own_server, control, other_checkpoint, tmp_path):
@@ -154,6 +176,32 @@ def test_the_oldest_of_too_many_goes(repository, own_server, control, other_chec
     }
     for scorer in served.values():
         scorer.close()
+
+
+@pytest.mark.parametrize(
+    ("keep", "status"), [(2, 0), (1, 3)], ids=["the version is kept", "the version is dropped"]
+)
+def test_a_run_of_the_command_line_has_one_version(
+    repository, own_server, control, other_checkpoint, tmp_path, keep, status
+):
+    network = load_checkpoint(other_checkpoint)[0]
+    torch.jit.script(network).save(tmp_path / "model.pt")
+    golden = rollout.make_golden(repository, network, control)
+    with Scorer(own_server.grpc_url) as scorer:
+        before = scorer.model().version
+        wanted = scorer.score(golden_images()[0]).mos
+    process = start_run(own_server.grpc_url, tmp_path)
+    process.send_signal(signal.SIGSTOP)  # the new version comes in the middle for certain
+    version, ensemble = stage(repository, (tmp_path / "model.pt").read_bytes())
+    rollout.activate(repository, version, ensemble, [control], golden, print)
+    rollout.prune(repository, [control], keep=keep, say=print)
+    process.send_signal(signal.SIGCONT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == status, said
+    rows = [json.loads(line)["mos"] for line in (tmp_path / "done.jsonl").read_text().splitlines()]
+    assert len(rows) == RUN if keep == 2 else 4 <= len(rows) < RUN
+    np.testing.assert_allclose(rows, wanted, atol=1e-4)
+    assert (f"version {before}, with which the run began" in said) == (keep == 1)
 
 
 @pytest.mark.parametrize(

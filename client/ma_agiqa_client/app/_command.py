@@ -1,4 +1,6 @@
-"""A page for people: drop images, see them ranked. `python client/app.py --help` says how to start.
+"""A page for people: drop images, see them ranked; `--help` says how to start.
+
+`python client/app.py` in a clone, `python -m ma_agiqa_client.app` when installed.
 
 The page's library, NiceGUI, comes with the extra `app`. It brings its scripts and styles along, so
 the page works without a network. Images stay in this process's memory until the page is closed.
@@ -8,7 +10,15 @@ import sys
 
 import click
 
-from ma_agiqa_client.cli._options import ServerOptions, server_options
+from ma_agiqa_client.cli._server_options import (
+    HELP_OPTIONS,
+    Program,
+    ServerOptions,
+    host_option,
+    server_options,
+    timeout_option,
+    warn_if_open,
+)
 from ma_agiqa_client.cli._serving import connect
 from ma_agiqa_client.cli._voice import Voice
 from ma_agiqa_client.errors import ClientError
@@ -16,12 +26,11 @@ from ma_agiqa_client.errors import ClientError
 __all__ = ["main"]
 
 EXIT_NO_SERVER = 3
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _EPILOG = """\b
 Examples:
-  python client/app.py
-  python client/app.py --url triton.example.org:8001 --port 9000
+  PROGRAM
+  PROGRAM --url triton.example.org:8001 --port 9000
 
 \b
 Exit status:
@@ -31,25 +40,13 @@ Exit status:
 """
 
 
-@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Program, epilog=_EPILOG, context_settings=HELP_OPTIONS)
 @server_options
-@click.option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
-    help="Address to listen on. Whoever reaches it can have images scored.",
-)
+@host_option
 @click.option(
     "--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Port of it."
 )
-@click.option(
-    "--timeout",
-    metavar="SECONDS",
-    type=click.FloatRange(min=0, min_open=True),
-    default=300.0,
-    show_default=True,
-    help="Time each image may take.",
-)
+@timeout_option
 def main(host: str, port: int, timeout: float, **values: object) -> None:
     """Serve a page on which images are dropped and seen ranked, with what counted and maps."""
     server = ServerOptions.take_from(values)
@@ -58,12 +55,11 @@ def main(host: str, port: int, timeout: float, **values: object) -> None:
         from ma_agiqa_client.app import _page
     except ModuleNotFoundError as error:
         voice.say(
-            f"The page needs {error.name}. Install the extra: pip install 'ma-agiqa-client[app]', "
-            "or ./client[app] in a clone."
+            f"The page needs {error.name}. Run in a clone of the repository: "
+            "pip install './client[app]'"
         )
         sys.exit(1)
-    if host not in _LOOPBACK:
-        voice.say(f"Listening on {host}: whoever reaches this address can have images scored.")
+    warn_if_open(host, voice.say)
     try:
         with connect(server, timeout_s=timeout, say=voice.say) as (scorer, card):
             voice.say(f"The page is at http://{host}:{port} and shows scores of {card.name}.")

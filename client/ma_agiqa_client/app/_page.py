@@ -4,11 +4,11 @@ import base64
 import io
 from bisect import bisect_right
 from dataclasses import dataclass
-from math import inf
 
 from nicegui import events, run, ui
 from PIL import Image
 
+from ma_agiqa_client._ordering import order
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.cli._maps import LEGEND, lay_over, open_image
 from ma_agiqa_client.cli._output import meaning, printable
@@ -58,10 +58,9 @@ class _Card:
     rank: ui.label
 
     @property
-    def key(self) -> float:
+    def key(self) -> tuple[bool, float]:
         """The better, the smaller; images without a score come last."""
-        mos = self.result.row.mos
-        return inf if mos is None else -mos
+        return order(self.result.row.mos)
 
     def show(self, maps: bool) -> None:
         self.image.set_source(self.result.map if maps else self.result.picture)

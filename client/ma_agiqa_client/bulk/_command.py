@@ -17,11 +17,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ma_agiqa_client.card import ModelCard
-from ma_agiqa_client.cli._options import ServerOptions, server_options
+from ma_agiqa_client.cli._server_options import (
+    HELP_OPTIONS,
+    Program,
+    ServerOptions,
+    server_options,
+    timeout_option,
+)
+from ma_agiqa_client.cli._serving import keeps_version, open_scorer
 from ma_agiqa_client.cli._voice import Voice
-from ma_agiqa_client.connection import Tls
-from ma_agiqa_client.errors import ClientError
-from ma_agiqa_client.scorer import Scorer
+from ma_agiqa_client.errors import ClientError, WrongModelError
 
 if TYPE_CHECKING:
     from ma_agiqa_client.bulk._parts import Job, Part
@@ -35,10 +40,10 @@ EXIT_JOB = 4
 
 _EPILOG = """\b
 Examples:
-  python client/bulk.py images.parquet --output scores --url localhost:8001
-  python client/bulk.py s3://bucket/images/ --output s3://bucket/scores \\
+  PROGRAM images.parquet --output scores --url localhost:8001
+  PROGRAM s3://bucket/images/ --output s3://bucket/scores \\
       --url gpu-1:8001 --url gpu-2:8001 --ray auto --workers 16
-  python client/bulk.py pixels.parquet --column png --output scores --keep id
+  PROGRAM pixels.parquet --column png --output scores --keep id
 
 \b
 Exit status:
@@ -50,7 +55,7 @@ Exit status:
 """
 
 
-@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Program, epilog=_EPILOG, context_settings=HELP_OPTIONS)
 @click.argument("inputs", nargs=-1, required=True, metavar="PARQUET...")
 @click.option(
     "-o", "--output", required=True, metavar="FOLDER", help="Where the scores go, path or URI."
@@ -83,10 +88,7 @@ Exit status:
     show_default=True,
     help="Images under way at once, of each worker.",
 )
-@click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), default=300.0, show_default=True,
-    metavar="SECONDS", help="Time each image may take.",
-)  # fmt: skip
+@timeout_option
 @click.option(
     "--outage",
     type=click.FloatRange(min=0, min_open=True),
@@ -117,11 +119,13 @@ def main(inputs: tuple[str, ...], ray_address: str | None, workers: int, **value
     voice = Voice()
     try:
         tls = server.make_tls()
-        checksum = _card(server.url, tls, server.token).checkpoint_sha256
+        card, version = _card(server)
+        checksum = card.checkpoint_sha256
         settings = WorkerSettings(
             url=server.url,
             tls=tls,
             token=server.token,
+            version=version,
             checkpoint_sha256=checksum,
             column=values["column"],
             keep=values["keep"],
@@ -144,6 +148,12 @@ def main(inputs: tuple[str, ...], ray_address: str | None, workers: int, **value
         if isinstance(error, ClientError):
             raise
         raise click.UsageError(str(error)) from error
+    except WrongModelError as error:
+        voice.say(
+            f"{error}\nFinished parts are kept. If their model is served no longer, start again "
+            "with another --output: scores of two models cannot be compared."
+        )
+        sys.exit(EXIT_NO_SERVER)
     except ClientError as error:
         voice.say(f"{error}\nRun the same command again: finished parts are kept.")
         sys.exit(EXIT_NO_SERVER)
@@ -162,15 +172,16 @@ def _require_ray() -> None:
     except ImportError as error:
         raise click.UsageError(
             f"Bulk jobs run on Ray Data, which is not installed ({error}). "
-            "Run: pip install 'ma-agiqa-client[bulk]', or in a clone: "
-            "pip install -c constraints.txt -e './client[bulk]'"
+            "Run in a clone of the repository: pip install -c constraints.txt './client[bulk]'"
         ) from error
 
 
-def _card(url: tuple[str, ...], tls: Tls | None, token: str | None) -> ModelCard:
-    """What is served; also finds out before the job whether anything is."""
-    with Scorer(url, tls=tls, token=token) as scorer:
-        return scorer.model(timeout_s=60.0)
+def _card(server: ServerOptions) -> tuple[ModelCard, int | None]:
+    """What is served, and the version to ask for; finds out before the job whether anything is."""
+    with open_scorer(server, server.url, version=server.model_version) as scorer:
+        card = scorer.model(timeout_s=60.0)
+    kept = server.model_version is None and keeps_version(server, server.url, card)
+    return card, card.version if kept else server.model_version
 
 
 def _run(

@@ -47,6 +47,7 @@ class WorkerSettings:
     tls: Tls | None = None
     token: str | None = field(default=None, repr=False)
     in_flight: int = 64
+    version: int | None = None
     timeout_s: float = 300.0
     outage_s: float = 600.0
 
@@ -60,6 +61,7 @@ class PartScorer:
         self._store = Store(settings.output)
         self._scorer = Scorer(
             settings.url,
+            version=settings.version,
             timeout_s=settings.timeout_s,
             tls=settings.tls,
             token=settings.token,
@@ -91,8 +93,7 @@ class PartScorer:
         if served != self._settings.checkpoint_sha256:
             raise WrongModelError(
                 f"The servers have changed to the model {served} from "
-                f"{self._settings.checkpoint_sha256} during the job. Scores of two models cannot "
-                "be compared: start again with another --output."
+                f"{self._settings.checkpoint_sha256} during the job."
             )
 
     def _score_all(self, images: list[Any]) -> list[Score]:

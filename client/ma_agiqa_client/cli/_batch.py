@@ -24,6 +24,7 @@ from ma_agiqa_client.scorer import Scorer
 __all__ = ["Batch"]
 
 _LEAST_TO_GIVE_UP = 4
+_UNLOADED = "has no available versions"  # Triton's words for a model that it knows but has not
 
 
 @dataclass
@@ -36,6 +37,7 @@ class _Counts:
         bad: the image is at fault.
         unserved: the server is at fault, the images not tried included.
         not_tried: of these, left out after the server went away.
+        unloaded: of these, the server answered without having the model that was asked for.
     """
 
     scored: int = 0
@@ -43,6 +45,7 @@ class _Counts:
     bad: int = 0
     unserved: int = 0
     not_tried: int = 0
+    unloaded: int = 0
 
 
 class Batch:
@@ -85,7 +88,7 @@ class Batch:
         """Yield a row for each image of the listing.
 
         Raises:
-            WrongModelError: another model answers than at first.
+            WrongModelError: another model answers than at first, or none with its number.
             OSError: the journal cannot be written.
         """
         yield from self._earlier_rows()
@@ -138,6 +141,11 @@ class Batch:
 
     def _finish(self, score: Score) -> Row:
         found, before = self._waiting.popleft()
+        if isinstance(score.error, WrongModelError):
+            raise WrongModelError(
+                f"The run cannot go on with {self._card.name}, the model it began with: "
+                f"{score.error} Run it again: what --resume has kept is not lost."
+            ) from score.error
         if score.error:
             return self._fail(found.path, score.error)
         row = Row.from_score(found.path, score)
@@ -156,6 +164,7 @@ class Batch:
             self.counts.bad += 1
         else:
             self.counts.unserved += 1
+            self.counts.unloaded += _UNLOADED in str(error)
         self._on_failure(image, error)
         return Row(image, error=str(error))
 

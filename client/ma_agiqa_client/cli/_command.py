@@ -12,16 +12,19 @@ from typing import IO, Any
 
 import click
 
+from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.cli._batch import Batch
 from ma_agiqa_client.cli._deliver import Delivery
 from ma_agiqa_client.cli._explanations import Explanations
 from ma_agiqa_client.cli._find import EXTENSIONS, Listing, expand, split_list
 from ma_agiqa_client.cli._journal import Journal, JournalError
-from ma_agiqa_client.cli._options import Options, ServerOptions, add_options
+from ma_agiqa_client.cli._options import Options, add_options
 from ma_agiqa_client.cli._output import printable
+from ma_agiqa_client.cli._server_options import HELP_OPTIONS, Program, ServerOptions
 from ma_agiqa_client.cli._serving import connect
 from ma_agiqa_client.cli._voice import Voice
 from ma_agiqa_client.errors import CannotExplainError, ClientError, InvalidQuestionError
+from ma_agiqa_client.retry import Retry
 
 __all__ = ["main"]
 
@@ -35,16 +38,16 @@ EXIT_READER_GONE = 141
 
 _EPILOG = """\b
 Examples:
-  python client/score.py imgs/
-  python client/score.py imgs/ cat.png --output scores.csv
-  python client/score.py 'imgs/**/*.png' --format jsonl
-  find imgs -name '*.png' | python client/score.py - --format csv
-  python client/score.py imgs/ --top 2 --copy-best best/
-  python client/score.py imgs/ --group-by parent
-  python client/score.py imgs/ --group-by '([a-z]+)\\.png$' --top 3
-  python client/score.py imgs/ --report report.html --maps maps/
-  python client/score.py imgs/ --resume done.jsonl --min-mos 3.5
-  python client/score.py imgs/ --url triton.example.org:8001 --timeout 60
+  PROGRAM imgs/
+  PROGRAM imgs/ cat.png --output scores.csv
+  PROGRAM 'imgs/**/*.png' --format jsonl
+  find imgs -name '*.png' | PROGRAM - --format csv
+  PROGRAM imgs/ --top 2 --copy-best best/
+  PROGRAM imgs/ --group-by parent
+  PROGRAM imgs/ --group-by '([a-z]+)\\.png$' --top 3
+  PROGRAM imgs/ --report report.html --maps maps/
+  PROGRAM imgs/ --resume done.jsonl --min-mos 3.5
+  PROGRAM imgs/ --url triton.example.org:8001 --timeout 60
 
 \b
 PATH is an image, a folder, a glob in quotes, or - for a list on standard
@@ -58,12 +61,12 @@ Exit status:
   3    no server that can score, or it went away; what was scored is shown
   4    the file of --resume holds other things, or is in use
   5    a result could not be written
-  6    the images could not be explained: the server has no words
+  6    nothing could be explained: the server has no words, or a bad question
   130  interrupted; 141 the reader of standard output went away
 """
 
 
-@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Program, epilog=_EPILOG, context_settings=HELP_OPTIONS)
 @add_options
 def main(**values: Any) -> None:
     """Predict how people would rate AI-generated images; the best come first."""
@@ -125,6 +128,8 @@ def _run(options: Options, listing: Listing, expected: int, voice: Voice) -> int
                 timeout_s=options.timeout,
                 say=voice.say,
                 explain=options.explains,
+                retry=Retry(budget_s=options.retry_for),
+                pin=True,
             )
         )
         journal = None
@@ -145,7 +150,7 @@ def _run(options: Options, listing: Listing, expected: int, voice: Voice) -> int
         if options.explains:
             explanations = Explanations(scorer, options.question, output, voice)
         Delivery(options, card, output, expected, voice, explanations).run(batch)
-        return _conclude(batch, options, voice)
+        return _conclude(batch, card, options, voice)
 
 
 @contextmanager
@@ -160,7 +165,7 @@ def _open_output(options: Options) -> Iterator[IO[str]]:
         yield file
 
 
-def _conclude(batch: Batch, options: Options, voice: Voice) -> int:
+def _conclude(batch: Batch, card: ModelCard, options: Options, voice: Voice) -> int:
     """Say how many images have no score and what to do about it; give the exit status."""
     counts = batch.counts
     failed = counts.bad + counts.unserved
@@ -170,6 +175,11 @@ def _conclude(batch: Batch, options: Options, voice: Voice) -> int:
         voice.say(f"{failed} of {counts.scored + failed} images could not be scored.")
     if counts.not_tried:
         voice.say(f"The server went away: {counts.not_tried} of these were not tried.")
+    if counts.unloaded:
+        voice.say(
+            f"The server has unloaded {card.name}, version {card.version}, with which the run "
+            "began: another one took its place, or the server shuts down."
+        )
     if not counts.unserved:
         return EXIT_BAD_IMAGES if failed else 0
     voice.say(

@@ -10,8 +10,9 @@ from typing import IO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
+from ma_agiqa_client._images import upright
 from ma_agiqa_client.cli._rows import Patches, Row
 
 __all__ = ["COLOURS", "LEGEND", "MapFolder", "colour_table", "draw_map", "lay_over", "open_image"]
@@ -71,10 +72,7 @@ def open_image(path: str | IO[bytes], longest_side: int) -> Image.Image:
     """
     with Image.open(path) as file:
         file.draft("RGB", (longest_side, longest_side))  # JPEG decodes at a fraction of its size
-        image = ImageOps.exif_transpose(file)
-        if image.mode.startswith("I"):  # 16-bit grey keeps its high byte, as on the server
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-        image = image.convert("RGB")
+        image = upright(file).convert("RGB")
     image.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
     return image
 

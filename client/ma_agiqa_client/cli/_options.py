@@ -2,47 +2,23 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
 
-from ma_agiqa_client.cli._embedded import DEFAULT_URL
 from ma_agiqa_client.cli._output import FORMATS, format_of
 from ma_agiqa_client.cli._select import Grouping, parse_grouping
-from ma_agiqa_client.connection import Tls, check_url
+from ma_agiqa_client.cli._server_options import (
+    ServerOptions,
+    decorated,
+    server_options,
+    timeout_option,
+)
 
-__all__ = ["Options", "ServerOptions", "add_options", "server_options"]
+__all__ = ["Options", "add_options"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True)
-class ServerOptions:
-    """Where the server is, and how to reach it. Names are those of the options."""
-
-    url: tuple[str, ...]
-    tls: bool
-    tls_ca: str | None
-    tls_cert: str | None
-    tls_key: str | None
-    tls_server_name: str | None
-    token: str | None
-    model_version: int | None
-
-    @classmethod
-    def take_from(cls, values: dict[str, Any]) -> "ServerOptions":
-        """Take this class's options out of those of a command."""
-        return cls(**{field.name: values.pop(field.name) for field in fields(cls)})
-
-    def make_tls(self) -> Tls | None:
-        """Gather the --tls options.
-
-        Raises:
-            ValueError: a certificate without its key, or a key without its certificate.
-        """
-        given = (self.tls_ca, self.tls_cert, self.tls_key, self.tls_server_name)
-        return Tls(*given) if self.tls or any(given) else None
 
 
 @dataclass(frozen=True)
@@ -63,6 +39,7 @@ class Options:
     explain: bool
     question: str | None
     timeout: float
+    retry_for: float
     concurrency: int
     server: ServerOptions
 
@@ -112,15 +89,6 @@ class Options:
             )
 
 
-def _grpc_addresses(
-    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
-) -> tuple[str, ...]:
-    try:
-        return tuple(check_url(value) for value in values)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-
-
 def _writable(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """Find out before the scoring, not after it, that the file's folder is missing."""
     if value and not os.path.isdir(os.path.dirname(value) or "."):
@@ -139,37 +107,6 @@ def _grouping(
 
 _FILE = click.Path(dir_okay=False, writable=True)
 _FOLDER = click.Path(file_okay=False, writable=True)
-_PEM = click.Path(exists=True, dir_okay=False)
-
-_SERVER = (
-    click.option(
-        "--url",
-        metavar="HOST:PORT",
-        multiple=True,
-        envvar="MA_AGIQA_URL",
-        show_envvar=True,
-        callback=_grpc_addresses,
-        help="gRPC address of a running server; repeat it to share the work. Without it: "
-        f"{DEFAULT_URL}, and if nothing listens there, the server of this clone is started.",
-    ),
-    click.option("--tls", is_flag=True, help="Encrypt; the other --tls options imply it."),
-    click.option("--tls-ca", metavar="PEM", type=_PEM, help="Whom to trust, if not the usual CAs."),
-    click.option("--tls-cert", metavar="PEM", type=_PEM, help="Own certificate, for mutual TLS."),
-    click.option("--tls-key", metavar="PEM", type=_PEM, help="Its private key."),
-    click.option("--tls-server-name", metavar="NAME", help="Name in the server's certificate."),
-    click.option(
-        "--token",
-        envvar="MA_AGIQA_TOKEN",
-        show_envvar=True,
-        help="Bearer token. Others can see command lines: better use the variable.",
-    ),
-    click.option(
-        "--model-version",
-        metavar="N",
-        type=click.IntRange(min=1),
-        help="Score with this version, of those that the server keeps; the active one by default.",
-    ),
-)
 
 _OPTIONS = (
     click.argument("paths", nargs=-1, required=True, metavar="PATH..."),
@@ -182,7 +119,8 @@ _OPTIONS = (
         "output_format",
         type=click.Choice(FORMATS),
         help="Default: by the ending of --output, else table. table and json list the best first; "
-        "jsonl and csv write each image when it is scored and keep nothing in memory.",
+        "jsonl and csv write each image when it is scored, and keep no scores in memory but for "
+        "--top, --group-by, --copy-best and --report.",
     ),
     click.option(
         "-o",
@@ -193,7 +131,10 @@ _OPTIONS = (
         help="Write here instead of to standard output.",
     ),
     click.option(
-        "--top", metavar="K", type=click.IntRange(min=1), help="Only the K best, of each group."
+        "--top",
+        metavar="K",
+        type=click.IntRange(min=1),
+        help="Only the K best; with --group-by, of each group.",
     ),
     click.option("--min-mos", metavar="X", type=float, help="Only images with at least this MOS."),
     click.option(
@@ -237,16 +178,15 @@ _OPTIONS = (
         "coherence of each image shown. Not with the demo model.",
     ),
     click.option("--question", metavar="TEXT", help="Ask it this instead; implies --explain."),
-    *_SERVER,
+    server_options,
+    timeout_option,
     click.option(
-        "--timeout",
+        "--retry-for",
         metavar="SECONDS",
-        type=click.FloatRange(min=0, min_open=True),
-        envvar="MA_AGIQA_TIMEOUT",
-        default=300.0,
+        type=click.FloatRange(min=0),
+        default=120.0,
         show_default=True,
-        show_envvar=True,
-        help="Time each image may take, waiting in the server included.",
+        help="How long a server that has stopped answering is waited for, as while it restarts.",
     ),
     click.option(
         "--concurrency",
@@ -263,15 +203,4 @@ _OPTIONS = (
 
 def add_options(command: _Command) -> _Command:
     """Give a function every option of the command line."""
-    return _decorated(command, _OPTIONS)
-
-
-def server_options(command: _Command) -> _Command:
-    """Give a function the options of `ServerOptions`."""
-    return _decorated(command, _SERVER)
-
-
-def _decorated(command: _Command, decorators: tuple[Callable[[Any], Any], ...]) -> _Command:
-    for decorate in reversed(decorators):
-        command = decorate(command)
-    return command
+    return decorated(command, _OPTIONS)

@@ -113,7 +113,10 @@ _SHOWN = ("image", "group", "mos", "normalized", "percentile", "gate")
 
 
 def thumbnail_side(images: int) -> int:
-    """Longest side of a thumbnail in pixels, so that the page of `images` stays near 20 MB."""
+    """Longest side of a thumbnail in pixels: the more images, the smaller, to keep the page small.
+
+    Up to some 4,000 images that is about 20 MB; beyond, the page grows by each image.
+    """
     return next((side for most, side in _SIDES if images <= most), _SMALLEST_SIDE)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ma_agiqa_client._ordering import order
 from ma_agiqa_client.score import Gate, Score
 
 __all__ = ["Patches", "Row", "best_first"]
@@ -130,7 +131,7 @@ class Row:
 
 def best_first(rows: Iterable[Row]) -> list[Row]:
     """Sort by falling MOS; images without a score come last, in their old order."""
-    return sorted(rows, key=lambda row: (row.mos is None, -(row.mos or 0.0)))
+    return sorted(rows, key=lambda row: order(row.mos))
 
 
 def _pack(values: npt.NDArray[Any]) -> str:

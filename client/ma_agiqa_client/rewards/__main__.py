@@ -6,18 +6,24 @@ from contextlib import suppress
 
 import click
 
-from ma_agiqa_client.cli._options import ServerOptions, server_options
+from ma_agiqa_client.cli._server_options import (
+    HELP_OPTIONS,
+    ServerOptions,
+    host_option,
+    server_options,
+    timeout_option,
+    warn_if_open,
+)
 from ma_agiqa_client.cli._serving import connect
 from ma_agiqa_client.cli._voice import Voice
 from ma_agiqa_client.errors import ClientError
-from ma_agiqa_client.rewards._batch import TIMEOUT_S, check_fallback
+from ma_agiqa_client.rewards._batch import check_fallback
 from ma_agiqa_client.rewards._server import RewardServer
 
 __all__ = ["main"]
 
 EXIT_NO_SERVER = 3
 EXIT_PORT = 4
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _MIB = 2**20
 
 _EPILOG = """\b
@@ -44,14 +50,9 @@ Exit status:
 """
 
 
-@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(epilog=_EPILOG, context_settings=HELP_OPTIONS)
 @server_options
-@click.option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
-    help="Address to listen on. Whoever reaches it can have images scored.",
-)
+@host_option
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
@@ -66,14 +67,7 @@ Exit status:
     help="Reward of an image that cannot be scored, or while no server answers. Without it, the "
     "trainer gets an error.",
 )
-@click.option(
-    "--timeout",
-    metavar="SECONDS",
-    type=click.FloatRange(min=0, min_open=True),
-    default=TIMEOUT_S,
-    show_default=True,
-    help="Time each image may take.",
-)
+@timeout_option
 @click.option(
     "--max-body-mib",
     metavar="MIB",
@@ -97,8 +91,7 @@ def main(
         check_fallback(fallback)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    if host not in _LOOPBACK:
-        voice.say(f"Listening on {host}: whoever reaches this address can have images scored.")
+    warn_if_open(host, voice.say)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # also ends an embedded server
     try:
         with (

@@ -386,7 +386,7 @@ def test_a_full_disk_is_reported(run):
 
 def test_the_examples_of_the_help_run(run, images):
     (images / "cat.png").write_bytes(b"70")
-    text = invoke("--help").stdout
+    text = invoke("--help", prog_name="python client/score.py").stdout
     examples = [line.strip() for line in text.splitlines() if "python client/score.py " in line]
     examples = [line for line in examples if not line.startswith("Usage")]
     assert len(examples) == 10
