@@ -23,7 +23,8 @@ KUBERNETES = "1.37"
 CUSTOM = ("keda.sh", "gateway.networking.k8s.io", "gateway.envoyproxy.io")
 VALUES = FOLDER / "components" / "hpa" / "adapter-values.yaml"
 # What the demo's processes and the decoding of the largest image take: SECURITY.md.
-SERVER_BYTES = 2.5e9
+SERVER_BYTES = 1.1e9
+WEIGHTS_BYTES = 16.4e9
 LARGEST_IMAGE_BYTES = 1.4e9
 KSERVE = yaml.safe_load((FOLDER / "kserve" / "inferenceservice.yaml").read_text())
 
@@ -221,7 +222,8 @@ def test_a_pod_knows_its_own_cores_and_has_the_memory_to_use_them(overlay):
     volumes = [volume.get("emptyDir", {}) for volume in server_pod(overlay)["volumes"]]
     (shared,) = [volume["sizeLimit"] for volume in volumes if volume.get("medium") == "Memory"]
     decoding = int(server["resources"]["requests"]["cpu"]) * LARGEST_IMAGE_BYTES
-    needed = SERVER_BYTES + decoding + gibibytes(shared)
+    weights = 0 if overlay == "cpu" else WEIGHTS_BYTES
+    needed = SERVER_BYTES + weights + decoding + gibibytes(shared)
     assert gibibytes(server["resources"]["limits"]["memory"]) >= needed
 
 
@@ -340,3 +342,5 @@ def test_the_gateway_waits_for_scores_and_ends_no_stream():
         if route["kind"] == "GRPCRoute"
     }
     assert waits == {name: "0s" if stream else "120s" for name, stream in streams.items()}
+    unary = find(render("gpu"), "BackendTrafficPolicy")["spec"]
+    assert unary["requestBuffer"] == {"limit": "80Mi"}
