@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,7 +32,6 @@ DOCKER = ROOT / "deploy" / "docker"
 DOCKERFILES = ("Dockerfile", "Dockerfile.client")
 COMPOSE = ("compose.yml", "compose.gpu.yml")
 SHM_PREFIX = f"ma-agiqa-test-{os.getpid()}-"
-PYTHON_STEPS = ("preprocess", "meter")
 
 
 def instructions(dockerfile: str) -> list[tuple[str, str]]:
@@ -107,6 +107,16 @@ def test_compose_locks_every_service_down():
             assert known, f"{name}: {volume}"
 
 
+def test_compose_gives_the_server_time_to_stop_and_restarts_it():
+    server = yaml.safe_load((DOCKER / "compose.yml").read_text())["services"]["triton"]
+    script = (DOCKER / "serve.sh").read_text()
+    drain_s = int(script.split("${DRAIN_S:-")[1].split("}")[0])
+    exit_s = int(script.split("--exit-timeout-secs=")[1].split()[0])
+    assert int(server["stop_grace_period"].removesuffix("s")) > drain_s + exit_s
+    assert float(server["environment"]["WATCH_S"]) > 0
+    assert server["restart"] == "unless-stopped"
+
+
 @contextlib.contextmanager
 def started(folder: Path, repository: Path, **settings: str) -> Iterator[dict]:
     """What the container runs, serve.sh, with this machine's tritonserver on free ports; killed."""
@@ -143,6 +153,11 @@ def started(folder: Path, repository: Path, **settings: str) -> Iterator[dict]:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def stubs(container: dict) -> dict[str | None, int]:
+    """Process of each model."""
+    return {model_of_stub(pid): pid for pid in group_members(container["pid"])}
 
 
 def regions() -> set[Path]:
@@ -203,35 +218,12 @@ def test_the_start_script_serves_and_logs_json(container):
     assert any(line.get("level") == "info" for line in lines)
 
 
-def test_a_busy_server_is_alive_while_others_get_scores(container):
-    wait_until(lambda: probe(container).returncode == 0)
-    stop = threading.Event()
-
-    def call():
-        images = np.array([[(ROOT / "examples" / "coffee_blur.jpg").read_bytes()]] * 32, np.object_)
-        image = tritonclient.grpc.InferInput("IMAGE", [32, 1], "BYTES")
-        image.set_data_from_numpy(images)
-        with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{container['grpc']}") as client:
-            while not stop.is_set():
-                client.infer("ma_agiqa", [image], client_timeout=120)
-
-    with ThreadPoolExecutor(3) as pool:
-        calls = [pool.submit(call) for _ in range(3)]
-        try:
-            busy = "alive, and busy with others\n"
-            wait_until(lambda: probe(container, timeout_s=2.5).stdout == busy)
-        finally:
-            stop.set()
-        for done in calls:
-            done.result()
-
-
 def test_threads_are_those_of_the_container_and_not_of_the_machine(container):
     wait_until(lambda: probe(container).returncode == 0)
-    stubs = {model_of_stub(pid): pid for pid in group_members(container["pid"])}
-    environment = Path(f"/proc/{stubs['maniqa_moe']}/environ").read_bytes().split(b"\0")
+    environment = Path(f"/proc/{stubs(container)['maniqa_moe']}/environ").read_bytes().split(b"\0")
     assert {b"MA_AGIQA_CORES=3", b"OMP_NUM_THREADS=1"} <= set(environment)
-    threads = {model: len(os.listdir(f"/proc/{stubs[model]}/task")) for model in PYTHON_STEPS}
+    pids = {model: stubs(container)[model] for model in ("preprocess", "meter")}
+    threads = {model: len(os.listdir(f"/proc/{pid}/task")) for model, pid in pids.items()}
     # As `meter`, and one that reads the queues' lengths, and one for each core to decode.
     assert threads["preprocess"] == threads["meter"] + 1 + 3
 
@@ -280,12 +272,14 @@ def test_models_are_managed_with_the_key_alone(container):
 def test_a_stopped_and_a_dead_model_process_are_found_out(container):
     """The last one with this server."""
     wait_until(lambda: probe(container).returncode == 0)
-    stubs = {model_of_stub(pid): pid for pid in group_members(container["pid"])}
-    os.kill(stubs["meter"], signal.SIGSTOP)  # the steps before it go on
+    os.kill(stubs(container)["meter"], signal.SIGSTOP)  # the steps before it go on
     assert probe(container, timeout_s=4).returncode == 1
-    os.kill(stubs["mplug_owl2"], signal.SIGKILL)
+    os.kill(stubs(container)["mplug_owl2"], signal.SIGKILL)
     wait_until(lambda: probe(container, timeout_s=5).returncode == 1)
     assert probe(container, timeout_s=5).stderr
+    with urllib.request.urlopen(f"http://127.0.0.1:{container['metrics']}/metrics") as answer:
+        failures = 'nv_inference_request_failure{model="mplug_owl2",reason="BACKEND",version="1"} '
+        assert int(answer.read().decode().partition(failures)[2].split()[0]) > 0
 
 
 def test_regions_of_a_killed_server_are_removed_by_the_next(tmp_path, repository):
@@ -298,22 +292,59 @@ def test_regions_of_a_killed_server_are_removed_by_the_next(tmp_path, repository
         assert not left & regions()
 
 
-def test_what_is_under_way_at_sigterm_is_answered(tmp_path, repository):
-    begun = tmp_path / "begun"
+def slow_down(repository: Path, seconds: float) -> Path:
+    """Let the first step take so long, for one request after another; the file it writes before."""
+    begun = repository.parent / "begun"
     model = repository / "preprocess" / "1" / "model.py"
     slow = f"    def execute(self, requests):\n        open({str(begun)!r}, 'a').close()\n"
-    slow += "        __import__('time').sleep(3)\n"
+    slow += f"        __import__('time').sleep({seconds})\n"
     model.write_text(model.read_text().replace("    def execute(self, requests):\n", slow))
+    return begun
+
+
+def score(client: tritonclient.grpc.InferenceServerClient) -> float:
+    """Score of the smallest image that the tests' model takes."""
+    image = tritonclient.grpc.InferInput("IMAGE", [1, 1], "BYTES")
+    image.set_data_from_numpy(np.array([[bytes([51] * 12)]], dtype=np.object_))
+    result = client.infer("ma_agiqa", [image], client_timeout=60)
+    return float(result.as_numpy("SCORE")[0, 0])
+
+
+def test_a_busy_server_is_alive_while_others_get_scores(tmp_path, repository):
+    slow_down(repository, 0.5)
+    stop = threading.Event()
+
+    def call(url: str) -> None:
+        with tritonclient.grpc.InferenceServerClient(url) as client:
+            while not stop.is_set():
+                score(client)
+
+    with started(tmp_path, repository) as running, ThreadPoolExecutor(6) as pool:
+        wait_until(lambda: probe(running).returncode == 0)
+        calls = [pool.submit(call, f"127.0.0.1:{running['grpc']}") for _ in range(6)]
+        try:  # 3 s of work wait before the probe, which waits for 1 s
+            busy = "alive, and busy with others\n"
+            wait_until(lambda: probe(running, timeout_s=2.5).stdout == busy, patience_s=40)
+        finally:
+            stop.set()
+        for done in calls:
+            done.result()
+        wait_until(lambda: probe(running).stdout.startswith("alive, score"))
+        os.kill(stubs(running)["maniqa_moe"], signal.SIGSTOP)
+        done = probe(running, timeout_s=4)
+        assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_what_is_under_way_at_sigterm_is_answered(tmp_path, repository):
+    begun = slow_down(repository, 1.5)
     with started(tmp_path, repository) as running, ThreadPoolExecutor(1) as pool:
         wait_until(lambda: probe(running).returncode == 0)
         begun.unlink()
-        image = tritonclient.grpc.InferInput("IMAGE", [1, 1], "BYTES")
-        image.set_data_from_numpy(np.array([[bytes([51] * 12)]], dtype=np.object_))
         with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{running['grpc']}") as client:
-            answer = pool.submit(client.infer, "ma_agiqa", [image], client_timeout=60)
+            answer = pool.submit(score, client)
             wait_until(begun.exists)
             running["process"].send_signal(signal.SIGTERM)
-            assert answer.result().as_numpy("SCORE")[0, 0] == 1.0
+            assert answer.result() == 1.0
         assert running["process"].wait(60) == 0
 
 
@@ -322,8 +353,7 @@ def test_a_server_that_scores_nothing_any_more_ends_where_docker_has_to_restart_
 ):
     with started(tmp_path, repository, WATCH_S="0.3") as running:
         wait_until(lambda: answered(f"http://127.0.0.1:{running['http']}"))
-        stubs = {model_of_stub(pid): pid for pid in group_members(running["pid"])}
-        os.kill(stubs["maniqa_moe"], signal.SIGKILL)
+        os.kill(stubs(running)["maniqa_moe"], signal.SIGKILL)
         assert running["process"].wait(120) == 128 + signal.SIGKILL
     assert "four probes in a row found no score" in (tmp_path / "log").read_text()
 

@@ -20,7 +20,8 @@ FOLDER = ROOT / "deploy" / "kubernetes"
 TOOLS = ROOT / ".tools"
 OVERLAYS = ("cpu", "gpu", "mig")
 KUBERNETES = "1.37"
-CUSTOM = ("keda.sh", "gateway.networking.k8s.io", "gateway.envoyproxy.io")
+GATEWAY = ("gateway.networking.k8s.io", "gateway.envoyproxy.io")
+CUSTOM = ("keda.sh", *GATEWAY, "serving.kserve.io")
 VALUES = FOLDER / "components" / "hpa" / "adapter-values.yaml"
 # What the demo's processes and the decoding of the largest image take: SECURITY.md.
 SERVER_BYTES = 1.1e9
@@ -90,7 +91,7 @@ def test_files_keep_kubernetes_schema():
     check_core(resources)
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", [*OVERLAYS, "kserve"])
 def test_rendered_manifests_keep_kubernetes_schema(overlay):
     check_core(render(overlay))
 
