@@ -20,8 +20,7 @@ FOLDER = ROOT / "deploy" / "kubernetes"
 TOOLS = ROOT / ".tools"
 OVERLAYS = ("cpu", "gpu", "mig")
 KUBERNETES = "1.37"
-GATEWAY = ("gateway.networking.k8s.io", "gateway.envoyproxy.io")
-CUSTOM = ("keda.sh", *GATEWAY, "serving.kserve.io")
+CUSTOM = ("keda.sh", "gateway.networking.k8s.io", "gateway.envoyproxy.io", "serving.kserve.io")
 VALUES = FOLDER / "components" / "hpa" / "adapter-values.yaml"
 # What the demo's processes and the decoding of the largest image take: SECURITY.md.
 SERVER_BYTES = 1.1e9
