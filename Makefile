@@ -43,7 +43,8 @@ deploy-tools: $(INSTALLED) ## fetch Prometheus and schemas into .tools; without 
 	@mkdir -p .tools/prometheus .tools/npm .tools/kserve
 	cd .tools && apt-get download prometheus && dpkg -x prometheus_*.deb prometheus
 	npm install --silent --no-audit --no-fund --prefix .tools/npm \
-	  @kubernetes-models/keda@2.0.0 @kubernetes-models/gateway-api@2.0.0
+	  @kubernetes-models/keda@2.0.0 @kubernetes-models/gateway-api@2.0.0 \
+	  @kubernetes-models/envoy-gateway@2.0.0
 	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest .tools/kserve kserve==0.21.0
 
 faults: $(INSTALLED) ## harm a real server in every way of docs/FAULTS.md (10 minutes), showing the times seen

@@ -6,13 +6,15 @@ Triton's own health stays good when the Python process of a model has died, so t
 score. It uses nothing but Python's library, is out of the metrics of scores (parameter `canary`),
 and is not worked on after its time is over (`deadline_unix_us`).
 
-Over HTTP nobody else scores: serve.sh writes the key that allows it to PROBE_KEY_FILE.
+Over HTTP nobody else scores: serve.sh writes the key that allows it to PROBE_KEY_FILE. PROBE_URL
+names another server than http://localhost:8000.
 
-A server that turns the image away because it has too much to do is alive if others get their scores
-meanwhile: restarting it would only send its load to the others.
+A server that turns the image away, or does not come to it in time, is alive if others got their
+scores meanwhile: restarting it would only send its load to the others.
 """
 
 import argparse
+import http.client
 import json
 import math
 import os
@@ -23,13 +25,18 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-__all__ = ["NotAliveError", "score_canary", "scores_others"]
+__all__ = ["DEFAULT_URL", "ENSEMBLE", "NotAliveError", "answered", "read_key", "score_canary"]
+
+DEFAULT_URL = os.environ.get("PROBE_URL", "http://localhost:8000")
+ENSEMBLE = "ma_agiqa"
+"""What the names of the models that callers ask for begin with."""
 
 SIDE = 32
-LAST_MODEL = "maniqa_moe"
-"""The model that every score comes from, whichever version is asked for."""
+STATISTICS_S = 1.5
+"""How long the statistics may take; they are asked for twice, within the time of the probe."""
 
 POLL_S = 0.2
+BUSY = (http.HTTPStatus.SERVICE_UNAVAILABLE, 499)  # 499: the deadline was over
 
 
 class NotAliveError(Exception):
@@ -41,48 +48,55 @@ def score_canary(url: str, timeout_s: float, key: str = "") -> float | None:
 
     Args:
         url: of the server's HTTP.
-        timeout_s: how long to wait.
+        timeout_s: how long all of it may take.
         key: opens inference over HTTP, where it is closed.
 
     Returns:
-        Its score; None if the server is too busy to take it.
+        Its score; None if the server is too busy for it, and others got scores meanwhile.
 
     Raises:
-        NotAliveError: no answer in time, an error, or a score that is not a finite number.
+        NotAliveError: an error, a score that is not a finite number, or none for anybody in time.
     """
-    end = time.monotonic() + timeout_s
+    end = time.monotonic() + timeout_s - STATISTICS_S
+    before = answered(url)
+    left_s = max(0.1, end - time.monotonic())
     try:
-        with urllib.request.urlopen(_request(url, timeout_s, key), timeout=timeout_s) as answer:
+        with urllib.request.urlopen(_request(url, left_s, key), timeout=left_s) as answer:
             body = answer.read()
             header = int(answer.headers.get("Inference-Header-Content-Length", len(body)))
+        return _score(body, header)
     except urllib.error.HTTPError as error:
         said = error.read().decode(errors="replace")[:500]
-        if error.code == 503 and scores_others(url, end - time.monotonic()):
-            return None
-        raise NotAliveError(f"The server answered with {error.code}: {said}") from error
-    except OSError as error:
-        raise NotAliveError(f"No answer from {url} within {timeout_s:g} s: {error}") from error
-    return _score(body, header)
+        failure = NotAliveError(f"The server answered with {error.code}: {said}")
+        if error.code not in BUSY:
+            raise failure from error
+    except (OSError, http.client.HTTPException) as error:
+        failure = NotAliveError(f"No answer from {url} within {timeout_s:g} s: {error}")
+    if before is None or not _answers_others(url, before, end):
+        raise failure
+    return None
 
 
-def scores_others(url: str, timeout_s: float) -> bool:
-    """Whether the server finishes scores within so many seconds; it asks its statistics."""
-    end = time.monotonic() + timeout_s
-    before = _finished(url)
-    while time.monotonic() < end:
-        time.sleep(POLL_S)
-        if before is not None and _finished(url) not in (before, None):
-            return True
-    return False
-
-
-def _finished(url: str) -> int | None:
-    """Executions of the last model since the start; None if the server does not say."""
+def answered(url: str) -> int | None:
+    """Requests for scores that got them since the start; None if the server does not say."""
     try:
-        with urllib.request.urlopen(f"{url}/v2/models/{LAST_MODEL}/stats", timeout=2) as answer:
-            return sum(model["execution_count"] for model in json.load(answer)["model_stats"])
-    except (OSError, ValueError, KeyError):
+        with urllib.request.urlopen(f"{url}/v2/models/stats", timeout=STATISTICS_S) as answer:
+            models = json.load(answer)["model_stats"]
+        asked = (model for model in models if model["name"].startswith(ENSEMBLE))
+        return sum(model["inference_stats"]["success"].get("count", 0) for model in asked)
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
         return None
+
+
+def _answers_others(url: str, before: int, end: float) -> bool:
+    """Whether more were answered than `before`; asks until `end`, and at least once."""
+    while True:
+        now = answered(url)
+        if now is not None and now > before:
+            return True
+        if time.monotonic() >= end:
+            return False
+        time.sleep(POLL_S)
 
 
 def _request(url: str, timeout_s: float, key: str) -> urllib.request.Request:
@@ -108,7 +122,7 @@ def _request(url: str, timeout_s: float, key: str) -> urllib.request.Request:
         }
     ).encode()
     return urllib.request.Request(
-        f"{url}/v2/models/ma_agiqa/infer",
+        f"{url}/v2/models/{ENSEMBLE}/infer",
         data=header + data,
         headers={
             "Content-Type": "application/octet-stream",
@@ -129,7 +143,8 @@ def _score(body: bytes, header: int) -> float:
     return score
 
 
-def _key() -> str:
+def read_key() -> str:
+    """What opens HTTP for this program and drain.py; empty if there is none."""
     file = Path(os.environ.get("PROBE_KEY_FILE", "/tmp/ma-agiqa-probe-key"))
     try:
         return file.read_text(encoding="ascii")
@@ -140,11 +155,11 @@ def _key() -> str:
 def main() -> int:
     """Ask the server; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--url", default="http://localhost:8000", help="default: %(default)s")
+    parser.add_argument("--url", default=DEFAULT_URL, help="default: %(default)s")
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds; default: %(default)s")
     arguments = parser.parse_args()
     try:
-        score = score_canary(arguments.url, arguments.timeout, _key())
+        score = score_canary(arguments.url, arguments.timeout, read_key())
     except NotAliveError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -1,4 +1,4 @@
-// Validates KEDA's and Gateway API's resources with the classes that @kubernetes-models makes from
+// Validates the resources of KEDA, Gateway API and Envoy Gateway with the classes that @kubernetes-models makes from
 // their Go types. Reads a JSON list from stdin, writes a JSON list of errors, one for each resource.
 //     node custom_resources.mjs FOLDER_WITH_NODE_MODULES
 import { readFileSync } from "node:fs";
@@ -6,7 +6,11 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
 const folder = join(process.argv[2], "node_modules", "@kubernetes-models");
-const packages = { "keda.sh": "keda", "gateway.networking.k8s.io": "gateway-api" };
+const packages = {
+  "keda.sh": "keda",
+  "gateway.networking.k8s.io": "gateway-api",
+  "gateway.envoyproxy.io": "envoy-gateway",
+};
 
 async function check(resource) {
   const [group, version] = resource.apiVersion.split("/");

@@ -46,6 +46,10 @@ def test_the_variables_of_the_start_script_are_those_that_are_named():
     for name in (
         "EXPLAIN",
         "MA_AGIQA_ADMIN_KEY",
+        "MA_AGIQA_CORES",
+        "SHM_PREFIX",
+        "DRAIN_S",
+        "WATCH_S",
         "TRACE_URL",
         "LOG_FORMAT",
         "MA_AGIQA_REQUEST_LOG",

@@ -1,4 +1,4 @@
-"""Every manifest against the schemas of Kubernetes, KEDA, Gateway API and KServe.
+"""Every manifest against the schemas of Kubernetes, KEDA, Gateway API, Envoy Gateway and KServe.
 
 `make deploy-tools` fetches what is not on PyPI as an ordinary package.
 """
@@ -20,21 +20,26 @@ FOLDER = ROOT / "deploy" / "kubernetes"
 TOOLS = ROOT / ".tools"
 OVERLAYS = ("cpu", "gpu", "mig")
 KUBERNETES = "1.37"
-CUSTOM = ("keda.sh", "gateway.networking.k8s.io")
+CUSTOM = ("keda.sh", "gateway.networking.k8s.io", "gateway.envoyproxy.io", "serving.kserve.io")
 VALUES = FOLDER / "components" / "hpa" / "adapter-values.yaml"
+# What the demo's processes and the decoding of the largest image take: SECURITY.md.
+SERVER_BYTES = 1.1e9
+WEIGHTS_BYTES = 16.4e9
+LARGEST_IMAGE_BYTES = 1.4e9
 KSERVE = yaml.safe_load((FOLDER / "kserve" / "inferenceservice.yaml").read_text())
 
 
 @lru_cache
 def render(overlay: str) -> list[dict]:
     """What `kubectl apply -k` would send."""
+    folder = FOLDER / ("kserve" if overlay == "kserve" else f"overlays/{overlay}")
     if kubectl := shutil.which("kubectl"):
         command = [kubectl, "kustomize"]
     elif kustomize := shutil.which("kustomize"):
         command = [kustomize, "build"]
     else:
         pytest.skip("neither kubectl nor kustomize is here")
-    done = subprocess.run([*command, FOLDER / "overlays" / overlay], capture_output=True, text=True)
+    done = subprocess.run([*command, folder], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
 
@@ -65,10 +70,10 @@ def check_core(resources: list[dict]) -> None:
 
 
 def check_custom(resources: list[dict]) -> list[str]:
-    """What is wrong with the resources of KEDA and Gateway API."""
+    """What is wrong with the resources of KEDA, Gateway API and Envoy Gateway."""
     node = shutil.which("node")
     if node is None or not (TOOLS / "npm" / "node_modules").is_dir():
-        pytest.skip("no node, or no schemas of KEDA and Gateway API: make deploy-tools")
+        pytest.skip("no node, or no schemas of KEDA and the gateway: make deploy-tools")
     done = subprocess.run(
         [node, Path(__file__).parent / "custom_resources.mjs", TOOLS / "npm"],
         input=json.dumps([r for r in resources if group(r) in CUSTOM]),
@@ -85,7 +90,7 @@ def test_files_keep_kubernetes_schema():
     check_core(resources)
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", [*OVERLAYS, "kserve"])
 def test_rendered_manifests_keep_kubernetes_schema(overlay):
     check_core(render(overlay))
 
@@ -93,7 +98,7 @@ def test_rendered_manifests_keep_kubernetes_schema(overlay):
 def test_keda_and_gateway_resources_keep_their_schemas():
     resources = written()
     kinds = {r["kind"] for r in resources if group(r) in CUSTOM}
-    assert kinds == {"ScaledObject", "Gateway", "GRPCRoute"}
+    assert kinds == {"ScaledObject", "Gateway", "GRPCRoute", "BackendTrafficPolicy"}
     assert check_custom(resources) == []
     assert check_custom(render("gpu")) == []
 
@@ -103,8 +108,10 @@ def test_what_is_wrong_is_found():
     scaled["spec"]["maxReplicaCount"] = "many"
     route = copy.deepcopy(find(written(), "GRPCRoute"))
     del route["spec"]["parentRefs"][0]["name"]
-    errors = check_custom([scaled, route])
-    assert len(errors) == 2
+    policy = copy.deepcopy(find(written(), "BackendTrafficPolicy"))
+    policy["spec"]["timeout"]["http"]["requestTimeout"] = "two minutes"
+    errors = check_custom([scaled, route, policy])
+    assert len(errors) == 3
     assert "maxReplicaCount" in errors[0]
     deployment = copy.deepcopy(find(written(), "Deployment"))
     deployment["spec"]["template"]["spec"]["containers"][0]["surprise"] = 1
@@ -164,15 +171,21 @@ def test_no_container_may_do_more_than_it_must(overlay):
         assert pod["automountServiceAccountToken"] is False
 
 
+def server_pod(overlay: str) -> dict:
+    """Specification of the servers' pods."""
+    if overlay == "kserve":
+        return find(render(overlay), "InferenceService")["spec"]["predictor"]
+    return find(render(overlay), "Deployment")["spec"]["template"]["spec"]
+
+
 @pytest.mark.parametrize("overlay", [*OVERLAYS, "kserve"])
 def test_a_pod_ends_after_its_requests(overlay):
-    pod = kserve_pod()["spec"]
-    if overlay != "kserve":
-        pod = find(render(overlay), "Deployment")["spec"]["template"]["spec"]
+    pod = server_pod(overlay)
     server = pod["containers"][0]
     drain_s = server["lifecycle"]["preStop"]["sleep"]["seconds"]
     script = (ROOT / "deploy" / "docker" / "serve.sh").read_text()
     exit_s = int(script.split("--exit-timeout-secs=")[1].split()[0])
+    exit_s += int(script.split("${DRAIN_S:-")[1].split("}")[0])
     connection_s = int(script.split("--grpc-max-connection-age=")[1].split()[0]) / 1000
     assert drain_s > connection_s  # clients have looked up the addresses again
     assert pod["terminationGracePeriodSeconds"] > drain_s + exit_s
@@ -184,13 +197,51 @@ def test_a_pod_ends_after_its_requests(overlay):
 
 @pytest.mark.parametrize("overlay", [*OVERLAYS, "kserve"])
 def test_shared_memory_is_memory(overlay):
-    pod = kserve_pod()["spec"]
-    if overlay != "kserve":
-        pod = find(render(overlay), "Deployment")["spec"]["template"]["spec"]
+    pod = server_pod(overlay)
     mounts = {m["mountPath"]: m["name"] for m in pod["containers"][0]["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     assert volumes[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory"
     assert set(mounts.values()) <= set(volumes)
+
+
+@pytest.mark.parametrize("overlay", [*OVERLAYS, "kserve"])
+def test_prometheus_finds_every_server(overlay):
+    settings = yaml.safe_load((ROOT / "deploy/monitoring/prometheus-kubernetes.yml").read_text())
+    kept = settings["scrape_configs"][0]["relabel_configs"][0]
+    assert (kept["action"], kept["regex"]) == ("keep", "metrics")
+    ports = {p["name"]: p["containerPort"] for p in server_pod(overlay)["containers"][0]["ports"]}
+    assert ports["metrics"] == 8002
+
+
+@pytest.mark.parametrize("overlay", [*OVERLAYS, "kserve"])
+def test_a_pod_knows_its_own_cores_and_has_the_memory_to_use_them(overlay):
+    server = server_pod(overlay)["containers"][0]
+    cores = next(v for v in server["env"] if v["name"] == "MA_AGIQA_CORES")["valueFrom"]
+    field = {"containerName": server["name"], "resource": "requests.cpu"}
+    assert {k: v for k, v in cores["resourceFieldRef"].items() if k != "divisor"} == field
+    volumes = [volume.get("emptyDir", {}) for volume in server_pod(overlay)["volumes"]]
+    (shared,) = [volume["sizeLimit"] for volume in volumes if volume.get("medium") == "Memory"]
+    decoding = int(server["resources"]["requests"]["cpu"]) * LARGEST_IMAGE_BYTES
+    weights = 0 if overlay == "cpu" else WEIGHTS_BYTES
+    needed = SERVER_BYTES + weights + decoding + gibibytes(shared)
+    assert gibibytes(server["resources"]["limits"]["memory"]) >= needed
+
+
+def gibibytes(text: str) -> int:
+    return int(text.removesuffix("Gi")) * 2**30
+
+
+@pytest.mark.parametrize("overlay", ["gpu", "mig", "kserve"])
+def test_the_job_of_the_weights_can_be_applied_again(overlay):
+    job = find(render(overlay), "Job", "ma-agiqa-fetch-weights")["spec"]
+    assert job["ttlSecondsAfterFinished"] == 600
+
+
+def test_every_image_of_kserve_has_the_name_of_its_kustomization():
+    pod = server_pod("kserve")
+    images = [container["image"] for container in (*pod["initContainers"], *pod["containers"])]
+    images += [container["image"] for container in containers(render("kserve"))]
+    assert images == ["registry.example.org/ma-agiqa:paper"] * 3
 
 
 def test_flavours_ask_for_their_device():
@@ -245,6 +296,7 @@ def test_every_autoscaler_follows_the_same_two_numbers_alike():
     served = yaml.safe_load(VALUES.read_text())["rules"]["custom"]
     names = [metric["pods"]["metric"]["name"] for metric in hpa["metrics"]]
     assert [rule["name"]["as"] for rule in served] == names
+    assert [trigger["ignoreNullValues"] for trigger in triggers] == ["false", "false"]
     metrics = KSERVE["spec"]["predictor"]["autoScaling"]["metrics"]
     external = [metric["external"] for metric in metrics]
     assert [e["metric"]["query"] for e in external] == [t["query"] for t in triggers]
@@ -262,11 +314,33 @@ def test_both_autoscalers_move_at_the_same_pace():
 
 def test_outside_callers_reach_inference_and_not_the_management():
     route = find(written(), "GRPCRoute")["spec"]
-    methods = {m["method"]["method"] for rule in route["rules"] for m in rule["matches"]}
-    assert {"ModelInfer", "ModelConfig", "ServerReady"} <= methods
+    stream = find(written(), "GRPCRoute", "ma-agiqa-stream")["spec"]
+    rules = [*route["rules"], *stream["rules"]]
+    methods = {match["method"]["method"] for rule in rules for match in rule["matches"]}
+    assert {"ModelInfer", "ModelStreamInfer", "ModelConfig", "ServerReady"} <= methods
     assert not any(word in name for name in methods for word in ("Load", "Repository", "Memory"))
     backend = route["rules"][0]["backendRefs"][0]
     service = find(written(), "Service", backend["name"])
     assert backend["port"] in [port["port"] for port in service["spec"]["ports"]]
     gateway = find(written(), "Gateway")["spec"]
     assert route["parentRefs"][0]["sectionName"] in [x["name"] for x in gateway["listeners"]]
+
+
+def test_the_gateway_waits_for_scores_and_ends_no_stream():
+    waits = {
+        target["name"]: policy["spec"]["timeout"]["http"]["requestTimeout"]
+        for policy in (r for r in render("gpu") if r["kind"] == "BackendTrafficPolicy")
+        for target in policy["spec"]["targetRefs"]
+    }
+    streams = {
+        route["metadata"]["name"]: any(
+            match["method"]["method"] == "ModelStreamInfer"
+            for rule in route["spec"]["rules"]
+            for match in rule["matches"]
+        )
+        for route in render("gpu")
+        if route["kind"] == "GRPCRoute"
+    }
+    assert waits == {name: "0s" if stream else "120s" for name, stream in streams.items()}
+    unary = find(render("gpu"), "BackendTrafficPolicy")["spec"]
+    assert unary["requestBuffer"] == {"limit": "80Mi"}

@@ -14,6 +14,7 @@ import pytest
 from constant_load import ConstantLoad
 from golden_requests import golden_images
 from ma_agiqa_client import Retry, Scorer
+from slow_request import SlowRequest
 from supervised import Supervised, kill, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,17 +110,14 @@ def test_half_open_and_slow_connections_do_no_harm(supervised):
         try:
             for number, half_open in enumerate(sockets):
                 half_open.sendall(preface[: number % (len(preface) + 1)])
-            http = socket.create_connection(
-                (host, int(supervised.status["http_url"].rpartition(":")[2]))
-            )
-            sockets.append(http)
-            http.sendall(
-                b"POST /v2/models/ma_agiqa/infer HTTP/1.1\r\nHost: x\r\n"
-                b"Content-Type: application/json\r\nContent-Length: 100000\r\n\r\n{"
-            )
+            slow = SlowRequest(supervised.url, golden_images()[0])
             for _ in range(10):  # one byte at a time, for as long as others are served
-                http.sendall(b" ")
+                slow.send(1)
                 assert scorer.score(golden_images()[0]).mos == pytest.approx(expected, abs=1e-3)
+            slow.send(slow.left // 2)
+            assert scorer.score(golden_images()[0]).mos == pytest.approx(expected, abs=1e-3)
+            slow.send(slow.left)
+            assert slow.score() == pytest.approx(expected, abs=1e-3)
         finally:
             for half_open in sockets:
                 half_open.close()

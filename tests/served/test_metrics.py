@@ -51,6 +51,7 @@ def change(server, act: Callable[[], object], until: str) -> dict[str, float]:
     return {n: after[n] - before.get(n, 0) for n in after if after[n] != before.get(n, 0)}
 
 
+METER_REQUESTS = 'nv_inference_request_success{model="meter",version="1"}'
 SCORED = 'ma_agiqa_images_total{outcome="scored",step="meter"}'
 
 
@@ -72,6 +73,7 @@ def test_two_scored_images(server, client):
         assert moved[f'ma_agiqa_batch_images_count{{step="{step}"}}'] == 1
         assert 0 < moved[f'ma_agiqa_busy_seconds_total{{step="{step}"}}'] < 60
     assert moved['nv_inference_count{model="ma_agiqa",version="1"}'] == 2
+    assert moved[METER_REQUESTS] == 1
 
 
 def test_a_file_that_is_no_image(server, client):
@@ -91,7 +93,10 @@ def test_a_late_request(server, client):
             score(client, IMAGE.read_bytes(), deadline_unix_us=1)
 
     late = 'ma_agiqa_images_total{outcome="late",step="preprocess"}'
-    assert change(server, send, late)[late] == 1
+    moved = change(server, send, late)
+    assert moved[late] == 1
+    failures = [name for name in moved if name.startswith("nv_inference_request_failure")]
+    assert all('model="ma_agiqa"' in name for name in failures)  # no step counts it as its own
 
 
 def test_a_canary_is_scored_and_left_out_of_the_scores(server, client):
@@ -101,4 +106,5 @@ def test_a_canary_is_scored_and_left_out_of_the_scores(server, client):
     moved = change(server, lambda: answers.append(score(client, image, canary=True)), series)
     assert answers[0][0].shape == (1,)
     assert SCORED not in moved
+    assert moved[METER_REQUESTS] == 1
     assert not [name for name in moved if name.startswith(("ma_agiqa_score", "ma_agiqa_gate"))]

@@ -26,7 +26,7 @@ class TritonPythonModel:
         sides = {tensor["name"]: int(tensor["dims"][0]) for tensor in config["output"]}
         self._semantic_size = sides["SEMANTIC_VIEW"]
         # Images of a batch side by side: the decoders and both resizers run without Python's lock.
-        self._pool = ThreadPoolExecutor(os.cpu_count())
+        self._pool = ThreadPoolExecutor(_cores())
         self.metrics = StepMetrics(pb_utils, "preprocess", images="IMAGE")
         cv2.setNumThreads(1)  # each of these threads would otherwise start as many of its own
         self._admission = start_admission(("preprocess", "mplug_owl2", "maniqa_moe"), config)
@@ -83,6 +83,11 @@ class TritonPythonModel:
 
 def _refusal(reason: str, code: Any) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(reason, code))
+
+
+def _cores() -> int:
+    """A container sees the cores of its whole machine; MA_AGIQA_CORES says how many are its own."""
+    return int(os.environ.get("MA_AGIQA_CORES") or os.cpu_count() or 1)
 
 
 def _input(request: Any) -> Any:
