@@ -19,7 +19,7 @@ class ConstantLoad:
 
     Attributes:
         scores: how often each answer came, in order of time: (seconds since the start, score).
-        errors: what the failed requests said.
+        failures: of each failed request, (seconds from the start to sending it, what it said).
     """
 
     def __init__(self, url: str, model: str = "ma_agiqa", threads: int = 4):
@@ -29,7 +29,7 @@ class ConstantLoad:
         self._image = golden_images()[0]
         self._start = time.monotonic()
         self.scores: list[tuple[float, float]] = []
-        self.errors: list[str] = []
+        self.failures: list[tuple[float, str]] = []
 
     def __enter__(self) -> "ConstantLoad":
         for thread in self._threads:
@@ -46,10 +46,15 @@ class ConstantLoad:
         for thread in self._threads:
             thread.join()
 
+    @property
+    def errors(self) -> list[str]:
+        """What the failed requests said."""
+        return [said for _, said in self.failures]
+
     def wait_for(self, answers: int) -> None:
         """Wait until so many more answers have come, failures included."""
-        wanted = len(self.scores) + len(self.errors) + answers
-        while len(self.scores) + len(self.errors) < wanted:
+        wanted = len(self.scores) + len(self.failures) + answers
+        while len(self.scores) + len(self.failures) < wanted:
             time.sleep(0.02)
 
     def seen(self, digits: int = 4) -> Counter[float]:
@@ -61,10 +66,11 @@ class ConstantLoad:
         image.set_data_from_numpy(np.array([[self._image]], dtype=np.object_))
         with tritonclient.grpc.InferenceServerClient(self._url) as client:
             while not self._stop.is_set():
+                sent_s = time.monotonic() - self._start
                 try:
                     result = client.infer(self._model, [image], client_timeout=120)
                 except InferenceServerException as failure:
-                    self.errors.append(f"{failure.status()} {failure.message()}")
+                    self.failures.append((sent_s, f"{failure.status()} {failure.message()}"))
                 else:
                     score = float(result.as_numpy("SCORE")[0, 0])
                     self.scores.append((time.monotonic() - self._start, score))

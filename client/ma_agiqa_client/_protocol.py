@@ -202,6 +202,8 @@ def to_client_error(
         status = "PERMISSION_DENIED"
     if "has no available versions" in sentence:  # Triton says NOT_FOUND while it loads or unloads
         status = "UNAVAILABLE"
+    if sentence == "CANCELLED":  # said by gRPC itself when a server shuts down
+        status, sentence = "UNAVAILABLE", "it shut down while the request was on its way"
     if _DEAD_STUB.search(sentence):  # Triton says INTERNAL; a supervisor starts the server again
         status = "UNAVAILABLE"
     match (status or "").removeprefix("StatusCode."):

@@ -150,6 +150,11 @@ def test_a_service_that_is_closed_is_not_waited_for():
     assert type(error("UNAVAILABLE", message)) is AuthenticationError
 
 
+def test_a_request_that_the_servers_end_cancels_is_sent_again():
+    assert type(error("CANCELLED", "CANCELLED")) is ServerUnavailableError
+    assert "shut down while the request was on its way" in str(error("CANCELLED", "CANCELLED"))
+
+
 def test_a_model_that_is_being_loaded_or_unloaded_is_waited_for():
     message = "Request for unknown model: 'ma_agiqa' has no available versions"
     assert type(error("NOT_FOUND", message)) is ServerUnavailableError
