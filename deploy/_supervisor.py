@@ -67,6 +67,7 @@ class Supervisor:
             if canary.sing():
                 self._server.accept_processes()
         except CanaryError as error:
+            gone = gone or self._server.check()  # it may have died while the canary sang
             died = f"The process of model {', '.join(gone)} ended unexpectedly. " if gone else ""
             raise ServerFailedError(
                 f"{died}The server does not score any more: {error}. "
