@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import torch
 
-from ma_agiqa._command import Command
+from ma_agiqa.benchmark._several_values import Several, SeveralCommand
 from ma_agiqa.benchmark.scorer import (
     Official,
     ScorerSpeed,
@@ -29,21 +29,7 @@ Examples:
 """
 
 
-class _ManyBatches(Command):
-    """Reads `--batch 1 4 8` as `--batch 1 --batch 4 --batch 8`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Repeat the option before each number that follows it."""
-        repeated: list[str] = []
-        inside = False
-        for arg in args:
-            inside = arg == "--batch" or (inside and arg.isdecimal())
-            follows = inside and arg != "--batch" and repeated[-1] != "--batch"
-            repeated += ["--batch", arg] if follows else [arg]
-        return super().parse_args(ctx, repeated)
-
-
-@click.command(cls=_ManyBatches, epilog=_EPILOG)
+@click.command(cls=SeveralCommand, epilog=_EPILOG)
 @click.option(
     "--preset",
     type=click.Choice(["paper", "demo"]),
@@ -63,8 +49,8 @@ class _ManyBatches(Command):
 @click.option(
     "--batch",
     "batches",
+    cls=Several,
     type=click.IntRange(min=1),
-    multiple=True,
     default=(1,),
     show_default=True,
     metavar="N...",

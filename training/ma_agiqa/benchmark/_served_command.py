@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import torch
 
-from ma_agiqa._command import Command
+from ma_agiqa.benchmark._several_values import Several, SeveralCommand
 from ma_agiqa.benchmark.overload import Overload, measure_overload
 from ma_agiqa.benchmark.served import ServedSpeed, measure_served, read_files
 
@@ -22,32 +22,6 @@ Examples:
 """
 
 
-class _Several(click.Option):
-    """An option that takes all values up to the next option: `--concurrency 1 8 32`."""
-
-    def __init__(self, *args: object, **settings: object) -> None:
-        super().__init__(*args, multiple=True, **settings)  # type: ignore[arg-type]
-
-    @staticmethod
-    def spread(arguments: list[str], names: set[str]) -> list[str]:
-        """Write `--name 1 8` as `--name 1 --name 8`."""
-        spread, name = [], ""
-        for argument in arguments:
-            if argument.startswith("-"):
-                name = argument if argument in names else ""
-                spread += [] if name else [argument]
-            else:
-                spread += [name, argument] if name else [argument]
-        return spread
-
-
-class _ServedCommand(Command):
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        several = [option for option in self.params if isinstance(option, _Several)]
-        names = {name for option in several for name in option.opts}
-        return super().parse_args(ctx, _Several.spread(args, names))
-
-
 _url_option = click.option(
     "--url", metavar="HOST:PORT", help="A running server's gRPC port; default: start one here."
 )
@@ -60,7 +34,7 @@ _repository_option = click.option(
 )
 _images_option = click.option(
     "--images",
-    cls=_Several,
+    cls=Several,
     type=click.Path(exists=True, path_type=Path),
     default=(_CLONE / "examples",),
     show_default="examples of this checkout",
@@ -68,13 +42,13 @@ _images_option = click.option(
 )
 
 
-@click.command(cls=_ServedCommand, epilog=_EPILOG)
+@click.command(cls=SeveralCommand, epilog=_EPILOG)
 @_url_option
 @_repository_option
 @click.option(
     "--concurrency",
     "concurrencies",
-    cls=_Several,
+    cls=Several,
     type=click.IntRange(min=1),
     default=(1, 8, 32),
     show_default="1 8 32",
@@ -116,7 +90,7 @@ def served(
     click.echo(_table(speed))
 
 
-@click.command(cls=_ServedCommand)
+@click.command(cls=SeveralCommand)
 @_url_option
 @_repository_option
 @_images_option

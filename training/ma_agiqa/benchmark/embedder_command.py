@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ma_agiqa._command import Command
+from ma_agiqa.benchmark._several_values import Several, SeveralCommand
 from ma_agiqa.benchmark.embedder import (
     compare,
     comparison_text,
@@ -66,7 +66,7 @@ def threads_option(function: _F) -> _F:
     )(function)
 
 
-@click.command(cls=Command, epilog=_EPILOG)
+@click.command(cls=SeveralCommand, epilog=_EPILOG)
 @click.option(
     "--preset",
     type=click.Choice(["demo", "paper"]),
@@ -88,9 +88,15 @@ def threads_option(function: _F) -> _F:
 )
 @click.option("--dtype", type=dtype_choice, default="bf16", show_default=True, help="Of weights.")
 @click.option(
-    "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images of a pass."
+    "--batch",
+    "batches",
+    cls=Several,
+    type=click.IntRange(min=1),
+    default=(1,),
+    show_default=True,
+    metavar="N...",
+    help="Images of a pass; several may be given. The first is compared and profiled.",
 )
-@click.argument("more", nargs=-1, type=click.IntRange(min=1), metavar="[BATCH]...")
 @device_option
 @threads_option
 @click.option(
@@ -113,8 +119,7 @@ def embedder(
     random_weights: bool,
     layers: int | None,
     dtype: str,
-    batch: int,
-    more: tuple[int, ...],
+    batches: tuple[int, ...],
     device: str,
     threads: int | None,
     rounds: int,
@@ -125,7 +130,7 @@ def embedder(
     """Time the embedding model, beside bare matrix products and beside the authors' code.
 
     Counts operations, and says how many per second were reached, next to what this machine does in
-    bare matrix products of the same shapes. Sizes of batches may follow --batch: `--batch 1 4`.
+    bare matrix products of the same shapes.
     """
     use_threads(threads)
     dtype = long_name(dtype)
@@ -138,12 +143,12 @@ def embedder(
             raise ConfigError("--official needs weights in a folder: give --owl FOLDER.")
         click.echo(f"machine  {describe(device)}")
         loaded = load(source, dtype, device)
-        speeds = [measure_batch(loaded, size, rounds) for size in (batch, *more)]
+        speeds = [measure_batch(loaded, size, rounds) for size in batches]
         click.echo(text_of(loaded, speeds))
         if profile:
-            click.echo(profile_text(loaded, batch))
+            click.echo(profile_text(loaded, batches[0]))
         if official is not None and official_python is not None:
-            made = compare(loaded, Path(source), official, official_python, batch, rounds)
+            made = compare(loaded, Path(source), official, official_python, batches[0], rounds)
             click.echo(comparison_text(made))
 
 
