@@ -171,7 +171,8 @@ def _upright_rgb(image: Image.Image) -> RGB:
         raise InvalidImageError(
             "The image has floating-point pixels, whose range is not known. Save it as 8-bit RGB."
         )
-    image = image.convert("RGB")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
     if orientation in _TRANSPOSE:
         image = image.transpose(_TRANSPOSE[orientation])
     return np.array(image)

@@ -1,7 +1,7 @@
 """The authors' code beside ours: their checkout, their environment, our weights.
 
-It runs in a process of its own, `_official_embedder.py` or `_official_scorer.py`, which reads jobs
-as lines of JSON and answers each with one. Tensors travel in files.
+It runs in a process of its own, one of the scripts `_official_*.py`, which reads jobs as lines of
+JSON and answers each with one. Tensors travel in files.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from ma_agiqa.errors import ConfigError
 from ma_agiqa.official_checkpoint import rename_official
 from ma_agiqa.scorer import MAAGIQA
 
-__all__ = ["OfficialEmbedder", "OfficialScorer"]
+__all__ = ["OfficialEmbedder", "OfficialPreprocess", "OfficialScorer"]
 
 
 class _OfficialProcess:
@@ -182,3 +182,42 @@ class OfficialScorer(_OfficialProcess):
         """
         reply = self._ask(inputs=self._file("inputs", tuple(part.cpu() for part in inputs)))
         return reply["seconds"], torch.tensor(reply["score"])
+
+
+class OfficialPreprocess(_OfficialProcess):
+    """The authors' way from image files to the inputs of both networks.
+
+    Args:
+        python: of an environment with what `environment` names.
+        checkout: of the authors' repository.
+        semantic_size: side of the semantic view in pixels.
+    """
+
+    environment = "torch, torchvision, opencv-python, transformers==4.31.0 and icecream"
+
+    def __init__(self, python: str, checkout: Path, semantic_size: int) -> None:
+        needed = Path("data", "AIGC_general.py")
+        super().__init__("_official_preprocess.py", python, checkout, needed, semantic_size)
+
+    def prepare(self, files: Sequence[bytes]) -> tuple[float, float, tuple[Tensor, Tensor]]:
+        """Prepare files one after the other.
+
+        Args:
+            files: encoded images that both OpenCV and Pillow read.
+
+        Returns:
+            Seconds over all files for MANIQA's inputs and for mPLUG-Owl2's, and both: float32
+            (N, 3, 224, 224) and (N, 3, S, S), normalised.
+
+        Raises:
+            ConfigError: the process has ended.
+        """
+        folder = Path(self._folder.name, "images")
+        folder.mkdir(exist_ok=True)
+        names = [f"{index}.jpg" for index in range(len(files))]  # the ending their code wants
+        for name, data in zip(names, files, strict=True):
+            (folder / name).write_bytes(data)
+        made = self._file("inputs")
+        answer = self._ask(folder=str(folder), names=names, inputs=made)
+        inputs = torch.load(made, weights_only=True)
+        return answer["quality"], answer["semantic"], inputs

@@ -13,9 +13,18 @@ import torch
 from PIL import Image
 
 from ma_agiqa.benchmark.machine import PeakMemory, seconds
+from ma_agiqa.benchmark.official import OfficialPreprocess
 from ma_agiqa.preprocessing import PADDING_RGB, QUALITY_SIZE, decode, quality_view, semantic_view
+from ma_agiqa.prompt_embedding import CLIP_MEAN, CLIP_STD
 
-__all__ = ["PreprocessSpeed", "generated_file", "measure_preprocess", "prepare_twice"]
+__all__ = [
+    "OfficialSpeed",
+    "PreprocessSpeed",
+    "generated_file",
+    "measure_official",
+    "measure_preprocess",
+    "prepare_twice",
+]
 
 Views = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
 
@@ -132,4 +141,65 @@ def measure_preprocess(
         equal_images=equal,
         threads=threads,
         peak_memory_bytes=memory.read(),
+    )
+
+
+@dataclass(frozen=True)
+class OfficialSpeed:
+    """Both ways from files to the normalised floats that the networks take, one after the other.
+
+    Attributes:
+        ours_s: seconds for an image, decoded once.
+        quality_s: seconds of the authors' code for MANIQA's input.
+        semantic_s: seconds of the authors' code for mPLUG-Owl2's input, which it makes anew for
+            each of the two prompts.
+        largest_difference: between the two ways' inputs, of normalised values (-2 to 2).
+    """
+
+    ours_s: float
+    quality_s: float
+    semantic_s: float
+    largest_difference: float
+
+
+def network_inputs(views: Views) -> tuple[torch.Tensor, torch.Tensor]:
+    """Normalise an image's views as both networks do: float32 (3, 224, 224) and (3, S, S)."""
+    quality, semantic = map(torch.from_numpy, views)
+    mean, std = torch.tensor(CLIP_MEAN), torch.tensor(CLIP_STD)
+    return (
+        (quality.permute(2, 0, 1).float() / 255 - 0.5) / 0.5,
+        ((semantic.float() / 255 - mean) / std).permute(2, 0, 1),
+    )
+
+
+def measure_official(
+    files: Sequence[bytes], semantic_size: int, official: OfficialPreprocess, rounds: int
+) -> OfficialSpeed:
+    """Prepare all files by turns, ours and theirs.
+
+    Args:
+        files: encoded images.
+        semantic_size: side of the semantic view in pixels, as `official` has it.
+        official: at work.
+        rounds: over all files, after one that is not timed.
+
+    Raises:
+        ImageError: a file that cannot be scored.
+        ConfigError: the authors' code has ended.
+    """
+
+    def prepare() -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [network_inputs(prepare_once(data, semantic_size)) for data in files]
+
+    made = [torch.stack(inputs) for inputs in zip(*prepare(), strict=True)]
+    *_, expected = official.prepare(files)
+    ours, quality, semantic = [], [], []
+    for _ in range(rounds):
+        ours.append(seconds(prepare, _CPU))
+        quality_s, semantic_s, _ = official.prepare(files)
+        quality.append(quality_s)
+        semantic.append(semantic_s)
+    return OfficialSpeed(
+        *(median(values) / len(files) for values in (ours, quality, semantic)),
+        max(float((a - b).abs().max()) for a, b in zip(made, expected, strict=True)),
     )
