@@ -25,6 +25,7 @@ The request parameter `canary` (true) keeps a request out of scores and gates: h
 the same image again and again, which would pass for drift.
 """
 
+import ctypes
 import functools
 import json
 import os
@@ -98,9 +99,13 @@ class Meter:
         self._values: dict[tuple[str, _LABELS], list[float]] = defaultdict(list)
         self._waiting = 0
         self._dropped = 0
-        # Kept to the end: a family that is deleted takes the series of other processes with it.
+        # Never deleted: a family takes the series of other processes with it, and at the end of its
+        # process it crashes that (triton-inference-server/server#8663 and #8662). So both have a
+        # reference too many, which Python does not give back even when it ends.
         self._families: dict[str, Any] = {}
         self._series: dict[tuple[str, _LABELS], Any] = {}
+        for kept in (self._families, self._series):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
         self._stopped = Event()
         self._thread = Thread(target=self._run, name="metrics", daemon=True)
         self._thread.start()
