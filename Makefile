@@ -63,9 +63,9 @@ fuzz: $(INSTALLED) ## decode 20,000 damaged images, and send a tenth of them to 
 	FUZZ_CASES=20000 $(BIN)/python -m pytest -s -k mutated \
 	  tests/security/test_image_fuzz.py tests/served/test_hostile_requests.py
 
-audit: $(INSTALLED) ## look the pinned packages up in PyPI's list of known vulnerabilities
+audit: $(INSTALLED) ## look the pinned packages up in a list of known vulnerabilities, PyPI's if AUDIT names no other
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt pip-audit
-	$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt $(AUDIT)
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check .
@@ -89,7 +89,8 @@ load: $(INSTALLED) ## load a server as its users do: make load HOST=host:8001 LO
 	$(BIN)/python -m locust -f deploy/load/locustfile.py --headless --only-summary -u 3 -r 3 -t 1m --host $(HOST) $(LOAD)
 
 overload: $(INSTALLED) ## send four times what the embedded server can do, and see what becomes of it
-	$(BIN)/python -m ma_agiqa.benchmark overload
+	$(BIN)/python -m ma_agiqa.benchmark overload --min-goodput 0.9 --max-refused-p95-ms 1000 \
+	  --max-recovery-s 10
 
 clean: ## remove what the tasks made, except .venv and fetched weights
 	rm -rf runs logs .pytest_cache .mypy_cache .ruff_cache
