@@ -1,4 +1,4 @@
-"""Requests to a served ensemble: always so many on their way, each with one image."""
+"""Requests to a served ensemble: always so many on their way, or sent at a rate."""
 
 import queue
 import time
@@ -27,7 +27,7 @@ class Load:
         concurrency: requests that were always on their way.
         images: that were scored while the clock ran.
         seconds: that it ran.
-        latencies_ms: of each of these images, from sending it to having its score.
+        latencies_ms: of each request, from sending it to having its scores.
     """
 
     concurrency: int
@@ -41,7 +41,7 @@ class Load:
         return self.images / self.seconds
 
     def percentile_ms(self, percent: float) -> float:
-        """Latency that so many percent of the images did not exceed."""
+        """Latency that so many percent of the requests did not exceed."""
         return float(np.percentile(self.latencies_ms, percent))
 
 
@@ -50,7 +50,7 @@ class Answer:
     """What became of one request.
 
     Attributes:
-        status: None if the image was scored, or the name of the gRPC status.
+        status: None if its images were scored, or the name of the gRPC status.
         seconds: from sending it to its answer.
         end_s: when the answer came, in seconds since the first request.
     """
@@ -63,15 +63,17 @@ class Answer:
 class ServedEnsemble:
     """The ensemble `ma_agiqa` at one address."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, images: int = 1) -> None:
         """Connect, and see that the ensemble is there.
 
         Args:
             url: HOST:PORT of the server's gRPC port.
+            images: of a request.
 
         Raises:
             ConfigError: it is not.
         """
+        self._images = images
         self._client = InferenceServerClient(
             url,
             channel_args=[
@@ -106,7 +108,7 @@ class ServedEnsemble:
         Raises:
             DataError: a request failed.
         """
-        inputs = [_image_input(file) for file in files]
+        inputs = self._inputs(files)
         answers: queue.SimpleQueue[tuple[float, float, Exception | None]] = queue.SimpleQueue()
         sent = 0
 
@@ -117,7 +119,7 @@ class ServedEnsemble:
                 _MODEL,
                 [inputs[sent % len(inputs)]],
                 lambda result, error: answers.put(
-                    (start, time.perf_counter(), _wrong(result, error))
+                    (start, time.perf_counter(), self._wrong(result, error))
                 ),
                 outputs=[InferRequestedOutput(_OUTPUT)],
                 client_timeout=_ANSWER_TIMEOUT_S,
@@ -140,7 +142,8 @@ class ServedEnsemble:
                 latencies_ms.append((end - start) * 1000)
         for _ in range(concurrency):
             _raise(answers.get()[2])
-        return Load(concurrency, len(latencies_ms), end - begin, np.array(latencies_ms))
+        images = len(latencies_ms) * self._images
+        return Load(concurrency, images, end - begin, np.array(latencies_ms))
 
     def one(self, file: bytes) -> float:
         """Seconds that one image takes.
@@ -150,7 +153,7 @@ class ServedEnsemble:
         """
         start = time.perf_counter()
         try:
-            self._client.infer(_MODEL, [_image_input(file)], client_timeout=_ANSWER_TIMEOUT_S)
+            self._client.infer(_MODEL, [_image_input([file])], client_timeout=_ANSWER_TIMEOUT_S)
         except InferenceServerException as error:
             _raise(error)
         return time.perf_counter() - start
@@ -169,7 +172,7 @@ class ServedEnsemble:
         Returns:
             The answers, in the order they came.
         """
-        inputs = [_image_input(file) for file in files]
+        inputs = self._inputs(files)
         answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         first = time.perf_counter()
 
@@ -178,7 +181,7 @@ class ServedEnsemble:
 
             def note(result: InferResult | None, error: Exception | None) -> None:
                 now = time.perf_counter()
-                answers.put(Answer(_status(_wrong(result, error)), now - start, now - first))
+                answers.put(Answer(_status(self._wrong(result, error)), now - start, now - first))
 
             self._client.async_infer(
                 _MODEL,
@@ -194,8 +197,22 @@ class ServedEnsemble:
             time.sleep(max(0.0, first + due - time.perf_counter()))
             send(sent)
             sent += 1
-            due += pauses.exponential(1 / images_per_s)
+            due += pauses.exponential(self._images / images_per_s)
         return [answers.get() for _ in range(sent)]
+
+    def _inputs(self, files: Sequence[bytes]) -> list[InferInput]:
+        """As many requests as files; each file is in as many of them as a request has images."""
+        around = [*files] * (1 + -(-self._images // len(files)))
+        return [_image_input(around[i : i + self._images]) for i in range(len(files))]
+
+    def _wrong(self, result: InferResult | None, error: Exception | None) -> Exception | None:
+        """What is wrong with an answer: an error, or scores that are none."""
+        if result is None:
+            return error
+        scores = result.as_numpy(_OUTPUT)
+        if scores.shape != (self._images, 1) or not np.isfinite(scores).all():
+            return ValueError(f"{_OUTPUT} is {scores}")
+        return None
 
 
 def _status(error: Exception | None) -> str | None:
@@ -204,22 +221,12 @@ def _status(error: Exception | None) -> str | None:
     return str(error) if error else None
 
 
-def _image_input(file: bytes) -> InferInput:
-    tensor = np.empty((1, 1), np.object_)
-    tensor[0, 0] = file
-    image = InferInput(_INPUT, [1, 1], "BYTES")
-    image.set_data_from_numpy(tensor)
-    return image
-
-
-def _wrong(result: InferResult | None, error: Exception | None) -> Exception | None:
-    """What is wrong with an answer: an error, or a score that is none."""
-    if result is None:
-        return error
-    score = result.as_numpy(_OUTPUT)
-    if score.shape != (1, 1) or not np.isfinite(score).all():
-        return ValueError(f"{_OUTPUT} is {score}")
-    return None
+def _image_input(files: Sequence[bytes]) -> InferInput:
+    tensor = np.empty((len(files), 1), np.object_)
+    tensor[:, 0] = files
+    images = InferInput(_INPUT, tensor.shape, "BYTES")
+    images.set_data_from_numpy(tensor)
+    return images
 
 
 def _raise(error: Exception | None) -> None:

@@ -117,6 +117,18 @@ def served(
     help="After how many seconds each answer is not wanted any more.",
 )
 @click.option(
+    "--images-per-request",
+    type=click.IntRange(1, 32),
+    default=1,
+    show_default=True,
+    help="As generation servers send them, for a prompt.",
+)
+@click.option(
+    "--share-cores",
+    is_flag=True,
+    help="Send from the cores of the embedded server; else it leaves one of them to the sender.",
+)
+@click.option(
     "--min-goodput", type=click.FloatRange(min=0), help="Fail if a smaller share of the capacity."
 )
 @click.option(
@@ -130,6 +142,8 @@ def overload(
     times: float,
     seconds: float,
     deadline_s: float,
+    images_per_request: int,
+    share_cores: bool,
     min_goodput: float | None,
     max_refused_p95_ms: float | None,
     max_recovery_s: float | None,
@@ -145,6 +159,8 @@ def overload(
         times,
         seconds,
         deadline_s,
+        images=images_per_request,
+        share_cores=share_cores,
         say=lambda text: click.echo(text, err=True),
     )
     click.echo(_overload_table(measured))

@@ -3,13 +3,17 @@
 First its capacity: always so many requests on their way. Then requests come at a multiple of that
 rate, whatever becomes of the earlier ones, each with a deadline, as from callers who know nothing
 of one another. Then they stop, and single requests show when the server is its old self.
+
+Hundreds of requests a second keep their sender busy as well. So that this is not measured, the
+embedded server gets all usable cores but one, and the sender that one.
 """
 
+import os
 import statistics
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +74,8 @@ def measure_overload(
     seconds: float = 10.0,
     deadline_s: float = 5.0,
     concurrency: int = 32,
+    images: int = 1,
+    share_cores: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Overload:
     """Overload a server.
@@ -81,7 +87,9 @@ def measure_overload(
         times: how much more than the capacity is sent.
         seconds: how long.
         deadline_s: of each request.
-        concurrency: requests on their way while the capacity is measured.
+        concurrency: images on their way while the capacity is measured.
+        images: of a request.
+        share_cores: let the embedded server and the sender of requests use the same cores.
         say: is told about progress.
 
     Raises:
@@ -91,27 +99,45 @@ def measure_overload(
     with ExitStack() as stack:
         server = None
         if url is None:
-            say("starting the embedded server")
-            server = stack.enter_context(embedded_server(repository, find_serve_script()))
-        ensemble = ServedEnsemble(server.url if server else str(url))
+            cores = sorted(os.sched_getaffinity(0))
+            own = cores[-1:] if cores[1:] and not share_cores else cores
+            others = [core for core in cores if core not in own] or cores
+            say(f"starting the embedded server on cores {others}, and sending from {own}")
+            with _on_cores(others):  # which it inherits
+                server = stack.enter_context(embedded_server(repository, find_serve_script()))
+            stack.enter_context(_on_cores(own))
+        ensemble = ServedEnsemble(server.url if server else str(url), images)
+        requests = max(2, concurrency // images)
         stack.callback(ensemble.close)
-        ensemble.load(files, concurrency, seconds / 5)  # the first requests are slower
+        ensemble.load(files, requests, seconds / 5)  # the first requests are slower
         usual_ms = _single_ms(ensemble, files)
         say("measuring the capacity")
-        capacity = ensemble.load(files, concurrency, seconds).images_per_s
+        capacity = ensemble.load(files, requests, seconds).images_per_s
         say(f"sending {times:g} times {capacity:.1f} images/s")
         with _MemoryWatch(server) as memory:
             answers = ensemble.send(files, times * capacity, seconds, deadline_s)
             say("waiting for the latency from before")
             recovery_s = _recovery_s(ensemble, files, usual_ms)
         say("measuring the capacity again")
-        after = ensemble.load(files, concurrency, seconds).images_per_s
+        after = ensemble.load(files, requests, seconds).images_per_s
         capacity = (capacity + after) / 2  # whatever else the machine does changes
-    return _summary(answers, capacity, seconds, deadline_s, memory, recovery_s)
+    return _summary(answers, images, capacity, seconds, deadline_s, memory, recovery_s)
+
+
+@contextmanager
+def _on_cores(cores: Collection[int]) -> Iterator[None]:
+    """Keep this thread, and the threads and processes that it starts, on some cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _summary(
     answers: list[Answer],
+    images: int,
     capacity: float,
     seconds: float,
     deadline_s: float,
@@ -126,9 +152,9 @@ def _summary(
         latencies.setdefault(outcome, []).append(answer.seconds * 1000)
     return Overload(
         capacity_images_per_s=capacity,
-        sent_images_per_s=len(answers) / seconds,
+        sent_images_per_s=images * len(answers) / seconds,
         seconds=seconds,
-        goodput_images_per_s=outcomes.get("scored", 0) / _duration_s(answers, seconds),
+        goodput_images_per_s=images * outcomes.get("scored", 0) / _duration_s(answers, seconds),
         outcomes=outcomes,
         refused_p95_ms=_p95(latencies.get("UNAVAILABLE")),
         scored_p95_ms=_p95(latencies.get("scored")),
