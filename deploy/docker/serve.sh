@@ -32,6 +32,10 @@ done
 export MA_AGIQA_CORES=${MA_AGIQA_CORES:-$(env -u OMP_NUM_THREADS nproc)}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((MA_AGIQA_CORES > 1 ? MA_AGIQA_CORES / 2 : 1))}
 
+# The allocator keeps this much for the next batch: taking it from the kernel anew costs more.
+export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-33554432}
+export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-268435456}
+
 # A pod's /dev/shm outlives its containers, and so do the regions of a server that was killed.
 shm_prefix=${SHM_PREFIX:-ma-agiqa-server-}
 rm -f "/dev/shm/$shm_prefix"*

@@ -135,7 +135,8 @@ def started(folder: Path, repository: Path, **settings: str) -> Iterator[dict]:
         "SHM_PREFIX": SHM_PREFIX,
         **settings,
     }
-    del environment["OMP_NUM_THREADS"]  # which the start script decides
+    for decided in ("OMP_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
+        del environment[decided]  # by the start script
     environment["PATH"] = f"{folder / 'bin'}{os.pathsep}{environment['PATH']}"
     command = [
         DOCKER / "serve.sh",
@@ -222,6 +223,7 @@ def test_threads_are_those_of_the_container_and_not_of_the_machine(container):
     wait_until(lambda: probe(container).returncode == 0)
     environment = Path(f"/proc/{stubs(container)['maniqa_moe']}/environ").read_bytes().split(b"\0")
     assert {b"MA_AGIQA_CORES=3", b"OMP_NUM_THREADS=1"} <= set(environment)
+    assert b"MALLOC_TRIM_THRESHOLD_=268435456" in environment
     pids = {model: stubs(container)[model] for model in ("preprocess", "meter")}
     threads = {model: len(os.listdir(f"/proc/{pid}/task")) for model, pid in pids.items()}
     # As `meter`, and one that reads the queues' lengths, and one for each core to decode.

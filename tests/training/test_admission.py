@@ -38,9 +38,9 @@ class Server:
         self.__dict__.update(values)
         self.admission.read()
 
-    def refuse(self, left_s: float | None = None) -> str | None:
+    def refuse(self, left_s: float | None = None, images: int = 1) -> str | None:
         deadline = {} if left_s is None else {"deadline_unix_us": NOW_US + round(left_s * 1e6)}
-        return self.admission.refusal(json.dumps(deadline), NOW_US)
+        return self.admission.refusal(json.dumps(deadline), images, NOW_US)
 
 
 @pytest.fixture
@@ -68,6 +68,16 @@ def test_slow_servers_take_what_fills_their_batches(server):
     server.read(owl=4, scorer=3)
     assert [server.refuse() is None for _ in range(5)] == [True, True, True, False, False]
     assert "10 requests wait, for about 2.5 s. Try later" in server.refuse()
+
+
+def test_requests_of_several_images_fill_batches_sooner(server):
+    for _ in range(200):
+        assert server.refuse(images=6) is None
+    server.admission.passed_on()
+    server.read(owl=1, done=100)
+    server.read(0.9, owl=1, done=101)
+    server.read(owl=0)
+    assert [server.refuse(images=6) is None for _ in range(4)] == [True, True, False, False]
 
 
 def test_fast_servers_take_what_they_can_do_in_time(server):

@@ -36,6 +36,7 @@ _INTERVAL_S = 0.1
 _IDLE_S = 2.0  # without requests for so long, the metrics are not read
 _STALE_S = 1.0  # an older reading says nothing
 _WINDOW_REQUESTS = 256  # the rate is that of about so many last ones: several batches
+_IMAGES_WEIGHT = 1 / 32  # of the last request, in the average number of images
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,8 @@ class Admission:
 
         Args:
             models: this step and those behind it, in their order.
-            always: so many may wait for them, however slow they are: enough for full batches.
+            always: so many images may wait for them, however slow they are: enough for full
+                batches.
             max_wait_s: further ones are taken only if they need not wait longer than that.
             fetch: gets the metrics; default: from `url`.
             clock: seconds, for tests.
@@ -113,16 +115,20 @@ class Admission:
         self._asked = self._asked_before = 0
         self._admitted = self._passed_on = self._passed_on_before = 0
         self._done, self._busy_s = 0.0, 0.0  # requests done, in so many seconds with enough to do
+        self._images = 1.0  # of a request, on average over the last ones
         self._last_request_s = float("-inf")
         self._wake, self._closed = threading.Event(), False
         self._thread = threading.Thread(target=self._watch, name="admission", daemon=True)
         self._thread.start()
 
-    def refusal(self, parameters: str, now_unix_us: int | None = None) -> str | None:
+    def refusal(
+        self, parameters: str, images: int = 1, now_unix_us: int | None = None
+    ) -> str | None:
         """Say why a request is refused, if it is; count it, if it is not.
 
         Args:
             parameters: the request's, a JSON object.
+            images: that it holds.
             now_unix_us: the time, for tests.
 
         Returns:
@@ -133,21 +139,24 @@ class Admission:
         self._asked += 1
         self._wake.set()
         if now_s - self._backlog.time_s > _STALE_S:
-            self._admitted += 1
-            return None
+            return self._admit(images)
         # Those in this step are in no queue, and neither were, for the reading, those that came on.
         waiting = self._backlog.pending + self._admitted - self._passed_on_before
         waiting += max(0, self._backlog.pending_here - (self._asked - self._asked_before))
         wait_s = waiting * self._busy_s / self._done if self._done else 0.0
         left_s = _left_s(parameters, now_unix_us or time.time_ns() // 1000)
-        if wait_s > left_s or (waiting >= self._always and wait_s > self._max_wait_s):
+        many = waiting * self._images >= self._always
+        if wait_s > left_s or (many and wait_s > self._max_wait_s):
             until = "" if left_s == math.inf else f"; {left_s:.1f} s are left until the deadline"
             return (
                 f"The server has more to do than it can: {waiting} requests wait, for about "
                 f"{wait_s:.1f} s{until}. Try later, or ask another server."
             )
+        return self._admit(images)
+
+    def _admit(self, images: int) -> None:
         self._admitted += 1
-        return None
+        self._images += (images - self._images) * _IMAGES_WEIGHT
 
     def passed_on(self) -> None:
         """Note that all that were taken so far have gone on to the next step."""

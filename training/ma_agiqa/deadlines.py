@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-__all__ = ["PARAMETER", "Request", "refusal", "unwanted"]
+__all__ = ["PARAMETER", "Request", "given_up", "refusal", "unwanted"]
 
 PARAMETER = "deadline_unix_us"
 """Request parameter: until when the answer is wanted, in microseconds of Unix time."""
@@ -42,10 +42,17 @@ def unwanted(request: Request, step: str) -> str | None:
     Returns:
         A sentence for an error with the code CANCELLED; None if there is work to do.
     """
-    late = refusal(request.parameters(), step)
-    if late is None and request.is_cancelled():  # asked last: 0.05 ms, where the other takes 0.003
-        return f"The request was given up before step {step}; nothing was computed."
-    return late
+    return refusal(request.parameters(), step) or given_up(request, step)
+
+
+def given_up(request: Request, step: str) -> str | None:
+    """Say that nobody waits for a request any more, if so.
+
+    It is asked last: it takes 0.05 ms, as the server has to be asked, and `refusal` 0.003 ms.
+    """
+    if not request.is_cancelled():
+        return None
+    return f"The request was given up before step {step}; nothing was computed."
 
 
 def refusal(parameters: str, step: str, now_ns: Callable[[], int] = time.time_ns) -> str | None:

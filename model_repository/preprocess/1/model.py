@@ -45,10 +45,14 @@ class TritonPythonModel:
 
     def _begin(self, request: Any) -> Any:
         """Put a request's images in line: a list of futures, or the refusal that answers it."""
-        if reason := deadlines.unwanted(request, "preprocess"):
+        parameters = request.parameters()
+        if reason := deadlines.refusal(parameters, "preprocess"):
             return _refusal(reason, pb_utils.TritonError.CANCELLED)
-        if reason := self._admission.refusal(request.parameters()):
+        if reason := self._admission.refusal(parameters, _input(request).shape()[0]):
             return _refusal(reason, pb_utils.TritonError.UNAVAILABLE)
+        if reason := deadlines.given_up(request, "preprocess"):
+            self._admission.ended_here()
+            return _refusal(reason, pb_utils.TritonError.CANCELLED)
         files = [bytes(file) for file in _input(request).as_numpy().ravel()]
         return [self._pool.submit(self._views, file) for file in files]
 
@@ -87,7 +91,7 @@ def _refusal(reason: str, code: Any) -> Any:
 
 def _cores() -> int:
     """A container sees the cores of its whole machine; MA_AGIQA_CORES says how many are its own."""
-    return int(os.environ.get("MA_AGIQA_CORES") or os.cpu_count() or 1)
+    return int(os.environ.get("MA_AGIQA_CORES") or len(os.sched_getaffinity(0)))
 
 
 def _input(request: Any) -> Any:
