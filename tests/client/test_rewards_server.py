@@ -225,7 +225,13 @@ def test_a_mistake_of_this_package_is_answered_and_logged(serve, monkeypatch, ca
 
 
 def start(*arguments: object) -> "subprocess.Popen[str]":
-    return subprocess.Popen([*MODULE, *map(str, arguments)], stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [*MODULE, *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell has what it starts in the background ignore Ctrl-C, and so would this inherit it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def address(process) -> tuple[str, int]:

@@ -22,7 +22,7 @@ import numpy as np
 from ma_agiqa.benchmark._embedded_server import EmbeddedServer, embedded_server, find_serve_script
 from ma_agiqa.benchmark._requests import Answer, ServedEnsemble
 
-__all__ = ["Overload", "measure_overload"]
+__all__ = ["Overload", "measure_overload", "on_cores"]
 
 _PROBES = 10
 _PROBE_INTERVAL_S = 0.25
@@ -103,9 +103,9 @@ def measure_overload(
             own = cores[-1:] if cores[1:] and not share_cores else cores
             others = [core for core in cores if core not in own] or cores
             say(f"starting the embedded server on cores {others}, and sending from {own}")
-            with _on_cores(others):  # which it inherits
+            with on_cores(others):  # which it inherits
                 server = stack.enter_context(embedded_server(repository, find_serve_script()))
-            stack.enter_context(_on_cores(own))
+            stack.enter_context(on_cores(own))
         ensemble = ServedEnsemble(server.url if server else str(url), images)
         requests = max(2, concurrency // images)
         stack.callback(ensemble.close)
@@ -125,7 +125,7 @@ def measure_overload(
 
 
 @contextmanager
-def _on_cores(cores: Collection[int]) -> Iterator[None]:
+def on_cores(cores: Collection[int]) -> Iterator[None]:
     """Keep this thread, and the threads and processes that it starts, on some cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
