@@ -2,12 +2,12 @@
 
 import os
 import re
-import sys
 from pathlib import Path
 
 import click
 
 from ma_agiqa._command import Command
+from ma_agiqa.benchmark._official_options import official_option, official_python_option
 from ma_agiqa.benchmark.official import OfficialPreprocess
 from ma_agiqa.benchmark.preprocess import (
     OfficialSpeed,
@@ -53,16 +53,8 @@ Examples:
     help="That prepare a batch side by side.",
 )
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
-@click.option(
-    "--official", type=click.Path(path_type=Path), metavar="FOLDER", help="The authors' code."
-)
-@click.option(
-    "--official-python",
-    default=sys.executable,
-    show_default="this one",
-    metavar="PYTHON",
-    help="Interpreter in which the authors' code runs.",
-)
+@official_option
+@official_python_option
 def preprocess(
     images: tuple[Path, ...],
     size: str | None,

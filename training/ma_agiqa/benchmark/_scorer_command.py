@@ -1,11 +1,11 @@
 """`python -m ma_agiqa.benchmark scorer`."""
 
-import sys
 from pathlib import Path
 
 import click
 import torch
 
+from ma_agiqa.benchmark._official_options import official_option, official_python_option
 from ma_agiqa.benchmark._several_values import Several, SeveralCommand
 from ma_agiqa.benchmark.scorer import (
     Official,
@@ -59,16 +59,8 @@ Examples:
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Of the CPU. Default: torch's own.")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option(
-    "--official", type=click.Path(path_type=Path), metavar="FOLDER", help="The authors' code."
-)
-@click.option(
-    "--official-python",
-    default=sys.executable,
-    show_default="this one",
-    metavar="PYTHON",
-    help="Interpreter in which the authors' code runs.",
-)
+@official_option
+@official_python_option
 def scorer(
     preset: str,
     checkpoint: Path | None,

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ma_agiqa.benchmark._official_options import official_option
 from ma_agiqa.benchmark._several_values import Several, SeveralCommand
 from ma_agiqa.benchmark.embedder import (
     compare,
@@ -103,11 +104,7 @@ def threads_option(function: _F) -> _F:
     "--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Passes to time."
 )
 @click.option("--profile", is_flag=True, help="Say which operations take the time of a pass.")
-@click.option(
-    "--official",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Your checkout of github.com/wangpuyi/MA-AGIQA, to run by turns with ours.",
-)
+@official_option
 @click.option(
     "--official-python",
     metavar="PYTHON",
