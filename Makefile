@@ -63,7 +63,7 @@ fuzz: $(INSTALLED) ## decode 20,000 damaged images, and send a tenth of them to 
 	FUZZ_CASES=20000 $(BIN)/python -m pytest -s -k mutated \
 	  tests/security/test_image_fuzz.py tests/served/test_hostile_requests.py
 
-audit: $(INSTALLED) ## look the pinned packages up in a list of known vulnerabilities, PyPI's if AUDIT names no other
+audit: $(INSTALLED) ## look the pinned packages up in PyPI's list of known vulnerabilities, or in one that AUDIT names
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt pip-audit
 	$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt $(AUDIT)
 
