@@ -37,7 +37,7 @@ test: $(INSTALLED) ## run every test
 
 test-baselines: $(INSTALLED) ## run the tests of the baselines that need a package of their own (C++ compiler)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e './training[baselines]'
-	$(BIN)/python -m pytest tests/training/test_baselines.py
+	$(BIN)/python -m pytest tests/training/evaluate/baselines/test_baselines.py
 
 deploy-tools: $(INSTALLED) ## fetch Prometheus and schemas into .tools; without them some tests of deploy/ are skipped
 	@mkdir -p .tools/prometheus .tools/npm .tools/kserve
@@ -47,17 +47,17 @@ deploy-tools: $(INSTALLED) ## fetch Prometheus and schemas into .tools; without 
 	  @kubernetes-models/envoy-gateway@2.0.0
 	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest .tools/kserve kserve==0.21.0
 
-faults: $(INSTALLED) ## harm a real server in every way of docs/FAULTS.md (10 minutes), showing the times seen
+faults: $(INSTALLED) ## harm a real server in every way of docs/faults.md (10 minutes), showing the times seen
 	$(BIN)/python -m pytest -s -m 'faults or not faults' \
 	  tests/served/test_faults_processes.py tests/served/test_faults_memory.py \
-	  tests/served/test_rollout.py tests/deploy/test_triton_canary.py
+	  tests/served/test_rollout.py tests/deploy/embedded/test_canary.py
 
 soak: $(INSTALLED) ## score images for MINUTES=10 and fail if the server's memory grows by 2 %
-	$(BIN)/python deploy/soak.py --minutes $(or $(MINUTES),10)
+	$(BIN)/python deploy/load/soak.py --minutes $(or $(MINUTES),10)
 
 test-bulk: $(INSTALLED) ## run the tests of bulk jobs, which need Ray (100 MB)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e './client[bulk]'
-	$(BIN)/python -m pytest tests/client/test_bulk.py
+	$(BIN)/python -m pytest tests/client/bulk/test_bulk.py
 
 fuzz: $(INSTALLED) ## decode 20,000 damaged images, and send a tenth of them to a real server
 	FUZZ_CASES=20000 $(BIN)/python -m pytest -s -k mutated \
@@ -77,10 +77,10 @@ format: $(INSTALLED) ## put the code into its style
 	$(BIN)/ruff format .
 
 train-demo: $(INSTALLED) ## train the demo model again, into runs/demo
-	$(BIN)/python -m ma_agiqa.train --config training/configs/demo.yaml --output runs/demo
+	$(BIN)/python -m ma_agiqa train --config training/configs/demo.yaml --output runs/demo
 
 paper: $(INSTALLED) ## fetch the paper's models (17 GB; OWL=folder CHECKPOINT=file if you have them), export and serve
-	$(BIN)/python -m ma_agiqa.paper_weights --output weights \
+	$(BIN)/python -m ma_agiqa paper-weights --output weights \
 	  $(if $(OWL),--owl "$(OWL)") $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") \
 	  | xargs --no-run-if-empty $(BIN)/python export/to_triton.py --preset paper --repository $(PAPER_REPOSITORY)
 	$(BIN)/python deploy/serve.py --repository $(PAPER_REPOSITORY)
@@ -89,7 +89,7 @@ load: $(INSTALLED) ## load a server as its users do: make load HOST=host:8001 LO
 	$(BIN)/python -m locust -f deploy/load/locustfile.py --headless --only-summary -u 3 -r 3 -t 1m --host $(HOST) $(LOAD)
 
 overload: $(INSTALLED) ## send four times what the embedded server can do, and see what becomes of it
-	$(BIN)/python -m ma_agiqa.benchmark overload --min-goodput 0.9 --max-refused-p95-ms 1000 \
+	$(BIN)/python -m ma_agiqa benchmark overload --min-goodput 0.9 --max-refused-p95-ms 1000 \
 	  --max-recovery-s 10
 
 clean: ## remove what the tasks made, except .venv and fetched weights

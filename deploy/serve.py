@@ -10,8 +10,8 @@ from types import FrameType
 
 import click
 
-from _supervisor import Supervisor
-from embedded_triton import REPOSITORY_ROOT, EmbeddedTriton, Security, ServeError, Tracing
+from embedded.server import REPOSITORY_ROOT, EmbeddedTriton, Security, ServeError, Tracing
+from embedded.supervisor import Supervisor
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PORT = click.IntRange(1, 65535)

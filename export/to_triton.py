@@ -21,15 +21,12 @@ from pathlib import Path
 import click
 import torch
 
-import rollout
-import versions
-from ma_agiqa.errors import ConfigError, MAAGIQAError
-from ma_agiqa.presets import (
-    DTYPE_ALIASES,
-    DTYPES,
+from exporter import rollout, versions
+from exporter.formats import (
+    ARITHMETICS,
 )
-from model_control import ModelControl, read_credentials, read_key
-from new_version import (
+from exporter.model_control import ModelControl, read_credentials, read_key
+from exporter.new_version import (
     KEEP,
     REPOSITORY,
     Source,
@@ -38,8 +35,10 @@ from new_version import (
     export_and_activate,
     read_checkpoint,
 )
-from scorer_formats import (
-    ARITHMETICS,
+from ma_agiqa.errors import ConfigError, MAAGIQAError
+from ma_agiqa.lmm.sources import (
+    DTYPE_ALIASES,
+    DTYPES,
 )
 
 DEMO_CHECKPOINT = Path(__file__).resolve().parents[1] / "training" / "checkpoints" / "demo"
@@ -101,7 +100,7 @@ _PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
     type=click.Choice([*DTYPE_ALIASES, *DTYPES]),
     help="Of mPLUG-Owl2's weights. Default: float32 for the demo; else float16 on GPU, bfloat16 on "
     "CPU. At the paper's size 16 bits take 16.1 GB, int8 8.2 and int4 4.7, at a loss that "
-    "`python -m ma_agiqa.benchmark dtypes` shows on your images.",
+    "`python -m ma_agiqa benchmark dtypes` shows on your images.",
 )
 @click.option(
     "--activate",

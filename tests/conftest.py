@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from embedded_triton import EmbeddedTriton
-from ma_agiqa.mplug_owl2 import MPlugOwl2Config
-from reference import GOLDEN, official_tensors
+from embedded.server import EmbeddedTriton
+from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config
+from support.reference import GOLDEN, official_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
 

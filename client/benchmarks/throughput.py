@@ -28,7 +28,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ma_agiqa_client import Scorer, SharedMemory
-from ma_agiqa_client.cli._embedded import embedded_server, find_serve_script
+from ma_agiqa_client._programs.embedded import embedded_server, find_serve_script
 
 Contestant = Callable[[list[bytes]], int]
 

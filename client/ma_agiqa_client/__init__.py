@@ -7,9 +7,9 @@
 Imports neither torch nor transformers.
 """
 
-from ma_agiqa_client._async_transport import AsyncTransport
-from ma_agiqa_client._shared_memory import SharedMemory
-from ma_agiqa_client._transport import Transport
+from ma_agiqa_client._wire.aio import AsyncTransport
+from ma_agiqa_client._wire.grpc import Transport
+from ma_agiqa_client._wire.shared_memory import SharedMemory
 from ma_agiqa_client.async_scorer import AsyncScorer
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.connection import Tls

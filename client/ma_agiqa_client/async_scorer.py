@@ -11,12 +11,12 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Any, TypeVar
 
-from ma_agiqa_client import _operations as do
-from ma_agiqa_client._async_transport import AsyncGrpcTransport, AsyncTransport
-from ma_agiqa_client._cancellation import cancelled
-from ma_agiqa_client._client import BaseScorer, check_window
-from ma_agiqa_client._images import ImageLike, check_sources, detach
-from ma_agiqa_client._ordering import Sequencer, best_first
+from ma_agiqa_client._core import operations as do
+from ma_agiqa_client._core.base import BaseScorer, check_window
+from ma_agiqa_client._core.cancellation import cancelled
+from ma_agiqa_client._core.ordering import Sequencer, best_first
+from ma_agiqa_client._wire.aio import AsyncGrpcTransport, AsyncTransport
+from ma_agiqa_client._wire.images import ImageLike, check_sources, detach
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.errors import InvalidImageError
 from ma_agiqa_client.explain import MAX_ANSWER_TOKENS, AnswerPart, AsyncAnswerChannel, Inquiry

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 import grpc  # type: ignore[import-untyped]
 
-from ma_agiqa_client._tracing import trace_headers
+from ma_agiqa_client._wire.tracing import trace_headers
 
 __all__ = ["Compression", "Connection", "Tls", "check_url", "check_urls", "is_loopback"]
 

@@ -20,9 +20,9 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]
 from tritonclient.grpc import service_pb2, service_pb2_grpc  # type: ignore[import-untyped]
 
-from ma_agiqa_client import _protocol
-from ma_agiqa_client._cancellation import cancelled
-from ma_agiqa_client._core import Core
+from ma_agiqa_client._core import protocol
+from ma_agiqa_client._core.cancellation import cancelled
+from ma_agiqa_client._core.plan import Core
 from ma_agiqa_client.connection import Connection, check_url
 from ma_agiqa_client.errors import (
     CannotExplainError,
@@ -154,7 +154,7 @@ class _Channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel(grpc_module))
         compression, left_s = self._connection.compression, max(clock.left_s(), 0.0)
         deadline_us = self._core.server_deadline_us(left_s)
-        request.parameters[_protocol.DEADLINE].int64_param = deadline_us
+        request.parameters[protocol.DEADLINE].int64_param = deadline_us
         return stub.ModelStreamInfer(
             iter([request]),
             timeout=left_s,
@@ -195,7 +195,7 @@ class _Channel:
         if code is grpc.StatusCode.INVALID_ARGUMENT and message.startswith("The question"):
             return InvalidQuestionError(message)
         status = f"StatusCode.{code.name}" if code else None
-        return _protocol.to_client_error(status, message, self._url, clock.timeout_s)
+        return protocol.to_client_error(status, message, self._url, clock.timeout_s)
 
 
 class AnswerChannel(_Channel):

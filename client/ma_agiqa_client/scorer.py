@@ -11,12 +11,12 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, TypeVar
 
-from ma_agiqa_client import _operations as do
-from ma_agiqa_client._cancellation import CallGroup, cancelled
-from ma_agiqa_client._client import BaseScorer, check_window
-from ma_agiqa_client._images import ImageLike, check_sources, detach
-from ma_agiqa_client._ordering import Sequencer, best_first
-from ma_agiqa_client._transport import GrpcTransport, Transport
+from ma_agiqa_client._core import operations as do
+from ma_agiqa_client._core.base import BaseScorer, check_window
+from ma_agiqa_client._core.cancellation import CallGroup, cancelled
+from ma_agiqa_client._core.ordering import Sequencer, best_first
+from ma_agiqa_client._wire.grpc import GrpcTransport, Transport
+from ma_agiqa_client._wire.images import ImageLike, check_sources, detach
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.errors import InvalidImageError
 from ma_agiqa_client.explain import MAX_ANSWER_TOKENS, AnswerChannel, AnswerPart

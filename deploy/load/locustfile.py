@@ -27,8 +27,8 @@ from locust.env import Environment
 grpc_gevent.init_gevent()  # before the first channel: else every call blocks all users
 
 import tritonclient.grpc  # noqa: E402
-from load_images import FORMATS, LoadImage, make_images, read_images  # noqa: E402
-from load_report import Limits, broken_limits, error_table, latency_table  # noqa: E402
+from images import FORMATS, LoadImage, make_images, read_images  # noqa: E402
+from report import Limits, broken_limits, error_table, latency_table  # noqa: E402
 from tritonclient.utils import InferenceServerException  # noqa: E402
 
 MODEL = "ma_agiqa"

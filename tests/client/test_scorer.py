@@ -18,7 +18,7 @@ from ma_agiqa_client import (
     ServerUnavailableError,
     WrongModelError,
 )
-from ma_agiqa_client._arrays import encode_array
+from ma_agiqa_client._wire.arrays import encode_array
 
 
 @pytest.fixture

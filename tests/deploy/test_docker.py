@@ -23,8 +23,8 @@ import tritonclient.grpc
 import yaml
 from tritonclient.utils import InferenceServerException
 
-from _triton_processes import group_members, model_of_stub
-from _triton_runtime import find_runtime
+from embedded.processes import group_members, model_of_stub
+from embedded.runtime import find_runtime
 from probe import answered
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,4 +1,4 @@
-"""What deploy/README.md and docs/SCALE.md name exists, and a number of them is computed again."""
+"""What deploy/README.md and docs/scale.md name exists, and a number of them is computed again."""
 
 import re
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCS = ("deploy/README.md", "docs/SCALE.md")
+DOCS = ("deploy/README.md", "docs/scale.md")
 FOLDERS = ("deploy/", "client/", "tests/", "docs/", "export/", "training/")
 
 
@@ -33,7 +33,7 @@ def test_tasks_that_are_named_exist(doc):
 
 
 def test_metrics_that_are_named_are_those_that_are_counted():
-    module = (ROOT / "training" / "ma_agiqa" / "serving_metrics.py").read_text()
+    module = (ROOT / "training" / "ma_agiqa" / "serving" / "metrics.py").read_text()
     counted = set(re.findall(r'"(ma_agiqa_\w+)": ', module))
     text = (ROOT / "deploy" / "README.md").read_text()
     assert set(re.findall(r"`(ma_agiqa_\w+)", text)) == counted
@@ -64,4 +64,4 @@ def test_the_simulated_wait_is_that_of_the_page():
     command = [sys.executable, ROOT / "deploy" / "kubernetes" / "simulate.py", "day"]
     done = subprocess.run([*command, *day, *scaling], capture_output=True, text=True, check=True)
     assert "p99 0.572 s" in done.stdout
-    assert "0.572 s" in (ROOT / "docs" / "SCALE.md").read_text()
+    assert "0.572 s" in (ROOT / "docs" / "scale.md").read_text()

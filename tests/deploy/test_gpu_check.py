@@ -13,7 +13,7 @@ def test_the_script_is_sound():
 
 
 def test_the_embedded_triton_is_carried_and_torch_is_not():
-    command = [sys.executable, DEPLOY / "needed_packages.py"]
+    command = [sys.executable, DEPLOY / "gpu_check" / "needed_packages.py"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     pins = dict(line.split("==") for line in done.stdout.splitlines())
     assert pins["nvidia-pytriton"] == "0.7.0"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kserve_types import KServeTypes
+from support.kserve_types import KServeTypes
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"

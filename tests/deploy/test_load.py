@@ -22,10 +22,10 @@ LOAD = ROOT / "deploy" / "load"
 def load(monkeypatch):
     """The modules beside the locustfile; it itself would patch this process."""
     monkeypatch.syspath_prepend(LOAD)
-    import load_images
-    import load_report
+    import images
+    import report
 
-    return load_images, load_report
+    return images, report
 
 
 def test_images_are_of_the_sizes_and_formats_asked_for(load):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from prometheus_programs import program
+from support.prometheus_programs import program
 
 ROOT = Path(__file__).resolve().parents[2]
 MONITORING = ROOT / "deploy" / "monitoring"

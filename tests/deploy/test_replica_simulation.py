@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from replica_simulation import Autoscaler, Day, ServiceTime, arrivals, simulate
-from simulate import fit_times, hours, measured_batches
+from simulate_replicas import fit_times, hours, measured_batches
 
-COMMAND = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes" / "simulate.py"
+COMMAND = Path(__file__).resolve().parents[2] / "docs" / "experiments" / "simulate_replicas.py"
 NOTHING_SCALES = Autoscaler(queue=None, busy=None, least=1, most=1)
 
 

@@ -101,7 +101,7 @@ def test_kill_9_leaves_nothing(serve):
     ("program", "message"),
     [
         ("tritonserver", "tritonserver ended unexpectedly"),
-        ("_triton_guard.py", "tritonserver ended unexpectedly"),
+        ("guard.py", "tritonserver ended unexpectedly"),
         ("triton_python_backend_stub", "The process of model "),
     ],
 )

@@ -16,14 +16,12 @@ from click.testing import CliRunner
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-import new_version
-import scorer_formats
 import to_triton
-import versions
-from ma_agiqa.checkpoint import ModelCard, save_checkpoint
+from exporter import formats, new_version, versions
+from ma_agiqa.checkpoints.folder import ModelCard, save_checkpoint
 from ma_agiqa.errors import CheckpointError, DataError
-from ma_agiqa.scorer import MAAGIQA, MAAGIQAConfig
-from reference import GOLDEN, official_tensors
+from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
+from support.reference import GOLDEN, official_tensors
 
 SCRIPT = Path(to_triton.__file__)
 CONFIG = MAAGIQAConfig(
@@ -155,21 +153,21 @@ def test_the_scorer_is_served_in_the_arithmetic_asked_for(
 
 def test_scores_that_change_are_served_exactly(checkpoint, monkeypatch):
     model = new_version.read_checkpoint(checkpoint).model
-    assert scorer_formats.choose_arithmetic(model, "auto", False, 5.0) is not model
-    monkeypatch.setattr(scorer_formats, "TORCHSCRIPT_TOLERANCE", 0.0)
-    monkeypatch.setattr(scorer_formats, "SCORE_TOLERANCE", 0.0)
+    assert formats.choose_arithmetic(model, "auto", False, 5.0) is not model
+    monkeypatch.setattr(formats, "TORCHSCRIPT_TOLERANCE", 0.0)
+    monkeypatch.setattr(formats, "SCORE_TOLERANCE", 0.0)
     for arithmetic in ("auto", "exact"):
-        assert scorer_formats.choose_arithmetic(model, arithmetic, False, 5.0) is model
+        assert formats.choose_arithmetic(model, arithmetic, False, 5.0) is model
     for arithmetic in ("float32", "bfloat16"):
         with pytest.raises(CheckpointError, match=f"--scorer {arithmetic}: .* Choose exact"):
-            scorer_formats.choose_arithmetic(model, arithmetic, False, 5.0)
+            formats.choose_arithmetic(model, arithmetic, False, 5.0)
 
 
 @pytest.mark.slow
 def test_reference_weights_amplify_rounding_and_are_served_exactly():
     shapes = json.loads((GOLDEN / "ma_agiqa_full_parameters.json").read_text())
     model = MAAGIQA.from_official(official_tensors(shapes))
-    assert scorer_formats.choose_arithmetic(model, "auto", False, 5.0) is model
+    assert formats.choose_arithmetic(model, "auto", False, 5.0) is model
 
 
 def small_export(checkpoint: Path, repository: Path) -> int:
@@ -196,7 +194,7 @@ def test_the_next_export_is_the_next_version(repository, checkpoint):
 @pytest.mark.parametrize("name", ["TORCHSCRIPT_TOLERANCE", "ONNX_TOLERANCE"])
 def test_a_failed_check_writes_nothing(repository, checkpoint, monkeypatch, name):
     before = files(repository)
-    monkeypatch.setattr(scorer_formats, name, -1.0)
+    monkeypatch.setattr(formats, name, -1.0)
     with pytest.raises(CheckpointError, match="Nothing was written"):
         small_export(checkpoint, repository)
     assert files(repository) == before

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-import rollout
 import to_triton
-import versions
+from exporter import rollout, versions
 from ma_agiqa.errors import CheckpointError, ConfigError
 
 SHIPPED = Path(__file__).resolve().parents[2] / "model_repository"

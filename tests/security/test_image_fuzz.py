@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from hostile_files import costly_files, mutated_files, png, real_files
-from ma_agiqa.preprocessing import MAX_IMAGE_BYTES
+from ma_agiqa.images.views import MAX_IMAGE_BYTES
+from support.hostile_files import costly_files, mutated_files, png, real_files
 
 CASES = int(os.environ.get("FUZZ_CASES", "300"))
 CPU_LIMIT_S = 2.0  # CPU time: the clock would measure the other users of the machine
@@ -33,7 +33,7 @@ def decode_all(pipe: Connection) -> None:
     import cv2
 
     from ma_agiqa.errors import ImageError
-    from ma_agiqa.preprocessing import decode, quality_view, semantic_view
+    from ma_agiqa.images.views import decode, quality_view, semantic_view
 
     cv2.setNumThreads(1)
     warnings.simplefilter("ignore")  # Pillow's remarks on thousands of damaged files

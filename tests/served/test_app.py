@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from browser import colours_on
 from ma_agiqa_client import Scorer
-from page_process import open_page, running_page
+from support.browser import colours_on
+from support.page_process import open_page, running_page
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.jpg"))
 

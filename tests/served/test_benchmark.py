@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from ma_agiqa.benchmark.__main__ import main
 from ma_agiqa.benchmark._one_process import Layout, OneProcess
 from ma_agiqa.benchmark.served import measure_served, read_files
+from ma_agiqa.commands.benchmark import main
 from ma_agiqa.errors import ConfigError
 from ma_agiqa_client import Scorer
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from browser import colours_on, headless_chromium
-from embedded_triton import EmbeddedTriton
+from embedded.server import EmbeddedTriton
 from ma_agiqa_client import Scorer
-from ma_agiqa_client.cli._embedded import DEFAULT_URL, listens
+from ma_agiqa_client._programs.embedded import DEFAULT_URL, listens
+from support.browser import colours_on, headless_chromium
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "client" / "score.py"

@@ -8,8 +8,8 @@ import pytest
 import tritonclient.grpc
 import trustme
 
-import _triton_server
-from embedded_triton import EmbeddedTriton
+from embedded import process
+from embedded.server import EmbeddedTriton
 from ma_agiqa_client import (
     AsyncScorer,
     AuthenticationError,
@@ -38,14 +38,14 @@ def serve():
             kept = [o for o in original(*arguments) if not o.startswith(without)]
             return [*kept, *options]
 
-        original = _triton_server.server_command
-        _triton_server.server_command = command
+        original = process.server_command
+        process.server_command = command
         try:
             servers.append(EmbeddedTriton(REPOSITORY, free_ports=True, self_test=False))
             servers[-1].start()
             return servers[-1]
         finally:
-            _triton_server.server_command = original
+            process.server_command = original
 
     servers: list[EmbeddedTriton] = []
     yield start

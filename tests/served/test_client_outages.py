@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 
-from embedded_triton import EmbeddedTriton
+from embedded.server import EmbeddedTriton
 from ma_agiqa_client import Retry, Scorer, ServerUnavailableError
 
 ROOT = Path(__file__).resolve().parents[2]

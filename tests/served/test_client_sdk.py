@@ -13,7 +13,7 @@ from PIL import Image
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from embedded_triton import EmbeddedTriton
+from embedded.server import EmbeddedTriton
 from ma_agiqa_client import (
     AsyncScorer,
     DeadlineExceededError,
@@ -234,7 +234,7 @@ def test_a_clock_of_this_machine_that_is_wrong_costs_no_score(scorer, monkeypatc
     scorer.model()
     behind_ns = behind_s * 10**9
     now = time.time_ns
-    monkeypatch.setattr("ma_agiqa_client._core.time.time_ns", lambda: now() - behind_ns)
+    monkeypatch.setattr("ma_agiqa_client._core.plan.time.time_ns", lambda: now() - behind_ns)
     assert scorer.score(EXAMPLES[0], timeout_s=30).error is None
     assert all(score.error is None for score in scorer.score_many(EXAMPLES, timeout_s=30))
 

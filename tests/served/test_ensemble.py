@@ -11,10 +11,10 @@ import tritonclient.grpc
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-from ma_agiqa.checkpoint import checkpoint_sha256, load_checkpoint
-from ma_agiqa.preprocessing import decode, quality_view, semantic_view
-from ma_agiqa.presets import build_embedder
-from ma_agiqa.scorer import ScorerOutput
+from ma_agiqa.checkpoints.folder import checkpoint_sha256, load_checkpoint
+from ma_agiqa.images.views import decode, quality_view, semantic_view
+from ma_agiqa.lmm.sources import build_embedder
+from ma_agiqa.networks.scorer import ScorerOutput
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = ROOT / "training" / "checkpoints" / "demo"

@@ -11,14 +11,14 @@ import yaml
 from click.testing import CliRunner
 
 from conftest import ROOT
-from ma_agiqa.checkpoint import checkpoint_sha256, load_checkpoint, save_checkpoint
-from ma_agiqa.datasets import make_split, read_images
+from ma_agiqa.checkpoints.folder import checkpoint_sha256, load_checkpoint, save_checkpoint
+from ma_agiqa.commands.evaluate import main
+from ma_agiqa.data import make_split, read_images
 from ma_agiqa.evaluate import score_selection, score_served, select_own
-from ma_agiqa.evaluate.__main__ import main
-from ma_agiqa.predictions import read_predictions
-from ma_agiqa.scorer import MAAGIQA
+from ma_agiqa.evaluate.predictions import read_predictions
+from ma_agiqa.networks.scorer import MAAGIQA
 from ma_agiqa.settings import to_mapping
-from ma_agiqa.training_config import load_config
+from ma_agiqa.train.config import load_config
 
 CHECKPOINT = ROOT / "training" / "checkpoints" / "demo"
 TOLERANCE = 5e-3  # of MOS: embeddings pass through float16 in the store, through float32 there

@@ -16,13 +16,13 @@ import tritonclient.grpc
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from embedded_triton import EmbeddedTriton
-from llama_tokenizer import write_tokenizer
-from ma_agiqa import questions
-from ma_agiqa.answer import Answerer, language_head
-from ma_agiqa.preprocessing import decode, semantic_view
-from ma_agiqa.presets import build_embedder
-from ma_agiqa.questions import Tokenizer
+from embedded.server import EmbeddedTriton
+from exporter.config import WARMUP_IMAGE, DeploymentSettings, repository_configs
+from ma_agiqa.images.views import decode, semantic_view
+from ma_agiqa.lmm import tokenizer as questions
+from ma_agiqa.lmm.answers import Answerer, language_head
+from ma_agiqa.lmm.sources import build_embedder
+from ma_agiqa.lmm.tokenizer import Tokenizer
 from ma_agiqa.tensors import tensor_specs
 from ma_agiqa_client import (
     AsyncScorer,
@@ -35,10 +35,10 @@ from ma_agiqa_client import (
     Scorer,
     explain,
 )
-from ma_agiqa_client._core import Core
-from ma_agiqa_client.cli._output import printable
-from published_weights import write_owl
-from triton_config import WARMUP_IMAGE, DeploymentSettings, repository_configs
+from ma_agiqa_client._core.plan import Core
+from ma_agiqa_client._programs.console import printable
+from support.llama_tokenizer import write_tokenizer
+from support.published_weights import write_owl
 
 ROOT = Path(__file__).resolve().parents[2]
 REPOSITORY = ROOT / "model_repository"

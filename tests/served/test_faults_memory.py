@@ -14,9 +14,9 @@ import pytest
 import tritonclient.grpc
 from PIL import Image
 
-from golden_requests import golden_images
+from exporter.golden import golden_images
 from ma_agiqa_client import Retry, Scorer, ServerError, ServerUnavailableError
-from supervised import Supervised
+from support.supervised import Supervised
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.faults

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from constant_load import ConstantLoad
-from golden_requests import golden_images
+from exporter.golden import golden_images
 from ma_agiqa_client import Retry, Scorer
-from slow_request import SlowRequest
-from supervised import Supervised, kill, wait_until
+from support.constant_load import ConstantLoad
+from support.slow_request import SlowRequest
+from support.supervised import Supervised, kill, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENT = {"timeout_s": 150.0, "retry": Retry(budget_s=140)}

@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from local_hub import free_port
+from ma_agiqa.data.features import FeatureStore, open_features, wanted_identity
+from ma_agiqa.data.features.ensure import extract_features
+from ma_agiqa.data.features.served import ServedEmbedder
 from ma_agiqa.errors import ConfigError
-from ma_agiqa.features import FeatureStore, open_features, wanted_identity
-from ma_agiqa.features.ensure import extract_features
-from ma_agiqa.features.served import ServedEmbedder
-from ma_agiqa.training_config import load_config
-from rated_images import write_config, write_images
+from ma_agiqa.train.config import load_config
+from support.local_hub import free_port
+from support.rated_images import write_config, write_images
 
 WANTED = wanted_identity("demo", "float32")
 

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from embedded_triton import EmbeddedTriton
-from hostile_files import costly_files, mutated_files, png
+from embedded.server import EmbeddedTriton
+from support.hostile_files import costly_files, mutated_files, png
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = sorted((ROOT / "examples").glob("*.jpg"))[0].read_bytes()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ma_agiqa.benchmark.__main__ import main
 from ma_agiqa.benchmark.overload import on_cores
+from ma_agiqa.commands.benchmark import main
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "coffee_pristine.jpg"
 

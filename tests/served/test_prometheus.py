@@ -16,7 +16,7 @@ import tritonclient.grpc
 import yaml
 from tritonclient.utils import InferenceServerException
 
-from prometheus_programs import program
+from support.prometheus_programs import program
 
 ROOT = Path(__file__).resolve().parents[2]
 MONITORING = ROOT / "deploy" / "monitoring"

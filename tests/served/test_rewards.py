@@ -303,7 +303,7 @@ def test_a_server_that_goes_away_is_an_error_and_the_fallback_is_one_only_if_ask
 @pytest.mark.slow
 def test_the_command_with_a_server_of_its_own(expected_jpeg):
     """No --url, and nothing at the default address: the clone's server is started and stopped."""
-    from ma_agiqa_client.cli._embedded import DEFAULT_URL, listens
+    from ma_agiqa_client._programs.embedded import DEFAULT_URL, listens
 
     if listens(DEFAULT_URL):
         pytest.skip(f"something listens at {DEFAULT_URL}")

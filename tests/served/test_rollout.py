@@ -12,16 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-import rollout
 import to_triton
-import versions
-from constant_load import ConstantLoad
-from embedded_triton import EmbeddedTriton, ServerFailedError
-from golden_requests import Golden, embed_in_process, golden_images
-from ma_agiqa.checkpoint import load_checkpoint, save_checkpoint
+from embedded.server import EmbeddedTriton, ServerFailedError
+from exporter import rollout, versions
+from exporter.golden import Golden, embed_in_process, golden_images
+from exporter.model_control import ModelControl, read_key
+from ma_agiqa.checkpoints.folder import load_checkpoint, save_checkpoint
 from ma_agiqa.errors import CheckpointError, ConfigError
 from ma_agiqa_client import Scorer, WrongModelError
-from model_control import ModelControl, read_key
+from support.constant_load import ConstantLoad
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = 60  # images

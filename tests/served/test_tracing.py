@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 
-from embedded_triton import EmbeddedTriton, Tracing
+from embedded.server import EmbeddedTriton, Tracing
 
 ROOT = Path(__file__).resolve().parents[2]
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from embedded_triton import EmbeddedTriton
-from generated_agiqa_3k import write_tree
+from embedded.server import EmbeddedTriton
 from ma_agiqa_client import Scorer
+from support.generated_agiqa_3k import write_tree
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,10 +36,10 @@ def folder(tmp_path_factory) -> Path:
 
 def test_a_table_becomes_a_served_scorer(folder):
     config = ("--config", "config.yaml")
-    assert "0 problems" in run(folder, "-m", "ma_agiqa.datasets", "check", *config)
-    assert "80 new" in run(folder, "-m", "ma_agiqa.features", *config)
-    assert '"count": 16' in run(folder, "-m", "ma_agiqa.train", *config)
-    evaluate = ("-m", "ma_agiqa.evaluate", "--checkpoint", "runs/agiqa_3k_small")
+    assert "0 problems" in run(folder, "-m", "ma_agiqa", "datasets", "check", *config)
+    assert "80 new" in run(folder, "-m", "ma_agiqa", "features", *config)
+    assert '"count": 16' in run(folder, "-m", "ma_agiqa", "train", *config)
+    evaluate = ("-m", "ma_agiqa", "evaluate", "--checkpoint", "runs/agiqa_3k_small")
     assert "paper Table 1" in run(folder, *evaluate, "--output", "runs/evaluation")
     export = ("--checkpoint", "runs/agiqa_3k_small", "--repository", "runs/repository")
     run(folder, str(ROOT / "export" / "to_triton.py"), *export)

@@ -10,7 +10,8 @@ import sys
 
 import click
 
-from ma_agiqa_client.cli._server_options import (
+from ma_agiqa_client._programs.console import Voice
+from ma_agiqa_client._programs.server_options import (
     HELP_OPTIONS,
     Program,
     ServerOptions,
@@ -19,8 +20,7 @@ from ma_agiqa_client.cli._server_options import (
     timeout_option,
     warn_if_open,
 )
-from ma_agiqa_client.cli._serving import connect
-from ma_agiqa_client.cli._voice import Voice
+from ma_agiqa_client._programs.serving import connect
 from ma_agiqa_client.errors import ClientError
 
 __all__ = ["main"]

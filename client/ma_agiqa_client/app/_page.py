@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from nicegui import events, run, ui
 from PIL import Image
 
-from ma_agiqa_client._ordering import order
+from ma_agiqa_client._core.ordering import order
+from ma_agiqa_client._programs.console import printable
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.cli._maps import LEGEND, lay_over, open_image
-from ma_agiqa_client.cli._output import meaning, printable
+from ma_agiqa_client.cli._output import meaning
 from ma_agiqa_client.cli._rows import Row
 from ma_agiqa_client.errors import ClientError
 from ma_agiqa_client.scorer import Scorer

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ma_agiqa_client.card import ModelCard
-from ma_agiqa_client.cli._server_options import (
+from ma_agiqa_client._programs.console import Voice
+from ma_agiqa_client._programs.server_options import (
     HELP_OPTIONS,
     Program,
     ServerOptions,
     server_options,
     timeout_option,
 )
-from ma_agiqa_client.cli._serving import keeps_version, open_scorer
-from ma_agiqa_client.cli._voice import Voice
+from ma_agiqa_client._programs.serving import keeps_version, open_scorer
+from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.errors import ClientError, WrongModelError
 
 if TYPE_CHECKING:

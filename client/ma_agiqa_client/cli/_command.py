@@ -12,6 +12,9 @@ from typing import IO, Any
 
 import click
 
+from ma_agiqa_client._programs.console import Voice, printable
+from ma_agiqa_client._programs.server_options import HELP_OPTIONS, Program, ServerOptions
+from ma_agiqa_client._programs.serving import connect
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.cli._batch import Batch
 from ma_agiqa_client.cli._deliver import Delivery
@@ -19,10 +22,6 @@ from ma_agiqa_client.cli._explanations import Explanations
 from ma_agiqa_client.cli._find import EXTENSIONS, Listing, expand, split_list
 from ma_agiqa_client.cli._journal import Journal, JournalError
 from ma_agiqa_client.cli._options import Options, add_options
-from ma_agiqa_client.cli._output import printable
-from ma_agiqa_client.cli._server_options import HELP_OPTIONS, Program, ServerOptions
-from ma_agiqa_client.cli._serving import connect
-from ma_agiqa_client.cli._voice import Voice
 from ma_agiqa_client.errors import CannotExplainError, ClientError, InvalidQuestionError
 from ma_agiqa_client.retry import Retry
 

@@ -5,17 +5,17 @@ import sys
 from collections.abc import Iterator
 from typing import IO, Protocol
 
+from ma_agiqa_client._programs.console import Voice, printable
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.cli._batch import Batch
 from ma_agiqa_client.cli._copies import BestFolder
 from ma_agiqa_client.cli._explanations import Explanations
 from ma_agiqa_client.cli._maps import MapFolder
 from ma_agiqa_client.cli._options import Options
-from ma_agiqa_client.cli._output import make_writer, printable
+from ma_agiqa_client.cli._output import make_writer
 from ma_agiqa_client.cli._report import Report
 from ma_agiqa_client.cli._rows import Row
 from ma_agiqa_client.cli._select import Selection
-from ma_agiqa_client.cli._voice import Voice
 
 __all__ = ["Delivery"]
 

@@ -2,9 +2,8 @@
 
 from typing import IO
 
-from ma_agiqa_client.cli._output import printable
+from ma_agiqa_client._programs.console import Voice, printable
 from ma_agiqa_client.cli._rows import Row
-from ma_agiqa_client.cli._voice import Voice
 from ma_agiqa_client.errors import InvalidImageError
 from ma_agiqa_client.scorer import Scorer
 

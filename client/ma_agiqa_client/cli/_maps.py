@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from ma_agiqa_client._images import upright
+from ma_agiqa_client._wire.images import upright
 from ma_agiqa_client.cli._rows import Patches, Row
 
 __all__ = ["COLOURS", "LEGEND", "MapFolder", "colour_table", "draw_map", "lay_over", "open_image"]

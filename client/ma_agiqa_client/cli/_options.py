@@ -7,14 +7,14 @@ from typing import Any, TypeVar
 
 import click
 
-from ma_agiqa_client.cli._output import FORMATS, format_of
-from ma_agiqa_client.cli._select import Grouping, parse_grouping
-from ma_agiqa_client.cli._server_options import (
+from ma_agiqa_client._programs.server_options import (
     ServerOptions,
     decorated,
     server_options,
     timeout_option,
 )
+from ma_agiqa_client.cli._output import FORMATS, format_of
+from ma_agiqa_client.cli._select import Grouping, parse_grouping
 
 __all__ = ["Options", "add_options"]
 

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ma_agiqa_client._programs.console import printable
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.cli._rows import Row, best_first
 
-__all__ = ["FORMATS", "Writer", "format_of", "make_writer", "meaning", "model_line", "printable"]
+__all__ = ["FORMATS", "Writer", "format_of", "make_writer", "meaning", "model_line"]
 
 FORMATS = ("table", "json", "jsonl", "csv")
 _ENDINGS = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
@@ -171,11 +172,6 @@ def make_writer(
 ) -> Writer:
     """Make the writer for one of `FORMATS`; the arguments are those of `Writer`."""
     return _WRITERS[name](file, card, ranked=ranked, grouped=grouped)
-
-
-def printable(text: str) -> str:
-    """Replace what a terminal would obey or could not show, such as escape sequences in names."""
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
 
 def model_line(card: ModelCard) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ma_agiqa_client._ordering import order
+from ma_agiqa_client._core.ordering import order
 from ma_agiqa_client.score import Gate, Score
 
 __all__ = ["Patches", "Row", "best_first"]

@@ -6,7 +6,8 @@ from contextlib import suppress
 
 import click
 
-from ma_agiqa_client.cli._server_options import (
+from ma_agiqa_client._programs.console import Voice
+from ma_agiqa_client._programs.server_options import (
     HELP_OPTIONS,
     ServerOptions,
     host_option,
@@ -14,8 +15,7 @@ from ma_agiqa_client.cli._server_options import (
     timeout_option,
     warn_if_open,
 )
-from ma_agiqa_client.cli._serving import connect
-from ma_agiqa_client.cli._voice import Voice
+from ma_agiqa_client._programs.serving import connect
 from ma_agiqa_client.errors import ClientError
 from ma_agiqa_client.rewards._batch import check_fallback
 from ma_agiqa_client.rewards._server import RewardServer

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ma_agiqa_client._arrays import is_array
+from ma_agiqa_client._wire.arrays import is_array
 from ma_agiqa_client.errors import (
     ClientError,
     DeadlineExceededError,

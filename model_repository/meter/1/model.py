@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from ma_agiqa.serving_metrics import ScoreMetrics, StepMetrics, counted, is_canary
+from ma_agiqa.serving.metrics import ScoreMetrics, StepMetrics, counted, is_canary
 from ma_agiqa.tensors import GATE_ORDER
 
 

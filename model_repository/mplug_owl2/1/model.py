@@ -10,10 +10,10 @@ from typing import Any
 import torch
 import triton_python_backend_utils as pb_utils
 
-from ma_agiqa import deadlines
-from ma_agiqa.memory import run_in_parts
-from ma_agiqa.presets import build_embedder
-from ma_agiqa.serving_metrics import StepMetrics, counted
+from ma_agiqa.lmm.sources import build_embedder
+from ma_agiqa.serving import deadlines
+from ma_agiqa.serving.memory import run_in_parts
+from ma_agiqa.serving.metrics import StepMetrics, counted
 
 OUTPUTS = {"SEMANTIC": "semantic", "COHERENCE": "coherence"}
 
@@ -64,8 +64,8 @@ class TritonPythonModel:
 
     def _next_token(self, request: Any) -> Any:
         # Here, so that scores do not depend on what only answers need.
-        from ma_agiqa.answer import Answerer, language_head
         from ma_agiqa.errors import CannotAnswerError, QuestionError
+        from ma_agiqa.lmm.answers import Answerer, language_head
 
         try:
             if self._answerer is None:  # the language head is read at the first question

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from ma_agiqa import deadlines
 from ma_agiqa.errors import CannotAnswerError, ImageError, QuestionError
-from ma_agiqa.preprocessing import decode, semantic_view
-from ma_agiqa.questions import MAX_ANSWER_TOKENS, AnswerText, Tokenizer
+from ma_agiqa.images.views import decode, semantic_view
+from ma_agiqa.lmm.tokenizer import MAX_ANSWER_TOKENS, AnswerText, Tokenizer
+from ma_agiqa.serving import deadlines
 
 
 class TritonPythonModel:

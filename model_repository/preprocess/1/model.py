@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from ma_agiqa import deadlines
-from ma_agiqa.admission import start_admission
 from ma_agiqa.errors import ImageError
-from ma_agiqa.preprocessing import decode, quality_view, semantic_view
-from ma_agiqa.serving_metrics import StepMetrics, counted
+from ma_agiqa.images.views import decode, quality_view, semantic_view
+from ma_agiqa.serving import deadlines
+from ma_agiqa.serving.admission import start_admission
+from ma_agiqa.serving.metrics import StepMetrics, counted
 
 Views = tuple[np.ndarray, np.ndarray]
 

@@ -16,8 +16,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from ma_agiqa_client._programs import serving as _serving
 from ma_agiqa_client.cli import _command as cli
-from ma_agiqa_client.cli import _serving
 
 SCRIPT = Path(__file__).resolve().parents[3] / "client" / "score.py"
 NUMBERS = {"imgs/low.png": b"10", "imgs/sub/high.png": b"90", "imgs/[bold]mid.png": b"50"}

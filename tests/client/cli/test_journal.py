@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from example_card import CARD
 from ma_agiqa_client import Gate
 from ma_agiqa_client.cli._journal import Journal, JournalError, stamp
 from ma_agiqa_client.cli._rows import Patches, Row
+from support.example_card import CARD
 
 GATE = Gate(semantic=0.25, coherence=0.25, quality=0.5)
 
@@ -106,7 +106,7 @@ def test_a_device_is_refused():
 
 def test_two_runs_cannot_share_it(images):
     code = (
-        "import sys, example_card as e; from ma_agiqa_client.cli._journal import Journal;"
+        "import sys, support.example_card as e; from ma_agiqa_client.cli._journal import Journal;"
         "Journal('done.jsonl', e.CARD)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from example_card import CARD
 from ma_agiqa_client import Gate
 from ma_agiqa_client.cli._output import FORMATS, format_of, make_writer, printable
 from ma_agiqa_client.cli._rows import Row
+from support.example_card import CARD
 
 GATE = Gate(semantic=0.25, coherence=0.25, quality=0.5)
 LOW = Row("low.png", 10.0, 0.1, 10.0, GATE, "tiny")

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from browser import colours_on, headless_chromium
-from example_card import CARD
 from ma_agiqa_client import Gate
 from ma_agiqa_client.cli._report import Report, thumbnail_side
 from ma_agiqa_client.cli._rows import Patches, Row
+from support.browser import colours_on, headless_chromium
+from support.example_card import CARD
 
 HOSTILE = "</script><img src=x onerror=document.title=1>"
 COUNT = 90  # more than two blocks of pictures

@@ -14,8 +14,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from ma_agiqa.errors import ConfigError
-from ma_agiqa.preprocessing import decode, quality_view, semantic_view
-from ma_agiqa.presets import build_embedder
+from ma_agiqa.images.views import decode, quality_view, semantic_view
+from ma_agiqa.lmm.sources import build_embedder
 
 __all__ = ["Layout", "OneProcess", "Rate"]
 

@@ -9,8 +9,8 @@ import numpy as np
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput, InferResult
 from tritonclient.utils import InferenceServerException
 
-from ma_agiqa.deadlines import PARAMETER
 from ma_agiqa.errors import ConfigError, DataError
+from ma_agiqa.serving.deadlines import PARAMETER
 
 __all__ = ["Answer", "Load", "ServedEnsemble"]
 

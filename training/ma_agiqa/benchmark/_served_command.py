@@ -1,4 +1,4 @@
-"""Command line of the benchmarks of serving: `python -m ma_agiqa.benchmark served|overload`."""
+"""Command line of the benchmarks of serving: `python -m ma_agiqa benchmark served|overload`."""
 
 import os
 import sys
@@ -7,18 +7,18 @@ from pathlib import Path
 import click
 import torch
 
-from ma_agiqa.benchmark._several_values import Several, SeveralCommand
 from ma_agiqa.benchmark.overload import Overload, measure_overload
 from ma_agiqa.benchmark.served import ServedSpeed, measure_served, read_files
+from ma_agiqa.commands._several_values import Several, SeveralCommand
 
 __all__ = ["overload", "served"]
 
 _CLONE = Path(__file__).resolve().parents[3]
 _EPILOG = """\b
 Examples:
-  python -m ma_agiqa.benchmark served
-  python -m ma_agiqa.benchmark served --concurrency 1 8 32 --images my_images
-  python -m ma_agiqa.benchmark served --url localhost:8001 --repository model_repository
+  python -m ma_agiqa benchmark served
+  python -m ma_agiqa benchmark served --concurrency 1 8 32 --images my_images
+  python -m ma_agiqa benchmark served --url localhost:8001 --repository model_repository
 """
 
 

@@ -10,27 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ma_agiqa._command import Command
 from ma_agiqa.benchmark.embedder import load, timed_pass
-from ma_agiqa.benchmark.embedder_command import (
+from ma_agiqa.benchmark.machine import describe, use_threads
+from ma_agiqa.checkpoints.folder import load_checkpoint
+from ma_agiqa.commands._shared import Command
+from ma_agiqa.commands.benchmark_embedder import (
     device_option,
     dtype_choice,
     long_name,
     threads_option,
 )
-from ma_agiqa.benchmark.machine import describe, use_threads
-from ma_agiqa.checkpoint import load_checkpoint
 from ma_agiqa.errors import ConfigError
-from ma_agiqa.preprocessing import decode, quality_view, semantic_view
-from ma_agiqa.presets import DEMO_EMBEDDER, embedder_config
-from ma_agiqa.scorer import MAAGIQA
+from ma_agiqa.images.views import decode, quality_view, semantic_view
+from ma_agiqa.lmm.sources import DEMO_EMBEDDER, embedder_config
+from ma_agiqa.networks.scorer import MAAGIQA
 
 __all__ = ["DtypeResult", "dtypes", "measure_dtypes"]
 
 _EPILOG = """\b
 Examples:
-  python -m ma_agiqa.benchmark dtypes my_images/*.png
-  python -m ma_agiqa.benchmark dtypes --owl weights/mplug-owl2-llama2-7b \\
+  python -m ma_agiqa benchmark dtypes my_images/*.png
+  python -m ma_agiqa benchmark dtypes --owl weights/mplug-owl2-llama2-7b \\
       --checkpoint AGIQA_3k.pt --reference bf16 --dtype int8 --dtype int4 my_images/*.png
 """
 
@@ -82,15 +82,15 @@ def measure_dtypes(
 
     Args:
         images: decoded, uint8 (H, W, 3), RGB.
-        owl: source of mPLUG-Owl2, as `presets.build_embedder` takes it.
+        owl: source of mPLUG-Owl2, as `lmm.sources.build_embedder` takes it.
         scorer: of the embeddings, in float32; None compares embeddings alone.
         reference: dtype that the others are compared with.
-        others: dtypes, of `presets.DTYPES`.
+        others: dtypes, of `lmm.sources.DTYPES`.
         device: where the models run.
         batch: images of a pass.
 
     Raises:
-        CheckpointError, ConfigError: see `presets.build_embedder`.
+        CheckpointError, ConfigError: see `lmm.sources.build_embedder`.
     """
     size = embedder_config(owl).vision.image_size
     views = torch.from_numpy(np.stack([semantic_view(image, size) for image in images]))

@@ -12,9 +12,9 @@ from torch import Tensor
 from ma_agiqa.benchmark.machine import PeakMemory, finish, gemm_rate, read_from_disk
 from ma_agiqa.benchmark.official import OfficialEmbedder
 from ma_agiqa.benchmark.operations import cached_flop, gemm_shapes, official_flop
-from ma_agiqa.mplug_owl2.loading import compute_dtype
-from ma_agiqa.presets import build_embedder
-from ma_agiqa.prompt_embedding import PROMPTS, PromptEmbedder
+from ma_agiqa.lmm.embedder import PROMPTS, PromptEmbedder
+from ma_agiqa.lmm.mplug_owl2.loading import compute_dtype
+from ma_agiqa.lmm.sources import build_embedder
 
 __all__ = [
     "BatchSpeed",
@@ -112,7 +112,7 @@ def load(source: str, dtype: str, device: str) -> EmbedderSpeed:
     """Load an embedder, and measure that.
 
     Raises:
-        CheckpointError, ConfigError: see `presets.build_embedder`.
+        CheckpointError, ConfigError: see `lmm.sources.build_embedder`.
     """
     memory, disk, start = PeakMemory(device), read_from_disk(), time.perf_counter()
     embedder = build_embedder(source, device, dtype)

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ma_agiqa.checkpoints.official import rename_official
 from ma_agiqa.errors import ConfigError
-from ma_agiqa.official_checkpoint import rename_official
-from ma_agiqa.scorer import MAAGIQA
+from ma_agiqa.networks.scorer import MAAGIQA
 
 __all__ = ["OfficialEmbedder", "OfficialPreprocess", "OfficialScorer"]
 

@@ -16,7 +16,7 @@ The official path runs everything twice for each prompt, from the prompt's begin
 from collections.abc import Iterable, Mapping, Sequence
 
 from ma_agiqa.benchmark.machine import GemmShape
-from ma_agiqa.mplug_owl2 import IMAGE_TOKEN_ID, MPlugOwl2Config
+from ma_agiqa.lmm.mplug_owl2 import IMAGE_TOKEN_ID, MPlugOwl2Config
 
 __all__ = ["cached_flop", "gemm_shapes", "official_flop"]
 

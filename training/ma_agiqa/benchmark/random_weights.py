@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ma_agiqa.mplug_owl2 import MPlugOwl2Config, MPlugOwl2Model
-from ma_agiqa.mplug_owl2.abstractor import AbstractorAttention
-from ma_agiqa.mplug_owl2.weight_files import write_tensors
+from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config, MPlugOwl2Model
+from ma_agiqa.lmm.mplug_owl2.abstractor import AbstractorAttention
+from ma_agiqa.lmm.mplug_owl2.weight_files import write_tensors
 
 __all__ = ["write_random_weights"]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ma_agiqa.benchmark.machine import GemmShape, PeakMemory, gemm_rate, seconds
 from ma_agiqa.benchmark.official import OfficialScorer
-from ma_agiqa.scorer import MAAGIQA, MAAGIQAConfig
+from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
 
 __all__ = [
     "Official",

@@ -13,14 +13,14 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from ma_agiqa.datasets import make_split, read_images
-from ma_agiqa.features import ensure_features
-from ma_agiqa.processes import joined_processes
-from ma_agiqa.run_folder import RunFolder
-from ma_agiqa.scorer import MAAGIQA
-from ma_agiqa.train import freeze, part_datasets
-from ma_agiqa.trainer import ScorerTrainer
-from ma_agiqa.training_config import TrainingConfig
+from ma_agiqa.data import make_split, read_images
+from ma_agiqa.data.features import ensure_features
+from ma_agiqa.networks.scorer import MAAGIQA
+from ma_agiqa.torchrun import joined_processes
+from ma_agiqa.train.config import TrainingConfig
+from ma_agiqa.train.run_folder import RunFolder
+from ma_agiqa.train.trainer import ScorerTrainer
+from ma_agiqa.train.training import freeze, part_datasets
 
 __all__ = ["TrainingSpeed", "measure_training"]
 

@@ -1,6 +1,6 @@
 """Evaluation: how well scores agree with people, and how far that number carries (paper §4).
 
-    python -m ma_agiqa.evaluate --checkpoint runs/agiqa_3k --output runs/agiqa_3k-evaluation
+    python -m ma_agiqa evaluate --checkpoint runs/agiqa_3k --output runs/agiqa_3k-evaluation
 
 A table of predictions is measured as a whole, by generator and by subset (`measurement`). The
 predictions come from a checkpoint in this process, from a served model (`served`), or from a file.

@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from ma_agiqa.datasets import Subset
+from ma_agiqa.data import Subset
 from ma_agiqa.errors import DataError
-from ma_agiqa.intervals import RESAMPLES, Intervals, bootstrap
-from ma_agiqa.metrics import Metrics, evaluate
-from ma_agiqa.tables import METRIC_HEADINGS
+from ma_agiqa.evaluate.tables import METRIC_HEADINGS
+from ma_agiqa.metrics.agreement import Metrics, evaluate
+from ma_agiqa.metrics.intervals import RESAMPLES, Intervals, bootstrap
 
 __all__ = ["Group", "Measurement", "measure", "measure_generators", "measure_subsets"]
 
@@ -62,7 +62,7 @@ def measure(frame: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> M
     """Measure every row of a table of predictions.
 
     Args:
-        frame: as `ma_agiqa.predictions` gives it.
+        frame: as `ma_agiqa.evaluate.predictions` gives it.
         resamples, seed: of the intervals.
 
     Raises:

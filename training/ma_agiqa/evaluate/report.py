@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ma_agiqa._disk import write_whole
 from ma_agiqa.evaluate.measurement import Group
+from ma_agiqa.evaluate.paper_results import AIGCQA_20K, DIGITAL_SUBSET_SRCC
+from ma_agiqa.evaluate.predictions import write_predictions
 from ma_agiqa.evaluate.result import Result
-from ma_agiqa.intervals import ENOUGH_IMAGES
-from ma_agiqa.paper_results import AIGCQA_20K, DIGITAL_SUBSET_SRCC
-from ma_agiqa.predictions import write_predictions
-from ma_agiqa.tables import METRIC_HEADINGS, markdown, metric_cells, number, spread
+from ma_agiqa.evaluate.tables import METRIC_HEADINGS, markdown, metric_cells, number, spread
+from ma_agiqa.files import write_whole
+from ma_agiqa.metrics.intervals import ENOUGH_IMAGES
 
 __all__ = ["report", "write_report"]
 

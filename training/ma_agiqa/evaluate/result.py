@@ -12,9 +12,9 @@ from ma_agiqa.evaluate.measurement import (
     measure_generators,
     measure_subsets,
 )
+from ma_agiqa.evaluate.paper_results import COMPARISON, CROSS, PaperMetrics
 from ma_agiqa.evaluate.selection import ALL_PARTS, Selection
-from ma_agiqa.intervals import RESAMPLES
-from ma_agiqa.paper_results import COMPARISON, CROSS, PaperMetrics
+from ma_agiqa.metrics.intervals import RESAMPLES
 
 __all__ = ["Result"]
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from ma_agiqa.checkpoint import ModelCard
-from ma_agiqa.datasets import PARTS, RatedImage, Split, make_split, read_images, split_from_file
+from ma_agiqa.checkpoints.folder import ModelCard
+from ma_agiqa.data import PARTS, RatedImage, Split, make_split, read_images, split_from_file
+from ma_agiqa.data.features import FeatureStore, ScorerDataset, ensure_features, wanted_identity
+from ma_agiqa.data.features.identity import differences
 from ma_agiqa.errors import ConfigError, DataError
-from ma_agiqa.features import FeatureStore, ScorerDataset, ensure_features, wanted_identity
-from ma_agiqa.features.identity import differences
-from ma_agiqa.predict import predict
-from ma_agiqa.predictions import build_predictions
-from ma_agiqa.scorer import MAAGIQA
-from ma_agiqa.training_config import TrainingConfig, build_config
+from ma_agiqa.evaluate.predictions import build_predictions
+from ma_agiqa.networks.scorer import MAAGIQA
+from ma_agiqa.train.config import TrainingConfig, build_config
+from ma_agiqa.train.predict import predict
 
 __all__ = ["ALL_PARTS", "Selection", "score_selection", "select_own", "select_saved"]
 
@@ -53,7 +53,7 @@ def select_saved(
         folder: of the checkpoint; its split.csv says which image is in which part.
         card: of the checkpoint; it holds the run's settings.
         part: one of PARTS, or ALL_PARTS.
-        overrides: settings that are wanted otherwise, as `training_config.build_config` takes them.
+        overrides: settings that are wanted otherwise, as `train.config.build_config` takes them.
 
     Raises:
         ConfigError: a setting that cannot be used, or a checkpoint without its settings.

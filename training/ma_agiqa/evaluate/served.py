@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ma_agiqa.datasets import RatedImage
-from ma_agiqa.datasets.table import listed
+from ma_agiqa.data import RatedImage
+from ma_agiqa.data.table import listed
 from ma_agiqa.errors import ConfigError, DataError
-from ma_agiqa.predictions import build_predictions
+from ma_agiqa.evaluate.predictions import build_predictions
 
 if TYPE_CHECKING:
     from ma_agiqa_client import ModelCard, Score

@@ -1,0 +1,190 @@
+"""What has to be right before tritonserver starts: repository, ports and command line."""
+
+import compileall
+import contextlib
+import errno
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from embedded.errors import PortBusyError, RepositoryError, ServeError
+from embedded.security import Security
+
+__all__ = [
+    "HOST",
+    "Ports",
+    "Tracing",
+    "check_repository",
+    "compile_models",
+    "find_ports",
+    "metrics_address",
+    "models_to_load",
+    "server_command",
+]
+
+HOST = "127.0.0.1"
+EXIT_TIMEOUT_S = 10
+"""How long tritonserver lets running inferences finish after SIGTERM."""
+
+ANSWERING_MODEL = "mplug_owl2_answer"
+
+SERVICE_NAME = "ma-agiqa"
+"""What the server is called in traces."""
+
+
+class Ports(NamedTuple):
+    """TCP ports of the three services on the loopback address."""
+
+    grpc: int
+    http: int
+    metrics: int
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """Send OpenTelemetry traces of requests, with a span for each step.
+
+    A request that carries the header `traceparent` joins the caller's trace.
+
+    Attributes:
+        url: where a collector takes OTLP over HTTP, such as http://localhost:4318/v1/traces.
+        one_in: trace one of so many requests.
+    """
+
+    url: str
+    one_in: int = 1
+
+    def options(self) -> list[str]:
+        """Options of tritonserver."""
+        return [
+            "--trace-config=mode=opentelemetry",
+            "--trace-config=level=TIMESTAMPS",
+            f"--trace-config=rate={self.one_in}",
+            f"--trace-config=opentelemetry,url={self.url}",
+            f"--trace-config=opentelemetry,resource=service.name={SERVICE_NAME}",
+        ]
+
+
+def check_repository(repository: Path, complete: bool, explain: bool = False) -> None:
+    """Check that the repository is there and, if it has to be `complete`, holds an exported model;
+    and to `explain`, the model that answers questions.
+
+    Raises:
+        RepositoryError: it is not, or it does not.
+    """
+    export = "run `python export/to_triton.py` to write one"
+    if not repository.is_dir():
+        raise RepositoryError(f"There is no model repository at {repository}: {export}.")
+    if explain and not (repository / ANSWERING_MODEL / "config.pbtxt").is_file():
+        raise RepositoryError(
+            f"The model repository {repository} has no {ANSWERING_MODEL}/config.pbtxt, which "
+            f"--explain asks for: {export}."
+        )
+    if not complete:
+        return
+    if not (repository / "ma_agiqa" / "config.pbtxt").is_file():
+        raise RepositoryError(
+            f"The model repository {repository} has no ma_agiqa/config.pbtxt: {export}."
+        )
+    versions = [folder for folder in (repository / "maniqa_moe").glob("*") if folder.name.isdigit()]
+    if not any((version / "model.pt").is_file() for version in versions):
+        raise RepositoryError(
+            f"The model repository {repository} has no version of maniqa_moe with a model.pt: "
+            f"{export}."
+        )
+
+
+def find_ports(wanted: Ports | None) -> Ports:
+    """Check that the wanted ports are free, or find three free ones.
+
+    Raises:
+        PortBusyError: a wanted port is taken.
+        ServeError: a wanted port is named twice, or may not be opened.
+    """
+    if wanted and len(set(wanted)) < len(wanted):
+        raise ServeError(
+            "The ports for gRPC, HTTP and metrics have to differ, "
+            f"received {', '.join(map(str, wanted))}."
+        )
+    with contextlib.ExitStack() as stack:
+        taken = []
+        for service, port in (wanted or Ports(0, 0, 0))._asdict().items():
+            listener = stack.enter_context(socket.socket())
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _bind(listener, service, port)
+            taken.append(listener.getsockname()[1])
+    return Ports(*taken)
+
+
+def _bind(listener: socket.socket, service: str, port: int) -> None:
+    try:
+        listener.bind((HOST, port))
+        listener.listen()
+    except OSError as error:
+        option = f"--{service}-port"
+        if error.errno == errno.EADDRINUSE:
+            raise PortBusyError(
+                f"Port {port} on {HOST} is already in use: choose another with {option}, "
+                "or take free ones with --free-ports."
+            ) from error
+        raise ServeError(
+            f"Port {port} on {HOST} cannot be opened ({error.strerror}): "
+            f"choose another with {option}."
+        ) from error
+
+
+def models_to_load(repository: Path, explain: bool) -> list[str]:
+    """Names of the repository's models; the one that answers questions only to `explain`."""
+    folders = (path for path in repository.iterdir() if path.is_dir() and path.name[0] != ".")
+    return sorted(path.name for path in folders if explain or path.name != ANSWERING_MODEL)
+
+
+def compile_models(repository: Path, models: Sequence[str]) -> None:
+    """Write the bytecode of the models' Python files, where that is allowed, before the server.
+
+    A stub would write it while it loads a model. The model's folder would then be newer than the
+    model, and Triton would load it anew at the next change of an ensemble that it is a step of:
+    16.4 GB for the paper's LMM. Stubs ignore PYTHONDONTWRITEBYTECODE.
+    """
+    for model in models:
+        compileall.compile_dir(repository / model, maxlevels=1, quiet=2)
+
+
+def metrics_address(ports: Ports) -> dict[str, str]:
+    """Environment by which the first step finds how much waits for the others."""
+    return {"MA_AGIQA_METRICS_URL": f"http://{HOST}:{ports.metrics}/metrics"}
+
+
+def server_command(
+    tritonserver: Path,
+    repository: Path,
+    models: Sequence[str],
+    backends: Path,
+    ports: Ports,
+    shm_prefix: str,
+    security: Security,
+    admin_key: str,
+    tracing: Tracing | None = None,
+) -> list[str]:
+    """Command line of tritonserver: loopback only, without the services nobody here uses."""
+    return [
+        str(tritonserver),
+        f"--model-repository={repository}",
+        "--model-control-mode=explicit",
+        *(f"--load-model={model}" for model in models),
+        f"--backend-directory={backends}",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        "--disable-auto-complete-config",  # saves one start of Python and torch per model
+        f"--grpc-address={HOST}",
+        f"--grpc-port={ports.grpc}",
+        f"--http-address={HOST}",
+        f"--http-port={ports.http}",
+        f"--metrics-address={HOST}",
+        f"--metrics-port={ports.metrics}",
+        *security.options(admin_key),
+        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        "--log-format=ISO8601",
+        *(tracing.options() if tracing else ()),
+    ]

@@ -1,0 +1,287 @@
+"""The real tritonserver, run beside its caller on the local machine.
+
+    with EmbeddedTriton(Path("model_repository"), free_ports=True) as server:
+        client = tritonclient.grpc.InferenceServerClient(server.grpc_url)
+
+It listens on 127.0.0.1 only: the binary inside `nvidia-pytriton` (2.51) is older than several
+security fixes. Production serves the same repository with a current container.
+"""
+
+import contextlib
+import http.client
+import logging
+import time
+from pathlib import Path
+from types import TracebackType
+
+from embedded.drain import drain
+from embedded.errors import (
+    PortBusyError,
+    RepositoryError,
+    ServeError,
+    ServerFailedError,
+    UnsupportedMachineError,
+)
+from embedded.http import TritonHttp
+from embedded.launch import (
+    HOST,
+    Ports,
+    Tracing,
+    check_repository,
+    compile_models,
+    find_ports,
+    models_to_load,
+)
+from embedded.log import explain_failure, lost_the_race_for_a_port
+from embedded.process import TritonServer
+from embedded.security import Security
+from embedded.self_test import run_self_test
+from embedded.served_model import ServedModel
+
+__all__ = [
+    "EmbeddedTriton",
+    "PortBusyError",
+    "RepositoryError",
+    "Security",
+    "ServeError",
+    "ServedModel",
+    "ServerFailedError",
+    "Tracing",
+    "UnsupportedMachineError",
+]
+
+REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
+PORT_ATTEMPTS = 3
+POLL_S = 0.05
+ANSWER_TIMEOUT_S = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class EmbeddedTriton:
+    """A tritonserver that serves one model repository while the context is open.
+
+    Every process, shared memory region and temporary file of the server is gone after `stop`, and
+    soon after the end of this process if it is killed before.
+
+    Attributes:
+        ports: the ports listened on; chosen in `start` if `free_ports`.
+        log_file: everything that tritonserver and its models write, from this start only.
+        model: what the ensemble's configuration says about the model; None without self-test.
+    """
+
+    ports: Ports
+    log_file: Path
+    model: ServedModel | None
+
+    def __init__(
+        self,
+        repository: Path | str,
+        *,
+        grpc_port: int = 8001,
+        http_port: int = 8000,
+        metrics_port: int = 8002,
+        free_ports: bool = False,
+        log_file: Path | str | None = None,
+        ready_timeout_s: float = 600.0,
+        self_test: bool = True,
+        explain: bool = False,
+        security: Security | None = None,
+        tracing: Tracing | None = None,
+    ):
+        """Describe the server; `start`, or entering the context, starts it.
+
+        Args:
+            repository: folder of the models.
+            grpc_port: port of gRPC; likewise `http_port` and `metrics_port`.
+            free_ports: ignore the three ports and take free ones.
+            log_file: where tritonserver writes, replaced at each start; default:
+                logs/serve-<grpc port>.log under the root of this checkout.
+            ready_timeout_s: how long the models may take to load.
+            self_test: the repository holds the ensemble `ma_agiqa`: require its parts before the
+                start, and one real inference after it.
+            explain: also serve `mplug_owl2_answer`, which answers questions about images.
+            security: who may talk to the server; default: everybody on this machine.
+            tracing: where to send OpenTelemetry traces; None sends none.
+        """
+        self.repository = Path(repository).resolve()
+        self._wanted_ports = None if free_ports else Ports(grpc_port, http_port, metrics_port)
+        self._wanted_log_file = Path(log_file).resolve() if log_file else None
+        self._ready_timeout_s = ready_timeout_s
+        self._self_test = self_test
+        self._explain = explain
+        self.security = security or Security()
+        self._tracing = tracing
+        self._server: TritonServer | None = None
+        self.model = None
+
+    @property
+    def grpc_url(self) -> str:
+        """host:port, as tritonclient.grpc takes it."""
+        return f"{HOST}:{self.ports.grpc}"
+
+    @property
+    def http_url(self) -> str:
+        """http://host:port, without a path."""
+        return f"http://{HOST}:{self.ports.http}"
+
+    @property
+    def http(self) -> TritonHttp:
+        """What is closed to everybody else."""
+        return TritonHttp(self.http_url, self.security)
+
+    @property
+    def metrics_url(self) -> str:
+        """Address of the Prometheus metrics."""
+        return f"http://{HOST}:{self.ports.metrics}/metrics"
+
+    def __enter__(self) -> "EmbeddedTriton":
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the server and wait until every model is loaded and, if asked, has answered.
+
+        Raises:
+            UnsupportedMachineError: the server cannot run here.
+            RepositoryError: the repository is missing or incomplete.
+            PortBusyError: a port is taken.
+            ServerFailedError: a model does not load, or the self-test fails.
+        """
+        if self._server:
+            raise ServeError("The server is already running: stop it first.")
+        check_repository(self.repository, complete=self._self_test, explain=self._explain)
+        for attempt in range(1, PORT_ATTEMPTS + 1):
+            try:
+                self._start_once()
+                return
+            except ServerFailedError as error:
+                again = self._wanted_ports is None and attempt < PORT_ATTEMPTS
+                if not (again and lost_the_race_for_a_port(error.log_file)):
+                    raise
+                logger.info("another program took a free port, trying other ones")
+
+    def stop(self) -> None:
+        """Stop the server and remove what it used; does nothing if it does not run."""
+        server, self._server = self._server, None
+        if server:
+            server.stop()
+
+    @property
+    def pid(self) -> int:
+        """Process id of tritonserver, which leads the group of its stubs."""
+        pid = self._require_running().pid
+        if pid is None:
+            raise self._failure("tritonserver did not start.")
+        return pid
+
+    def is_running(self) -> bool:
+        """Whether the server has been started, and has not ended or been stopped."""
+        return self._server is not None and not self._server.has_ended()
+
+    def restart(self) -> None:
+        """Stop what is left of the server and start it at the same ports; keeps the log before.
+
+        Raises:
+            ServeError: as in `start`.
+        """
+        self.stop()
+        self._wanted_ports = self.ports
+        with contextlib.suppress(OSError):
+            self.log_file.replace(self.log_file.with_suffix(".previous.log"))
+        self.start()
+
+    def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests and finish those under way; return whether that took no longer."""
+        self._require_running()
+        return drain(self.http, timeout_s)
+
+    def check(self) -> list[str]:
+        """Look at the processes.
+
+        Returns:
+            Models with a process that has ended: it has died, or its version was unloaded.
+
+        Raises:
+            ServerFailedError: the server itself has ended.
+        """
+        server = self._require_running()
+        if server.has_ended():
+            raise self._failure("tritonserver ended unexpectedly.")
+        return server.dead_models()
+
+    def accept_processes(self) -> None:
+        """Miss no process that has ended before: the server scores without it."""
+        self._require_running().note_processes()
+
+    def _require_running(self) -> TritonServer:
+        if self._server is None:
+            raise ServeError("The server does not run: start it first.")
+        return self._server
+
+    def _failure(self, what: str) -> ServerFailedError:
+        return ServerFailedError(f"{what} {explain_failure(self.log_file)}", self.log_file)
+
+    def _start_once(self) -> None:
+        self.ports = find_ports(self._wanted_ports)
+        name = f"serve-{self.ports.grpc}.log"
+        self.log_file = self._wanted_log_file or REPOSITORY_ROOT / "logs" / name
+        try:
+            models = models_to_load(self.repository, self._explain)
+            compile_models(self.repository, models)
+            self._server = TritonServer(
+                self.repository,
+                models,
+                self.ports,
+                self.log_file,
+                self.security,
+                self._tracing,
+            )
+            self._wait_until_ready(self._server)
+            self._server.mark_ready()
+            if self._self_test:
+                self.model = run_self_test(self.http, self.log_file)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait_until_ready(self, server: TritonServer) -> None:
+        deadline = time.monotonic() + self._ready_timeout_s
+        while not _answers(self.ports.http, "/v2/health/ready"):
+            self._check_start(server, deadline)
+        # tritonserver goes on without metrics if their port is taken.
+        while not _answers(self.ports.metrics, "/metrics"):
+            if lost_the_race_for_a_port(self.log_file):
+                raise self._failure("tritonserver did not start.")
+            self._check_start(server, deadline)
+
+    def _check_start(self, server: TritonServer, deadline: float) -> None:
+        if server.has_ended():
+            raise self._failure("tritonserver did not start.")
+        if time.monotonic() > deadline:
+            raise ServerFailedError(
+                f"tritonserver was not ready within {self._ready_timeout_s:g} s: allow more "
+                f"with --ready-timeout. Its log: {self.log_file}",
+                self.log_file,
+            )
+        time.sleep(POLL_S)
+
+
+def _answers(port: int, path: str) -> bool:
+    """Whether GET returns 200."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=ANSWER_TIMEOUT_S)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

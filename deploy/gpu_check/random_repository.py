@@ -1,0 +1,66 @@
+"""Write a model repository of random weights, to measure serving where no weights can be had.
+
+python deploy/gpu_check/random_repository.py --preset paper --device gpu --output /tmp/random
+
+Random weights compute as fast as trained ones. Their scores mean nothing, and the card says so.
+"""
+
+import sys
+from pathlib import Path
+
+import click
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "export"))
+
+from exporter.cards import official_card, utc_now
+from exporter.new_version import Source, export
+from ma_agiqa.benchmark.random_weights import write_random_weights
+from ma_agiqa.benchmark.scorer import random_scorer
+from ma_agiqa.checkpoints.folder import ModelCard, load_checkpoint
+from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config
+from ma_agiqa.lmm.sources import DEMO_EMBEDDER
+from ma_agiqa.networks.scorer import MAAGIQAConfig
+from to_triton import DEMO_CHECKPOINT
+
+NOTE = "Random weights, to measure speed. The scores mean nothing."
+
+
+@click.command(help=__doc__)
+@click.option("--preset", type=click.Choice(["demo", "paper"]), default="paper", show_default=True)
+@click.option("--device", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True)
+@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="bfloat16")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder for repository/ and, at the paper's size, 16.4 GB of weights/.",
+)
+def main(preset: str, device: str, dtype: str, output: Path) -> None:
+    config = MAAGIQAConfig() if preset == "paper" else load_checkpoint(DEMO_CHECKPOINT)[0].config
+    owl = DEMO_EMBEDDER
+    if preset == "paper":
+        weights = output / "weights"
+        owl = str(weights.resolve())
+        if not (weights / "config.json").exists():
+            write_random_weights(MPlugOwl2Config(), weights, getattr(torch, dtype))
+    source = Source(random_scorer(config, torch.device("cpu")), _card(preset), "0" * 64)
+    export(source, output / "repository", owl, dtype, device == "gpu")
+    click.echo(output / "repository")
+
+
+def _card(preset: str) -> ModelCard:
+    return ModelCard(
+        name=f"random-{preset}",
+        preset=preset,
+        dataset="none",
+        mos_min=0.0,
+        mos_max=5.0,
+        mos_quantiles=official_card().mos_quantiles,
+        created=utc_now(),
+        note=NOTE,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""The scorer as TorchScript and as ONNX, each checked against the eager model.
+
+TorchScript is what is served. `choose_arithmetic` settles how it computes: in the exact order of
+the authors' code, or faster where the scores stay the same within a tolerance.
+"""
+
+import io
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import onnxruntime
+import torch
+from torch import Tensor
+
+from ma_agiqa.errors import CheckpointError
+from ma_agiqa.networks.scorer import MAAGIQA, ScorerOutput
+from ma_agiqa.tensors import MAX_BATCH_SIZE
+
+__all__ = [
+    "ARITHMETICS",
+    "CHECK_BATCHES",
+    "ONNX_TOLERANCE",
+    "SCORE_TOLERANCE",
+    "TORCHSCRIPT_TOLERANCE",
+    "choose_arithmetic",
+    "export_onnx",
+    "export_torchscript",
+]
+
+ARITHMETICS = ("auto", "exact", "float32", "bfloat16")
+"""How the served scorer computes.
+
+exact: float32 in the order of the authors' code. float32, bfloat16: the faster order, in that
+type. auto: the faster float32 where it equals the exact one to `TORCHSCRIPT_TOLERANCE`, else exact.
+"""
+
+SCORE_TOLERANCE = 0.01
+"""Largest change of a score by bfloat16 that is served, where MOS runs from 0 to 5."""
+
+CHECK_BATCHES = (1, 3, 8)
+TORCHSCRIPT_TOLERANCE = 1e-4
+ONNX_TOLERANCE = 1e-3
+
+_IMAGES = 8  # on which arithmetics are compared
+
+INPUTS = ("QUALITY_VIEW", "SEMANTIC", "COHERENCE")
+OUTPUTS = ("SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT")
+
+logger = logging.getLogger(__name__)
+
+Inputs = tuple[Tensor, Tensor, Tensor]
+
+
+def choose_arithmetic(model: MAAGIQA, arithmetic: str, gpu: bool, mos_range: float) -> MAAGIQA:
+    """Make the scorer that is served.
+
+    Args:
+        model: with the exact arithmetic.
+        arithmetic: one of `ARITHMETICS`.
+        gpu: it is served on the GPU.
+        mos_range: length of the scale of its scores.
+
+    Returns:
+        `model` itself where the exact arithmetic is chosen.
+
+    Raises:
+        CheckpointError: an arithmetic was asked for by name and changes the scores too much.
+    """
+    if arithmetic == "exact":
+        return model
+    dtype = torch.float32 if arithmetic == "auto" else getattr(torch, arithmetic)
+    fast = model.fast(dtype, gpu=gpu)
+    if dtype == torch.float32:
+        names, limit = ScorerOutput._fields, TORCHSCRIPT_TOLERANCE
+    else:
+        names, limit = ("score",), SCORE_TOLERANCE * mos_range / 5
+    change = _largest_change(model, fast, names, limit)
+    if change <= limit:
+        logger.info("scorer: %s changes its outputs by at most %.1e", dtype, change)
+        return fast
+    if arithmetic == "auto":
+        logger.info("scorer: exact, as fast float32 would change its outputs by %.1e", change)
+        return model
+    raise CheckpointError(
+        f"--scorer {arithmetic}: the outputs would change by {change:.3g}; at most {limit:g} is "
+        "accepted. Choose exact."
+    )
+
+
+def export_torchscript(model: MAAGIQA, path: Path) -> float:
+    """Write TorchScript and check what was written.
+
+    Returns:
+        The largest difference from the eager model.
+
+    Raises:
+        CheckpointError: it exceeds `TORCHSCRIPT_TOLERANCE`.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        buffer = io.BytesIO()  # torch's own writer aborts the process when the disk is full
+        torch.jit.save(torch.jit.script(model), buffer)
+        path.write_bytes(buffer.getbuffer())
+        loaded = torch.jit.load(str(path), map_location="cpu")
+    return _check("TorchScript", model, loaded, TORCHSCRIPT_TOLERANCE)
+
+
+def export_onnx(model: MAAGIQA, path: Path) -> float:
+    """Write ONNX with a free batch dimension, through `torch.export`, and check what was written.
+
+    Returns:
+        The largest difference from the eager model, under ONNX Runtime.
+
+    Raises:
+        CheckpointError: it exceeds `ONNX_TOLERANCE`.
+    """
+    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH_SIZE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            model,
+            _random_inputs(model, 2),
+            dynamo=True,
+            dynamic_shapes=({0: batch}, {0: batch}, {0: batch}),
+            input_names=INPUTS,
+            output_names=OUTPUTS,
+            verbose=False,
+        )
+    program.save(str(path))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(*inputs: Tensor) -> Sequence[Tensor]:
+        named = {name: tensor.numpy() for name, tensor in zip(INPUTS, inputs, strict=True)}
+        return [torch.from_numpy(array) for array in session.run(OUTPUTS, named)]
+
+    return _check("ONNX", model, run, ONNX_TOLERANCE)
+
+
+def _random_inputs(model: MAAGIQA, batch: int) -> Inputs:
+    generator = torch.Generator().manual_seed(batch)
+    side, width = model.config.image_size, model.config.semantic_dim
+    view = torch.randint(0, 256, (batch, side, side, 3), generator=generator, dtype=torch.uint8)
+    semantic, coherence = torch.randn(2, batch, width, generator=generator)
+    return view, semantic, coherence
+
+
+@torch.inference_mode()
+def _largest_change(model: MAAGIQA, fast: MAAGIQA, names: Sequence[str], limit: float) -> float:
+    """Compare image by image, up to the first one that changes by more than `limit`.
+
+    Scores alone are compared as they are; several outputs relative to the largest value of each
+    where that exceeds 1.
+    """
+    worst = 0.0
+    for one in zip(*(part.split(1) for part in _random_inputs(model, _IMAGES)), strict=True):
+        exact, other = model(*one), fast(*one)
+        for name in names:
+            expected, got = getattr(exact, name), getattr(other, name)
+            scale = 1.0 if len(names) == 1 else max(1.0, float(expected.abs().max()))
+            worst = max(worst, float((expected - got).abs().max()) / scale)
+        if not worst <= limit:
+            break
+    return worst
+
+
+@torch.inference_mode()
+def _check(
+    format_name: str, model: MAAGIQA, run: Callable[..., Sequence[Tensor]], tolerance: float
+) -> float:
+    """Compare `run` with the eager model: relative to the largest value where that exceeds 1."""
+    worst = 0.0
+    for batch in CHECK_BATCHES:
+        inputs = _random_inputs(model, batch)
+        for name, eager, other in zip(
+            ScorerOutput._fields, model(*inputs), run(*inputs), strict=True
+        ):
+            scale = max(1.0, float(eager.abs().max()))
+            difference = float((eager - other).abs().max()) / scale
+            if not difference <= tolerance:
+                raise CheckpointError(
+                    f"The {format_name} model's {name} differs from the eager model's by "
+                    f"{difference:.3g} at batch {batch}; at most {tolerance:g} is accepted. "
+                    "Nothing was written."
+                )
+            worst = max(worst, difference)
+    return worst

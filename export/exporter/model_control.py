@@ -1,0 +1,189 @@
+"""Tells running servers what to load, over Triton's model-control API.
+
+Servers close that API to all but those who know a key: `deploy/serve.py` makes one at each start
+and keeps it in a file that only its user can read.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import numpy as np
+import torch
+from google.protobuf import json_format, text_format
+from torch import Tensor
+from tritonclient.grpc import InferenceServerClient, InferInput, InferResult, model_config_pb2
+from tritonclient.utils import InferenceServerException
+
+from exporter.golden import Golden, Scores, compare
+from ma_agiqa.errors import CheckpointError, ConfigError
+
+__all__ = ["KEY_VARIABLE", "ModelControl", "read_credentials", "read_key"]
+
+KEY_VARIABLE = "MA_AGIQA_ADMIN_KEY"
+_KEY_HEADER = "triton-grpc-protocol-admin-key"
+_TOKEN_HEADERS = ("authorization", "triton-grpc-protocol-authorization")
+_LOGS = Path(__file__).resolve().parents[2] / "logs"
+_TIMEOUT_S = 1800.0
+"""For one load; the paper's scorer reads 0.7 GB."""
+
+
+def read_key(url: str, key_file: Path | None) -> str:
+    """Find the key of a server: in the file named, the environment, or where `serve.py` put it.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    if key_file is None and KEY_VARIABLE in os.environ:
+        return os.environ[KEY_VARIABLE]
+    path = key_file or _LOGS / f"serve-{url.rpartition(':')[2]}.key"
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        if key_file is None:
+            return ""  # a server may be open
+        raise ConfigError(f"There is no key file {path}: name the server's.") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"The key file {path} cannot be read: {error}.") from error
+
+
+def read_credentials(
+    ca: Path | None, certificate: Path | None, private_key: Path | None
+) -> grpc.ChannelCredentials | None:
+    """Read the PEM files of an encrypted connection; None if there are none.
+
+    Raises:
+        ConfigError: a file cannot be read, or a certificate lacks its key.
+    """
+    if ca is certificate is private_key is None:
+        return None
+    if (certificate is None) != (private_key is None):
+        raise ConfigError("Only one of --tls-cert and --tls-key is given: give both.")
+    try:
+        pems = [file and file.read_bytes() for file in (ca, private_key, certificate)]
+    except OSError as error:
+        raise ConfigError(f"A file of --tls-... cannot be read: {error}.") from error
+    return grpc.ssl_channel_credentials(*pems)
+
+
+class ModelControl:
+    """One server whose models may be changed."""
+
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        token: str | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        """Prepare a connection; nothing is sent yet.
+
+        Args:
+            url: HOST:PORT.
+            key: of the administrator; empty for a server that is open.
+            token: what a server asks of every client, if it does.
+            credentials: encrypt the connection, such as `read_credentials` gives.
+        """
+        self.url = url
+        self._client = InferenceServerClient(url, creds=credentials)
+        self._headers = {_KEY_HEADER: key} if key else {}
+        if token:
+            self._headers |= dict.fromkeys(_TOKEN_HEADERS, f"Bearer {token}")
+
+    def load(self, model: str, config: str | None = None) -> None:
+        """Load a model, or what is new of it, and wait until it is ready.
+
+        Args:
+            model: its name.
+            config: text of a configuration to use instead of the repository's; for a model that
+                the repository does not have, the server then makes an empty version 1.
+
+        Raises:
+            CheckpointError: it does not load; what was served before still is.
+            ConfigError: the server does not allow it.
+        """
+        options = {}
+        if config is not None:
+            message = text_format.Parse(config, model_config_pb2.ModelConfig())
+            options["config"] = json_format.MessageToJson(message, preserving_proto_field_name=True)
+            if message.platform == "ensemble":
+                options["files"] = {"file:1/empty": b""}
+        with self._explained(f"load {model}"):
+            self._client.load_model(
+                model, headers=self._headers, client_timeout=_TIMEOUT_S, **options
+            )
+
+    def unload(self, model: str) -> None:
+        """Unload a model; requests that have reached it are finished.
+
+        Raises:
+            CheckpointError, ConfigError: as in `load`.
+        """
+        with self._explained(f"unload {model}"):
+            self._client.unload_model(model, headers=self._headers, client_timeout=_TIMEOUT_S)
+
+    def check(self, model: str, golden: Golden) -> float:
+        """Send the golden images to an ensemble; return the largest difference.
+
+        Raises:
+            CheckpointError: it does not answer, or by other scores than expected.
+        """
+        where = f"{model} at {self.url}"
+        with self._explained(f"score with {model}"):
+            return compare(golden, self._scores(model, golden.images), where)
+
+    def embed(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        """Have the server's `mplug_owl2` embed views, one at a time.
+
+        Raises:
+            CheckpointError: it does not answer.
+        """
+        pairs = []
+        for view in views.numpy():
+            tensor = InferInput("SEMANTIC_VIEW", [1, *view.shape], "UINT8")
+            tensor.set_data_from_numpy(view[None])
+            with self._explained("embed with mplug_owl2"):
+                pairs.append(_outputs(self._infer("mplug_owl2", tensor), "SEMANTIC", "COHERENCE"))
+        semantic, coherence = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+        return torch.from_numpy(semantic), torch.from_numpy(coherence)
+
+    def __enter__(self) -> "ModelControl":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def _scores(self, model: str, images: Sequence[bytes]) -> Scores:
+        pairs = []
+        for image in images:
+            tensor = InferInput("IMAGE", [1, 1], "BYTES")
+            tensor.set_data_from_numpy(np.array([[image]], dtype=np.object_))
+            pairs.append(_outputs(self._infer(model, tensor), "SCORE", "GATE"))
+        score, gate = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+        return score, gate
+
+    def _infer(self, model: str, tensor: InferInput) -> InferResult:
+        return self._client.infer(model, [tensor], headers=self._headers, client_timeout=_TIMEOUT_S)
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except InferenceServerException as error:
+            reason = (error.message() or "no reason given").split("\n")[0].rstrip(".")
+            if "protocol is restricted" in reason:
+                raise ConfigError(
+                    f"The server at {self.url} lets only those change its models who know its "
+                    "key: name the file it is in with --admin-key-file (deploy/serve.py writes it "
+                    f"beside its log), or put it into {KEY_VARIABLE}."
+                ) from error
+            raise CheckpointError(f"The server at {self.url} did not {what}: {reason}.") from error
+
+
+def _outputs(result: InferResult, *names: str) -> tuple[np.ndarray, ...]:
+    arrays = tuple(result.as_numpy(name) for name in names)
+    if any(array is None or array.size == 0 for array in arrays):
+        raise CheckpointError(f"The server gave no {' or no '.join(names)}. Its log says more.")
+    return arrays

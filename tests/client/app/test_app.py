@@ -1,0 +1,90 @@
+"""The page for people, in a real browser: drop, rank, maps, failures, and where it listens."""
+
+import io
+import subprocess
+import sys
+
+import grpc
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from ma_agiqa_client.app import _command as app
+from support.page_process import open_page, running_page
+
+LEVELS = (40, 200, 120, 80, 160)
+
+
+def brightness(image, context):
+    """The scripted server's score: how bright the picture is."""
+    if image == b"no image":
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, "Not an image.")
+    with Image.open(io.BytesIO(image)) as picture:
+        return float(np.asarray(picture.convert("L")).mean()) / 2.55
+
+
+@pytest.fixture
+def page(scripted, tmp_path):
+    with running_page(scripted.url, tmp_path) as address, open_page(address) as page:
+        yield page
+
+
+def drop(page, folder):
+    for level in LEVELS:
+        Image.new("RGB", (64, 48), (level, level, level)).save(folder / f"grey_{level}.png")
+    (folder / "text.png").write_bytes(b"no image")
+    page.set_input_files("input[type=file]", [*folder.glob("grey_*.png"), folder / "text.png"])
+    page.wait_for_function("document.querySelector('.status').textContent == '6 images'")
+
+
+def test_dropped_images_are_ranked_with_maps_and_failures(page, scripted, tmp_path):
+    scripted.answer = brightness
+    drop(page, tmp_path)
+    names = [card.text_content() for card in page.locator(".result .truncate").all()]
+    assert names == [*(f"grey_{level}.png" for level in sorted(LEVELS, reverse=True)), "text.png"]
+    assert page.locator(".result .score").first.text_content() == "78.43"  # 200 / 2.55
+    ranks = page.locator(".result .rank").all_text_contents()
+    assert ranks[:5] == ["#1", "#2", "#3", "#4", "#5"]
+    assert "Not an image." in page.locator(".result").last.text_content()
+    widths = page.locator(".result .gate").first.evaluate(
+        "bar => [...bar.children].map(part => part.style.width)"
+    )
+    assert widths == ["25%", "25%", "50%"]
+    assert "The demo model." in page.locator("body").text_content()
+    picture = page.locator(".result img").first.get_attribute("src")
+    page.get_by_role("switch", name="Maps").click()
+    page.wait_for_function(
+        "before => document.querySelector('.result img').src != before", arg=picture
+    )
+    page.get_by_role("button", name="Clear").click()
+    page.wait_for_function("document.querySelectorAll('.result').length == 0")
+
+
+def test_help_and_wrong_usage():
+    run = CliRunner().invoke
+    assert "127.0.0.1" in run(app.main, ["--help"]).stdout
+    assert run(app.main, ["--port", "0"]).exit_code == 2
+    assert run(app.main, ["--url", "http://x:1"]).exit_code == 2
+
+
+def test_it_starts_without_a_clone():
+    command = [sys.executable, "-m", "ma_agiqa_client.app", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "  python -m ma_agiqa_client.app --url triton.example.org:8001 --port 9000" in shown
+
+
+def test_without_the_library_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nicegui", None)
+    monkeypatch.delitem(sys.modules, "ma_agiqa_client.app._page", raising=False)
+    result = CliRunner().invoke(app.main, [])
+    assert result.exit_code == 1
+    assert "pip install './client[app]'" in result.stderr
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_without_a_server_it_ends():
+    pytest.importorskip("nicegui", reason="the extra `app` is not installed")
+    result = CliRunner().invoke(app.main, ["--url", "127.0.0.1:1"])
+    assert result.exit_code == app.EXIT_NO_SERVER
+    assert "is not available" in result.stderr

@@ -1,0 +1,104 @@
+"""Images from the web, from a real HTTP server on this machine."""
+
+import contextlib
+import http.server
+import threading
+import time
+
+import pytest
+
+from ma_agiqa_client import InvalidImageError, Scorer
+from ma_agiqa_client._wire import fetch as _fetch
+from ma_agiqa_client._wire.images import Encoder
+
+
+class Site(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/image":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"bytes\0of an image\0")
+        elif self.path == "/moved":
+            self.redirect("/image")
+        elif self.path == "/away":
+            self.redirect("file:///etc/hostname")
+        elif self.path == "/ftp":
+            self.redirect("ftp://127.0.0.1/image")
+        elif self.path == "/slow":
+            self.send_response(200)
+            self.end_headers()
+            self.drip(b"image" * 12, pause_s=0.05)
+        elif self.path == "/garbage":
+            self.wfile.write(b"not HTTP\r\n")
+        else:
+            self.send_error(404, "no such image")
+
+    def drip(self, data, pause_s):
+        """Send byte by byte, for as long as somebody listens."""
+        with contextlib.suppress(ConnectionError):
+            for byte in data:
+                self.wfile.write(bytes([byte]))
+                time.sleep(pause_s)
+
+    def redirect(self, target):
+        self.send_response(302)
+        self.send_header("Location", target)
+        self.end_headers()
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def site():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("path", ["/image", "/moved"])
+def test_what_is_fetched_travels_untouched(site, path):
+    assert Encoder(fetch_urls=True).encode(site + path) == b"bytes\0of an image\0"
+
+
+def test_a_missing_image_is_named(site):
+    with pytest.raises(InvalidImageError, match=f"{site}/absent.*no such image"):
+        Encoder(fetch_urls=True).encode(f"{site}/absent")
+
+
+@pytest.mark.parametrize(("path", "reason"), [("/away", "not allowed"), ("/ftp", "unknown url")])
+def test_a_redirection_away_from_the_web_is_not_followed(site, path, reason):
+    with pytest.raises(InvalidImageError, match=reason):
+        _fetch.fetch(site + path, 5)
+
+
+def test_nobody_there():
+    with pytest.raises(InvalidImageError, match="Connection refused"):
+        _fetch.fetch("http://127.0.0.1:1/a.png", 5)
+
+
+def test_an_answer_that_is_not_http_is_the_addresses_fault(site):
+    with pytest.raises(InvalidImageError, match=f"{site}/garbage cannot be fetched: not HTTP"):
+        _fetch.fetch(f"{site}/garbage", 5)
+
+
+def test_a_slow_peer_is_given_up_by_name_at_the_deadline(site):
+    """Its image takes 3 s; never more than 0.05 s pass without a byte."""
+    with (
+        Scorer("127.0.0.1:1", fetch_urls=True) as scorer,
+        pytest.raises(
+            InvalidImageError, match=rf"{site}/slow .* not complete after 0\.5 s"
+        ) as caught,
+    ):
+        scorer.score(f"{site}/slow", timeout_s=0.5)
+    assert "127.0.0.1:1 " not in str(caught.value)
+
+
+def test_too_large_an_image_is_not_kept(site, monkeypatch):
+    monkeypatch.setattr(_fetch, "MAX_FETCHED_BYTES", 5)
+    with pytest.raises(InvalidImageError, match="more than 5 bytes"):
+        _fetch.fetch(f"{site}/image", 5)

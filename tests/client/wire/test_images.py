@@ -1,0 +1,146 @@
+"""What the client sends for each kind of image: every case is decoded again with Pillow."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ma_agiqa_client import InvalidImageError
+from ma_agiqa_client._wire.images import Encoder, check_sources, detach
+
+encode_image = Encoder().encode
+RNG = np.random.default_rng(7)
+RGB = RNG.integers(0, 256, (5, 9, 3), dtype=np.uint8)
+GREY = RNG.integers(0, 256, (5, 9), dtype=np.uint8)
+
+
+def decoded(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == "PPM"
+        return np.asarray(image)
+
+
+def saved(image: Image.Image, file_format: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def test_bytes_and_files_are_untouched(tmp_path):
+    data = b"\x00not even an image\x00\x00"
+    path = tmp_path / "any name"
+    path.write_bytes(data)
+    for image in (data, bytearray(data), memoryview(data), path, str(path)):
+        assert encode_image(image) == data
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "1", "CMYK", "YCbCr"])
+def test_pillow_images_give_the_pixels_of_their_rgb(mode):
+    image = Image.fromarray(RGB).convert(mode)
+    sent = Image.open(io.BytesIO(encode_image(image))).convert("RGB")
+    np.testing.assert_array_equal(np.asarray(sent), np.asarray(image.convert("RGB")))
+
+
+def test_alpha_is_dropped_without_blending():
+    image = Image.fromarray(np.dstack([RGB, GREY]))
+    np.testing.assert_array_equal(decoded(encode_image(image)), RGB)
+
+
+def test_16_bit_grey_keeps_its_high_byte():
+    image = Image.fromarray(GREY.astype(np.uint16) * 256 + 200)
+    np.testing.assert_array_equal(decoded(encode_image(image)), GREY)
+
+
+def test_the_exif_orientation_of_a_pillow_image_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    image = Image.open(io.BytesIO(saved(Image.fromarray(RGB), "PNG", exif=exif)))
+    np.testing.assert_array_equal(decoded(encode_image(image)), np.rot90(RGB, -1))
+
+
+def test_pillow_images_that_cannot_be_sent():
+    with pytest.raises(InvalidImageError, match="mode F"):
+        encode_image(Image.fromarray(RGB[:, :, 0].astype(np.float32)))
+    noise = Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    truncated = Image.open(io.BytesIO(saved(noise, "PNG")[:3000]))
+    with pytest.raises(InvalidImageError, match="cannot be decoded"):
+        encode_image(truncated)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(InvalidImageError, match=r"absent\.png.*No such file"):
+        encode_image(tmp_path / "absent.png")
+    with pytest.raises(InvalidImageError, match="directory"):
+        encode_image(tmp_path)
+    with pytest.raises(InvalidImageError, match="null"):
+        encode_image("a\0b")
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(InvalidImageError, match="0 bytes"):
+        encode_image(tmp_path / "empty.png")
+    with pytest.raises(InvalidImageError, match="0 bytes"):
+        encode_image(b"")
+
+
+@pytest.mark.parametrize("thing", [None, 7, ["a.png"], object(), Path])
+def test_other_types_are_named(thing):
+    with pytest.raises(InvalidImageError, match=f"type {type(thing).__name__}"):
+        encode_image(thing)
+
+
+def test_file_objects_are_read_from_where_they_stand(tmp_path):
+    path = tmp_path / "image"
+    path.write_bytes(b"skipped and kept")
+    with path.open("rb") as file:
+        file.seek(12)
+        assert encode_image(file) == b"kept"
+    with pytest.raises(InvalidImageError, match="closed file"):
+        encode_image(file)
+    with path.open() as file, pytest.raises(InvalidImageError, match="str; expected bytes"):
+        encode_image(file)
+    with pytest.raises(InvalidImageError, match="0 bytes"):
+        encode_image(io.BytesIO())
+
+
+def test_what_the_caller_may_overwrite_is_copied():
+    array, buffer = RGB.copy(), bytearray(b"abc")
+    copies = detach(array), detach(buffer), detach(memoryview(buffer)), detach(io.BytesIO(b"abc"))
+    array[:] = 0
+    buffer[:] = b"xyz"
+    np.testing.assert_array_equal(copies[0], RGB)
+    assert copies[1:] == (b"abc", b"abc", b"abc")
+    assert detach("a.png") == "a.png"
+
+
+def test_web_addresses_are_refused_unless_asked_for():
+    with pytest.raises(InvalidImageError, match="fetch_urls=True"):
+        encode_image("https://example.org/cat.png")
+
+
+@pytest.mark.parametrize("one", ["a.png", Path("a.png"), b"a", bytearray(b"a"), RGB, GREY, 7])
+def test_one_image_is_not_several(one):
+    with pytest.raises(TypeError, match="expected"):
+        check_sources(one)
+    with pytest.raises(TypeError, match="score for a single image"):
+        check_sources(io.BytesIO(b"a"))
+
+
+def test_large_images_are_reduced_on_request_only():
+    large = Image.fromarray(RNG.integers(0, 256, (300, 600, 3), dtype=np.uint8))
+    data = saved(large, "PNG")
+    assert encode_image(data) == data
+    assert decoded(Encoder(max_side=60).encode(data)).shape == (30, 60, 3)
+    assert decoded(Encoder(max_side=60).encode(large)).shape == (30, 60, 3)
+    assert decoded(Encoder(max_side=60).encode(np.asarray(large))).shape == (30, 60, 3)
+    assert Encoder(max_side=600).encode(data) == data
+    assert Encoder(max_side=60).encode(b"not an image") == b"not an image"  # the server says why
+    with pytest.raises(ValueError, match="max_side"):
+        Encoder(max_side=0)
+
+
+def test_a_reduced_image_is_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = saved(Image.fromarray(RNG.integers(0, 256, (40, 80, 3), np.uint8)), "PNG", exif=exif)
+    assert decoded(Encoder(max_side=40).encode(data)).shape == (40, 20, 3)

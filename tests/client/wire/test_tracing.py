@@ -1,0 +1,55 @@
+"""The caller's trace goes with each request: the real OpenTelemetry, and without it."""
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+
+from ma_agiqa_client import AsyncScorer, Scorer
+from ma_agiqa_client._wire.tracing import trace_headers
+
+
+@pytest.fixture
+def tracer():
+    return TracerProvider().get_tracer("tests")
+
+
+def trace_ids(scripted):
+    return [headers["traceparent"].split("-")[1] for headers in scripted.headers]
+
+
+def test_requests_carry_the_callers_trace(scripted, tracer):
+    with Scorer(scripted.url) as scorer, tracer.start_as_current_span("rank") as span:
+        scorer.score(b"1")
+        assert len(list(scorer.score_many([b"1"] * 9))) == 9
+    expected = format(span.get_span_context().trace_id, "032x")
+    assert trace_ids(scripted) == [expected] * 10
+
+
+def test_requests_of_an_event_loop_too(scripted, tracer):
+    async def main():
+        async with AsyncScorer(scripted.url) as scorer:
+            with tracer.start_as_current_span("rank") as span:
+                await scorer.score(b"1")
+                assert len([score async for score in scorer.score_many([b"1"] * 9)]) == 9
+        return format(span.get_span_context().trace_id, "032x")
+
+    assert [asyncio.run(main())] * 10 == trace_ids(scripted)
+
+
+def test_without_a_span_nothing_is_sent(scripted):
+    assert trace_headers() == {}
+    with Scorer(scripted.url) as scorer:
+        scorer.score(b"1")
+    assert "traceparent" not in scripted.headers[0]
+
+
+def test_without_opentelemetry_nothing_is_sent():
+    code = (
+        "import sys; sys.modules['opentelemetry'] = None\n"
+        "from ma_agiqa_client._wire.tracing import trace_headers; print(trace_headers())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "{}"

@@ -1,0 +1,46 @@
+"""Which models a server loads: all but the answering one, which is loaded only to explain."""
+
+from pathlib import Path
+
+import pytest
+import tritonclient.grpc
+from tritonclient.utils import InferenceServerException
+
+from embedded.launch import Ports, metrics_address, models_to_load
+from embedded.server import EmbeddedTriton, RepositoryError
+from ma_agiqa.serving.admission import METRICS_URL_VARIABLE
+
+SHIPPED = Path(__file__).resolve().parents[3] / "model_repository"
+ALWAYS = ["ma_agiqa", "ma_agiqa_v1", "maniqa_moe", "meter", "mplug_owl2", "preprocess"]
+ANSWERING = "mplug_owl2_answer"
+
+
+def test_the_answering_model_is_loaded_only_to_explain():
+    assert models_to_load(SHIPPED, explain=False) == ALWAYS
+    assert models_to_load(SHIPPED, explain=True) == sorted([*ALWAYS, ANSWERING])
+
+
+def test_files_and_hidden_folders_are_no_models(tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / ".export-1").mkdir()
+    (tmp_path / "README.md").write_text("text")
+    assert models_to_load(tmp_path, explain=True) == ["one"]
+
+
+def test_to_explain_the_answering_model_has_to_be_there(repository):
+    with pytest.raises(RepositoryError, match=f"no {ANSWERING}/config.pbtxt, which --explain"):
+        EmbeddedTriton(repository, free_ports=True, explain=True).start()
+
+
+def test_nobody_can_load_or_unload_models_from_outside(server):
+    with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
+        assert not client.is_model_ready(ANSWERING)
+        for change in (client.load_model, client.unload_model):
+            with pytest.raises(InferenceServerException, match="restricted"):
+                change(ANSWERING)
+        assert client.is_model_ready("ma_agiqa")
+
+
+def test_the_first_step_is_told_where_the_metrics_are():
+    address = metrics_address(Ports(grpc=1, http=2, metrics=3))
+    assert address == {METRICS_URL_VARIABLE: "http://127.0.0.1:3/metrics"}

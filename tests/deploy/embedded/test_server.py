@@ -1,0 +1,167 @@
+"""EmbeddedTriton with the real tritonserver."""
+
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc
+from tritonclient.utils import InferenceServerException
+
+from embedded.server import (
+    EmbeddedTriton,
+    PortBusyError,
+    RepositoryError,
+    ServedModel,
+    ServeError,
+    ServerFailedError,
+    UnsupportedMachineError,
+)
+
+DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
+
+
+def regions(prefix: str) -> list[Path]:
+    return list(Path("/dev/shm").glob(f"{prefix}*"))
+
+
+def listening_addresses(ports) -> set[str]:
+    """IPv4 addresses on which any of the ports is open; IPv6 sockets carry them mapped."""
+    tables = (Path("/proc/net", file).read_text() for file in ("tcp", "tcp6"))
+    lines = [line.split() for table in tables for line in table.splitlines()]
+    found = [line[1].split(":") for line in lines if line[3] == "0A"]
+    raw = [bytes.fromhex(address)[-4:] for address, port in found if int(port, 16) in ports]
+    assert len(raw) == len(ports)
+    return {socket.inet_ntoa(address[::-1]) for address in raw}
+
+
+def test_serves_scores_and_leaves_nothing(repository, processes, tmp_path):
+    log_file = tmp_path / "folder" / "server.log"
+    with EmbeddedTriton(repository, free_ports=True, log_file=log_file) as server:
+        assert server.model == ServedModel("tiny", "a model of the tests")
+        assert len(set(server.ports)) == 3
+        image = tritonclient.grpc.InferInput("IMAGE", [1, 1], "BYTES")
+        image.set_data_from_numpy(np.array([[b"\x66" * 12]], dtype=np.object_))
+        with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
+            score = client.infer("ma_agiqa", [image], client_timeout=60).as_numpy("SCORE")
+            np.testing.assert_allclose(score, [[2.0]])  # 0x66 / 51
+            with pytest.raises(InferenceServerException, match="restricted"):
+                client.get_system_shared_memory_status()
+        assert listening_addresses(server.ports) == {"127.0.0.1"}
+        assert server.check() == []
+        prefix = processes.argument("shm-region-prefix-name=")
+        scratch = Path(processes.argument("--backend-directory="))
+        assert regions(prefix)
+        assert scratch.is_dir()
+    assert processes.find() == []
+    assert regions(prefix) == []
+    assert not scratch.exists()
+    assert "Started GRPCInferenceService" in log_file.read_text()
+
+
+@pytest.mark.parametrize("service", ["grpc", "http", "metrics"])
+def test_a_busy_port_is_named(repository, service):
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        server = EmbeddedTriton(repository, **{f"{service}_port": port})
+        with pytest.raises(PortBusyError, match=f"Port {port} .*--{service}-port.*--free-ports"):
+            server.start()
+
+
+def test_the_same_port_twice(repository):
+    with pytest.raises(ServeError, match="have to differ, received 8001, 8001, 8002"):
+        EmbeddedTriton(repository, http_port=8001).start()
+
+
+def test_a_missing_repository(tmp_path):
+    with pytest.raises(RepositoryError, match=r"no model repository at .*export/to_triton\.py"):
+        EmbeddedTriton(tmp_path / "nowhere", free_ports=True).start()
+
+
+def test_a_missing_model_file(repository):
+    (repository / "maniqa_moe" / "1" / "model.pt").unlink()
+    with pytest.raises(RepositoryError, match=r"no version of maniqa_moe .*export/to_triton\.py"):
+        EmbeddedTriton(repository, free_ports=True).start()
+
+
+def test_a_missing_ensemble(repository):
+    shutil.rmtree(repository / "ma_agiqa")
+    with pytest.raises(RepositoryError, match=r"no ma_agiqa/config\.pbtxt"):
+        EmbeddedTriton(repository, free_ports=True).start()
+
+
+def test_a_model_that_does_not_load(repository, processes, tmp_path):
+    model = repository / "preprocess" / "1" / "model.py"
+    model.write_text("import a_package_that_is_not_there\n" + model.read_text())
+    with pytest.raises(ServerFailedError) as caught:
+        EmbeddedTriton(repository, free_ports=True, log_file=tmp_path / "log").start()
+    message = str(caught.value)
+    assert "Model preprocess failed to load" in message
+    assert "No module named 'a_package_that_is_not_there'. Install the package" in message
+    assert "At:" not in message
+    assert str(tmp_path / "log") in message
+    assert processes.find() == []
+
+
+def test_the_self_test_refuses_scores_that_are_not_numbers(broken_repository, tmp_path):
+    server = EmbeddedTriton(broken_repository, free_ports=True, log_file=tmp_path / "log")
+    with pytest.raises(ServerFailedError, match=r"SCORE of a test image is \[nan\]"):
+        server.start()
+
+
+def test_a_start_that_takes_too_long(repository, processes, tmp_path):
+    model = repository / "preprocess" / "1" / "model.py"
+    model.write_text("import time\ntime.sleep(60)\n" + model.read_text())
+    server = EmbeddedTriton(
+        repository, free_ports=True, log_file=tmp_path / "log", ready_timeout_s=1.5
+    )
+    with pytest.raises(ServerFailedError, match=r"not ready within 1\.5 s.*--ready-timeout"):
+        server.start()
+    assert processes.find() == []
+
+
+def test_a_log_that_cannot_be_written(repository, tmp_path):
+    (tmp_path / "file").write_text("")
+    server = EmbeddedTriton(repository, free_ports=True, log_file=tmp_path / "file" / "log")
+    with pytest.raises(ServeError, match=r"cannot be written.*--log-file"):
+        server.start()
+
+
+def test_the_log_is_in_the_checkout_by_default(tmp_path):
+    server = EmbeddedTriton(tmp_path, free_ports=True, self_test=False)
+    with server:
+        assert server.log_file == DEPLOY.parent / "logs" / f"serve-{server.ports.grpc}.log"
+    server.log_file.unlink()
+
+
+def test_a_missing_wheel():
+    # -S leaves the installed packages out.
+    code = (
+        f"import sys; sys.path.insert(0, {str(DEPLOY)!r})\nfrom embedded import runtime\n"
+        "try:\n    runtime.find_runtime()\n"
+        "except runtime.UnsupportedMachineError as error:\n    sys.stdout.write(str(error))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert "nvidia-pytriton, which carries tritonserver, is not installed" in result.stdout
+    assert "pip install nvidia-pytriton==0.7.0" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("target", "value", "message"),
+    [
+        ("platform.machine", lambda: "riscv64", "this is Linux riscv64 glibc"),
+        ("platform.libc_ver", lambda: ("", ""), "Linux with glibc"),
+        ("importlib.metadata.version", lambda name: "2.1.0", r"pip install 'numpy<2'"),
+    ],
+)
+def test_an_unsupported_platform(repository, monkeypatch, target, value, message):
+    monkeypatch.setattr(target, value)
+    with pytest.raises(UnsupportedMachineError, match=message):
+        EmbeddedTriton(repository, free_ports=True).start()

@@ -1,0 +1,133 @@
+"""The configuration of the served models."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from exporter.config import DeploymentSettings, repository_configs
+from ma_agiqa.tensors import GATE_ORDER, tensor_specs
+from ma_agiqa_client._core import protocol
+
+REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
+
+
+def parse(gpu: bool = False) -> dict[str, model_config_pb2.ModelConfig]:
+    settings = DeploymentSettings("some/owl", "float16", gpu, 1000, warmup_batches=(1, 8))
+    specs = tensor_specs(448, 4096, 224, 28)
+    texts = repository_configs(specs, {"name": 'a "b" \\ ü'}, settings)
+    return {
+        name: text_format.Parse(text, model_config_pb2.ModelConfig())
+        for name, text in texts.items()
+    }
+
+
+def test_the_ensemble_is_a_chain_whose_tensors_fit():
+    configs = parse()
+    ensemble = configs["ma_agiqa"]
+    known = {tensor.name for tensor in ensemble.input}
+    for step in ensemble.ensemble_scheduling.step:
+        composing = configs[step.model_name]
+        assert set(step.input_map) == {t.name for t in composing.input if not t.optional}
+        unused = {tensor.name for tensor in composing.output} - set(step.output_map)
+        assert unused == ({"NEXT_TOKEN"} if step.model_name == "mplug_owl2" else set())
+        assert set(step.input_map.values()) <= known
+        known |= set(step.output_map.values())
+    steps = ensemble.ensemble_scheduling.step
+    names = ["preprocess", "mplug_owl2", "maniqa_moe", "meter"]
+    assert [step.model_name for step in steps] == names
+    for earlier, later in pairwise(steps):
+        assert set(earlier.output_map.values()) & set(later.input_map.values())
+
+
+def test_the_paper_sizes():
+    configs = parse()
+    dims = {t.name: list(t.dims) for config in configs.values() for t in config.output}
+    assert dims["SEMANTIC_VIEW"] == [448, 448, 3]
+    assert dims["SEMANTIC"] == dims["COHERENCE"] == [4096]
+    assert dims["PATCH_SCORE__2"] == [28, 28]
+
+
+@pytest.mark.parametrize("name", ["preprocess", "mplug_owl2", "maniqa_moe"])
+def test_composing_models_batch_and_warm_up(name):
+    config = parse()[name]
+    assert config.max_batch_size == 32
+    assert config.HasField("dynamic_batching")
+    assert not config.dynamic_batching.HasField("default_queue_policy")
+    assert [warmup.batch_size for warmup in config.model_warmup] == [1, 8]
+    for warmup in config.model_warmup:
+        assert set(warmup.inputs) == {t.name for t in config.input if not t.optional}
+
+
+def test_the_gpu_runs_the_networks_only():
+    kinds = {
+        name: config.instance_group[0].Kind.Name(config.instance_group[0].kind)
+        for name, config in parse(gpu=True).items()
+        if config.instance_group
+    }
+    assert kinds == {
+        "preprocess": "KIND_CPU",
+        "mplug_owl2": "KIND_GPU",
+        "maniqa_moe": "KIND_GPU",
+        "meter": "KIND_CPU",
+        "mplug_owl2_answer": "KIND_CPU",
+    }
+
+
+def test_the_answering_model_streams_and_holds_no_weights():
+    configs = parse()
+    config = configs["mplug_owl2_answer"]
+    assert config.model_transaction_policy.decoupled
+    assert config.max_batch_size == 0
+    assert config.parameters["weights"].string_value == "some/owl"  # for its tokenizer
+    assert config.parameters["view_size"].string_value == "448"
+    step = {tensor.name: tensor for tensor in configs["mplug_owl2"].input}
+    assert step["PROMPT"].optional
+    assert not step["SEMANTIC_VIEW"].optional
+    steps = configs["ma_agiqa"].ensemble_scheduling.step
+    assert config.name not in {step.model_name for step in steps}
+
+
+def test_the_shipped_configuration_is_what_is_written():
+    settings = DeploymentSettings("demo", "float32", False, 1000, warmup_batches=(1, 8))
+    texts = repository_configs(tensor_specs(224, 128, 224, 14), {}, settings)
+    for name in set(texts) - {"ma_agiqa", "meter"}:  # which hold the card, or a part of it
+        shipped = REPOSITORY / name / "config.pbtxt"
+        assert shipped.read_text(encoding="utf-8") == texts[name], name
+
+
+def test_the_shipped_meter_compares_with_the_data_of_the_card():
+    def shipped(model: str) -> model_config_pb2.ModelConfig:
+        text = (REPOSITORY / model / "config.pbtxt").read_text(encoding="utf-8")
+        return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+    assert len(json.loads(quantiles(shipped("meter")))) == 101
+    assert quantiles(shipped("meter")) == quantiles(shipped("ma_agiqa"))
+    assert quantiles(parse()["meter"]) == "[]"  # of a card without them
+
+
+def quantiles(config: model_config_pb2.ModelConfig) -> str:
+    return config.parameters["mos_quantiles"].string_value
+
+
+def test_what_passes_the_meter_keeps_its_type_and_shape():
+    meter = parse()["meter"]
+    before = [(t.name.removeprefix("UNCOUNTED_"), t.data_type, list(t.dims)) for t in meter.input]
+    assert before == [(t.name, t.data_type, list(t.dims)) for t in meter.output]
+    assert meter.dynamic_batching.max_queue_delay_microseconds == 0
+
+
+def test_parameters_keep_every_character():
+    assert parse()["ma_agiqa"].parameters["name"].string_value == 'a "b" \\ ü'
+
+
+def test_the_client_knows_the_same_tensors():
+    specs = tensor_specs(448, 4096, 224, 28)
+    client = ("IMAGE", "SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT")
+    assert [getattr(protocol, name) for name in client] == list(client)
+    assert set(client) <= set(specs)
+    assert protocol.GATE_ORDER == GATE_ORDER
+    assert protocol.MODEL_NAME in parse()

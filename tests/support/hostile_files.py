@@ -1,0 +1,126 @@
+"""Image files as an attacker makes them: real ones with changes, and ones that cost much time."""
+
+import io
+import struct
+import zlib
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from hypothesis import strategies as st
+from PIL import Image
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+NUMBERS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x2000, 0x2001, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1)
+"""Values at the borders of sizes, counts, offsets and of the largest accepted side (8192)."""
+
+HEADER_BYTES = 200
+WAYS = ("flip", "number", "delete", "repeat", "insert", "truncate", "splice")
+
+
+def encoded(image: Image.Image, image_format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+@cache
+def real_files() -> tuple[bytes, ...]:
+    """Small files of every accepted format, in the variants that are decoded by code of their own.
+
+    Their pixels are those of a shipped example.
+    """
+    with Image.open(sorted(EXAMPLES.glob("*_pristine.jpg"))[0]) as example:
+        rgb = example.convert("RGB").resize((53, 37))
+    grey, palette = rgb.convert("L"), rgb.quantize(16)
+    alpha = rgb.convert("RGBA")
+    sixteen = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    frames = {"save_all": True, "append_images": [rgb.rotate(90)]}
+    variants: list[tuple[Image.Image, str, dict[str, object]]] = [
+        *((rgb, "JPEG", o) for o in ({}, {"progressive": True}, {"exif": exif}, {"quality": 5})),
+        *((image, "JPEG", {}) for image in (grey, rgb.convert("CMYK"))),
+        *((image, "PNG", {}) for image in (rgb, grey, palette, alpha, sixteen, rgb.convert("1"))),
+        *((rgb, "WEBP", o) for o in ({}, {"lossless": True}, frames)),
+        *((image, "BMP", {}) for image in (rgb, grey, palette, alpha)),
+        *((image, "PPM", {}) for image in (rgb, grey, sixteen)),
+        *((palette, "GIF", o) for o in ({}, {"interlace": 1})),
+        (rgb, "GIF", frames),
+        *((rgb, "TIFF", {"compression": c}) for c in (None, "tiff_lzw", "tiff_adobe_deflate")),
+        *((rgb, "TIFF", {"compression": c}) for c in ("jpeg", "packbits")),
+        *((image, "TIFF", {}) for image in (palette, alpha, sixteen)),
+        (rgb.convert("1"), "TIFF", {"compression": "group4"}),
+    ]
+    return tuple(encoded(image, name, **options) for image, name, options in variants)
+
+
+def mutated_files() -> st.SearchStrategy[bytes]:
+    """Real files with one to six changes, most of them in the header."""
+    index = st.sampled_from(range(len(real_files())))
+    return st.builds(_mutated, index, st.lists(_CHANGES, min_size=1, max_size=6))
+
+
+_CHANGES = st.tuples(
+    st.sampled_from(WAYS),
+    st.one_of(st.integers(0, HEADER_BYTES), st.integers(0, 2**16)),
+    st.one_of(st.sampled_from(NUMBERS), st.integers(0, 2**32 - 1)),
+    st.sampled_from(("<H", ">H", "<I", ">I", "B")),
+)
+
+
+def _mutated(index: int, changes: list[tuple[str, int, int, str]]) -> bytes:
+    data = bytearray(real_files()[index])
+    for way, place, number, layout in changes:
+        _change(data, way, place % (len(data) + 1), number, layout)
+    return bytes(data)
+
+
+def _change(data: bytearray, way: str, at: int, number: int, layout: str) -> None:
+    size = struct.calcsize(layout)
+    value = struct.pack(layout, number % 256**size)
+    if way == "flip" and at < len(data):
+        data[at] ^= 1 << number % 8
+    elif way == "number":
+        data[at : at + size] = value
+    elif way == "delete":
+        del data[at : at + 1 + number % 64]
+    elif way == "repeat":
+        data[at:at] = data[at : at + 64] * (1 + number % 16)
+    elif way == "insert":
+        data[at:at] = value
+    elif way == "truncate":
+        del data[at:]
+    elif way == "splice":
+        other = real_files()[number % len(real_files())]
+        data[at:] = other[at % len(other) :]
+
+
+def png_chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def png(width: int, height: int, further: bytes = b"") -> bytes:
+    """A black PNG; a bomb if it is large: one byte for about a thousand pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes((3 * width + 1) * height), 9)
+    chunks = png_chunk(b"IHDR", header) + further + png_chunk(b"IDAT", pixels)
+    return b"\x89PNG\r\n\x1a\n" + chunks + png_chunk(b"IEND", b"")
+
+
+def costly_files(size: int) -> dict[str, bytes]:
+    """Files of about `size` bytes that keep a decoder busy without being large in pixels."""
+    jpeg = encoded(Image.new("RGB", (16, 16)), "JPEG")
+    progressive = encoded(Image.new("RGB", (1024, 1024)), "JPEG", progressive=True)
+    scan = progressive[progressive.rindex(b"\xff\xda") : -2]
+    segment = b"\xff\xe1\xff\xffExif\0\0" + bytes(65527)
+    return {
+        "PNG of empty chunks": png(8, 8, png_chunk(b"teSt", b"") * (size // 12)),
+        "JPEG of fill bytes": jpeg[:2] + b"\xff" * size + jpeg[2:],
+        "JPEG of empty segments": jpeg[:2] + b"\xff\xfe\0\2" * (size // 4) + jpeg[2:],
+        "JPEG of full segments": jpeg[:2] + segment * (size // len(segment)) + jpeg[2:],
+        "JPEG of empty scans": progressive[:-2] + scan * (size // len(scan)) + b"\xff\xd9",
+        "PPM of comments": b"P6\n" + b"#\n" * (size // 2) + b"8 8\n255\n" + bytes(192),
+        "text PPM": b"P3 16 16 255\n" + b"#\n" * (size // 2) + b"1 " * 768,
+        "GIF of junk": b"GIF89a\x08\0\x08\0\0\0\0" + b"\1" * size,
+    }

@@ -1,0 +1,110 @@
+"""deploy/serve.py as a process of its own, for tests that harm it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+__all__ = ["Supervised", "kill", "wait_until"]
+
+SERVE = Path(__file__).resolve().parents[2] / "deploy" / "serve.py"
+
+
+def wait_until(true: Callable[[], bool], timeout_s: float = 120.0) -> float:
+    """Wait for a condition; return the seconds it took, or fail."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < timeout_s, "it never came true"
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+class Supervised:
+    """A running serve.py.
+
+    Attributes:
+        status: what its line of JSON says.
+        said: its lines on stderr, with the time each came.
+    """
+
+    def __init__(self, repository: Path, log_file: Path, *options: str, wrap: Sequence[str] = ()):
+        self.process = subprocess.Popen(
+            [
+                *wrap,
+                *(sys.executable, str(SERVE), "--free-ports", "--json"),
+                *("--repository", str(repository), "--log-file", str(log_file), *options),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.said: list[tuple[float, str]] = []
+        threading.Thread(target=self._listen, daemon=True).start()
+        line = self.process.stdout.readline()
+        assert line, self.text()
+        self.status = json.loads(line)
+        self.url = self.status["grpc_url"]
+
+    def text(self) -> str:
+        """All it said on stderr so far."""
+        return "".join(line for _, line in self.said)
+
+    def wait_for(self, words: str, since: int = 0) -> float:
+        """Wait until it says something after its first `since` lines; return when it did."""
+        wait_until(lambda: any(words in line for _, line in self.said[since:]))
+        return next(when for when, line in self.said[since:] if words in line)
+
+    def pids(self, program: str) -> list[int]:
+        """Living processes below it whose command line begins with a program, or names a file."""
+        found = []
+        for pid in _descendants(self.process.pid):
+            try:
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+            except OSError:
+                continue
+            if any(program in part for part in command[:2]):
+                found.append(pid)
+        return found
+
+    def regions(self) -> list[Path]:
+        """Its shared memory in /dev/shm."""
+        command = Path(f"/proc/{self.pids('tritonserver/bin')[0]}/cmdline").read_text()
+        prefix = command.partition("shm-region-prefix-name=")[2].partition("\0")[0]
+        return list(Path("/dev/shm").glob(f"{prefix}*"))
+
+    def stop(self, how: signal.Signals = signal.SIGTERM, timeout_s: float = 90.0) -> int:
+        """End it; return its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        return self.process.wait(timeout_s)
+
+    def _listen(self) -> None:
+        for line in self.process.stderr:
+            self.said.append((time.monotonic(), line))
+
+
+def _descendants(pid: int) -> list[int]:
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] != "Z":
+            parents[int(folder.name)] = int(fields[1])
+    found, new = [], [pid]
+    while new:
+        new = [child for child, parent in parents.items() if parent in new]
+        found += new
+    return found
+
+
+def kill(pid: int) -> float:
+    """Kill a process; return when."""
+    os.kill(pid, signal.SIGKILL)
+    return time.monotonic()

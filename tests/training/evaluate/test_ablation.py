@@ -1,0 +1,99 @@
+"""The ablation command; the variants without MANIQA train in seconds."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+
+from ma_agiqa.checkpoints.folder import load_checkpoint
+from ma_agiqa.evaluate.ablation import FULL, VARIANTS, main
+from ma_agiqa.evaluate.paper_results import ABLATION, DATASETS, FUSION
+from ma_agiqa.networks.initialization import start_at_average
+from ma_agiqa.networks.scorer import MAAGIQA
+from ma_agiqa.train.config import load_config
+from support.generated_agiqa_3k import write_tree
+
+CONFIGS = Path(__file__).resolve().parents[3] / "training" / "configs"
+CHEAP = ("semantic", "coherence", "semantic_coherence")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Path:
+    """The demo's networks on eighty generated images under AGIQA-3k's names."""
+    folder = tmp_path_factory.mktemp("ablation")
+    settings = yaml.safe_load((CONFIGS / "demo.yaml").read_text())
+    settings["data"] = yaml.safe_load((CONFIGS / "agiqa_3k.yaml").read_text())["data"]
+    settings["data"]["csv"] = str(write_tree(folder / "data", 80))
+    settings["split"] = {"kind": "paper"}
+    settings["output"] = str(folder / "full")
+    settings["optimisation"]["epochs"] = 1
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    return folder / "config.yaml"
+
+
+def run(config, *options):
+    output = ["--output", str(config.parent / "ablation")]
+    variants = [word for name in CHEAP for word in ("--variant", name)]
+    return CliRunner().invoke(main, ["--config", str(config), *output, *variants, *options])
+
+
+@pytest.fixture(scope="module")
+def ablated(config) -> Path:
+    done = run(config)
+    assert done.exit_code == 0, done.output
+    return config.parent / "ablation"
+
+
+def test_the_table_has_our_numbers_and_the_papers(ablated):
+    table = pd.read_csv(ablated / "ablation.csv").set_index("variant")
+    assert tuple(table.index) == CHEAP
+    for name in CHEAP:
+        model, card = load_checkpoint(ablated / name)
+        assert table.loc[name, "srcc"] == pytest.approx(card.metrics["srcc"])
+        assert table.loc[name, "images"] == 16
+        paper = ABLATION["AGIQA-3k"][tuple(sorted(model.config.inputs))]
+        assert table.loc[name, "paper_srcc"] == paper.srcc
+        assert f"({paper.plcc:.4f})" in (ablated / "ablation.md").read_text()
+
+
+def test_what_is_there_is_not_trained_again(config, ablated):
+    written = {name: (ablated / name / "model.safetensors").stat().st_mtime_ns for name in CHEAP}
+    assert run(config).exit_code == 0
+    for name, before in written.items():
+        assert (ablated / name / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_checkpoint_of_other_settings_is_not_taken_for_a_variant(config, ablated):
+    refused = run(config, "--set", "optimisation.learning_rate=0.5")
+    assert refused.exit_code == 1
+    assert "other settings (name" not in refused.output
+    assert "other settings (optimisation.learning_rate)" in refused.output
+
+
+def test_every_variant_has_its_row_in_the_paper():
+    assert len({(v.inputs, v.fusion) for v in VARIANTS}) == len(VARIANTS) == 8
+    for dataset in DATASETS:
+        found = [variant.paper(dataset) for variant in VARIANTS]
+        assert {p.srcc for p in found[:7]} == {p.srcc for p in ABLATION[dataset].values()}
+        assert found[-1] == FUSION[dataset]["concat"]
+    assert FULL.paper("my images") is None
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+def test_every_variant_scores_and_starts_near_the_average(variant, config, tmp_path):
+    torch.manual_seed(0)
+    settings = variant.configure(load_config(config), tmp_path)
+    scorer = MAAGIQA(settings.scorer_config()).eval()
+    start_at_average(scorer, 2.5)
+    view = torch.randint(0, 256, (4, 224, 224, 3), dtype=torch.uint8)
+    output = scorer(view, torch.randn(4, 128) / 20, torch.randn(4, 128) / 20)
+    assert output.score.shape == (4, 1)
+    assert (output.score - 2.5).abs().max() < 1.5
+    weighed = output.gate.abs().sum(dim=0) > 0
+    assert [n for n, w in zip(("semantic", "coherence", "quality"), weighed, strict=True) if w] == [
+        name for name in ("semantic", "coherence", "quality") if name in variant.inputs
+    ]
+    assert bool(output.patch_weight.any()) == ("quality" in variant.inputs)

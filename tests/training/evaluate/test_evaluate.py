@@ -1,0 +1,333 @@
+"""Evaluation: every image scored, measured in every way, and told apart from what it is not."""
+
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+
+from ma_agiqa.checkpoints.folder import ModelCard, load_checkpoint, save_checkpoint
+from ma_agiqa.commands.evaluate import main
+from ma_agiqa.data import PARTS, Subset, make_split, read_images
+from ma_agiqa.data.features import ensure_features
+from ma_agiqa.errors import DataError
+from ma_agiqa.evaluate import measure, measure_generators, measure_subsets
+from ma_agiqa.evaluate.predictions import read_predictions
+from ma_agiqa.metrics.agreement import evaluate
+from ma_agiqa.networks.scorer import MAAGIQA
+from ma_agiqa.settings import to_mapping
+from ma_agiqa.train.config import load_config
+from support.generated_agiqa_3k import write_tree
+
+COUNT = 60  # images: 42 to train on, 6 to validate, 12 to test
+FAST = ("--resamples", "20")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A small AGIQA-3k, its config and a scorer with random weights."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    csv = write_tree(folder / "data", COUNT)
+    settings = {
+        "name": "small",
+        "preset": "demo",
+        "embedder": "demo",
+        "output": str(folder / "run"),
+        "seed": 1,
+        "backbone_weights": "none",
+        "data": {
+            "name": "AGIQA-3k",
+            "csv": str(csv),
+            "columns": {"image": "name", "mos": "mos_quality"},
+            "generator_pattern": "^([^_]+)_",
+        },
+        "split": {"kind": "paper"},
+        "scorer": {
+            "backbone": "vit_spectral_patch16_224",
+            "backbone_args": {"embed_dim": 16, "depth": 1, "num_heads": 1},
+            "feature_blocks": [0],
+            "num_transposed_attention": 1,
+            "swin_depths": [1],
+            "swin_heads": 1,
+            "swin_window": 7,
+            "swin_mlp_dim": 16,
+            "semantic_dim": 128,
+        },
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    save_run(folder / "run", load_config(folder / "config.yaml"))
+    return folder
+
+
+def save_run(folder, config, seed=0, **card):
+    """A checkpoint as training writes it, without the training."""
+    images = read_images(config.data)
+    split = make_split(images, config.split)
+    torch.manual_seed(seed)
+    values = {
+        "name": config.name,
+        "preset": "demo",
+        "dataset": config.data.name,
+        "mos_min": 0.0,
+        "mos_max": 5.0,
+        "mos_quantiles": tuple(np.linspace(0, 5, 101).tolist()),
+        "created": "2026-01-01T00:00:00+00:00",
+        "embedder": ensure_features(config, images).identity,
+        "training": to_mapping(config),
+    }
+    card = ModelCard(**{**values, **card})
+    return save_checkpoint(folder, MAAGIQA(config.scorer_config()), card, split.rows())
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(main, [*map(str, arguments), *FAST])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.mark.parametrize("part", [*PARTS, "all"])
+def test_every_image_of_a_part_is_scored_as_alone(place, tmp_path, part):
+    run("--checkpoint", place / "run", "--part", part, "--batch-size", 5, "--output", tmp_path)
+    frame = read_predictions(tmp_path / "predictions.csv")
+    config = load_config(place / "config.yaml")
+    images = read_images(config.data)
+    split = make_split(images, config.split)
+    members = images if part == "all" else getattr(split, part)
+    assert frame["image"].tolist() == [image.name for image in members]
+    assert frame["mos"].tolist() == [image.mos for image in members]
+    assert len(frame) == {"train": 42, "validation": 6, "test": 12, "all": COUNT}[part]
+    assert json.loads((tmp_path / "metrics.json").read_text())["results"][0]["count"] == len(frame)
+
+    features, scorer = ensure_features(config, images), load_checkpoint(place / "run")[0]
+    at = [image.name for image in images].index(members[-1].name)
+    row = features.rows[at]
+    with torch.inference_mode():
+        output = scorer(
+            torch.from_numpy(features.quality_view[row][None].copy()),
+            torch.from_numpy(features.semantic[row][None].astype(np.float32)),
+            torch.from_numpy(features.coherence[row][None].astype(np.float32)),
+        )
+    assert frame["score"].iloc[-1] == pytest.approx(output.score.item(), abs=1e-5)
+    gates = frame[["gate_semantic", "gate_coherence", "gate_quality"]].iloc[-1]
+    np.testing.assert_allclose(gates.to_numpy(float), output.gate[0].numpy(), atol=1e-5)
+
+
+def test_report_and_files_say_the_same_beside_the_papers_number(place, tmp_path):
+    printed = run("--checkpoint", place / "run", "--part", "test", "--output", tmp_path / "new")
+    report = (tmp_path / "new" / "report.md").read_text()
+    assert printed.startswith(report)
+    frame = read_predictions(tmp_path / "new" / "predictions.csv")
+    expected = evaluate(frame["mos"], frame["score"])
+    (result,) = json.loads((tmp_path / "new" / "metrics.json").read_text())["results"]
+    for name in ("srcc", "plcc", "krcc", "rmse", "plcc_raw"):
+        assert result[name] == pytest.approx(getattr(expected, name), abs=1e-12)
+        low, high = result["intervals"][name]
+        assert low <= high
+    assert f"{expected.srcc:.4f} [" in report
+    assert "# Trained on AGIQA-3k, tested on the test part of AGIQA-3k" in report
+    assert "MA-AGIQA, paper Table 1" in report
+    assert "0.8939" in report
+    assert "## By generator" in report
+    assert "With fewer than 200 images the interval of RMSE is too narrow." in report
+    assert set(result["generators"]) == set(frame["generator"])
+    assert sum(group["count"] for group in result["generators"].values()) == len(frame)
+
+
+def test_the_papers_number_stands_only_beside_the_papers_model(place, tmp_path):
+    config = load_config(place / "config.yaml", {"scorer.inputs": "[quality]"})
+    printed = run("--checkpoint", save_run(tmp_path / "quality", config))
+    assert "| small" in printed
+    assert "paper" not in printed
+
+
+def test_another_data_set_is_a_direction_of_table_2(place, tmp_path):
+    values = yaml.safe_load((place / "config.yaml").read_text())
+    values["data"]["name"] = "AIGCQA-20k"
+    values["features"] = {"folder": str(place / "other-features")}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(values))
+    printed = run("--checkpoint", place / "run", "--config", tmp_path / "other.yaml")
+    assert "# Trained on AGIQA-3k, tested on the test part of AIGCQA-20k" in printed
+    assert "MA-AGIQA, paper Table 2" in printed
+    assert "0.7722" in printed
+    assert "too good" not in printed
+
+
+def test_images_trained_on_are_counted(place):
+    printed = run(
+        "--checkpoint", place / "run", "--config", place / "config.yaml", "--set", "split.seed=3"
+    )
+    assert "of the 12 images were in the train or validation part of" in printed
+    assert "too good" in printed
+
+
+def test_folds_are_tested_on_their_own_parts_and_averaged(place, tmp_path):
+    folders = []
+    for fold in range(3):
+        config = load_config(
+            place / "config.yaml", {"split": f"{{kind: k-fold, folds: 3, fold: {fold}}}"}
+        )
+        folders.append(save_run(tmp_path / f"fold{fold}", config, seed=fold))
+    arguments = [text for folder in folders for text in ("--checkpoint", folder)]
+    printed = run(*arguments, "--output", tmp_path / "out")
+    document = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert [result["name"] for result in document["results"]] == ["fold0", "fold1", "fold2"]
+    frames = [read_predictions(tmp_path / "out" / f"predictions-fold{i}.csv") for i in range(3)]
+    assert len(set(pd.concat(frames)["image"])) == sum(map(len, frames)) == COUNT
+    srcc = [result["srcc"] for result in document["results"]]
+    assert document["mean"]["srcc"] == pytest.approx(np.mean(srcc))
+    assert document["standard_deviation"]["srcc"] == pytest.approx(np.std(srcc, ddof=1))
+    assert f"{np.mean(srcc):.4f} ± {np.std(srcc, ddof=1):.4f}" in printed
+    assert "mean ± standard deviation of 3 checkpoints" in printed
+
+
+def test_files_of_predictions_stand_in_the_same_table(place, tmp_path):
+    run("--checkpoint", place / "run", "--output", tmp_path)
+    frame = read_predictions(tmp_path / "predictions.csv")
+    theirs = frame[["image", "mos"]].assign(score=frame["mos"] * 20 + 1).iloc[::-1]
+    theirs.to_csv(tmp_path / "maniqa.csv", index=False)
+    printed = run(
+        "--checkpoint", place / "run", "--predictions", f"MANIQA={tmp_path / 'maniqa.csv'}"
+    )
+    (row,) = [line for line in printed.splitlines() if line.startswith("| MANIQA ")][:1]
+    assert "1.0000 [1.000, 1.000]" in row
+    assert "MANIQA, paper Table 1" in printed
+    alone = run("--predictions", f"mine={tmp_path / 'maniqa.csv'}")
+    assert "| mine" in alone
+    assert "paper" not in alone
+    by_config = run(
+        *("--config", place / "config.yaml"),
+        *("--predictions", f"MANIQA={tmp_path / 'maniqa.csv'}"),
+    )
+    assert "0.8618" in by_config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.iloc[1:], "has no row for 1 of the 12 images to compare"),
+        (lambda f: f.replace(f["image"][3], "new.png"), "row 5: new.png is not among the 12"),
+        (lambda f: f.assign(mos=f["mos"].where(f.index != 2, 1.5)), "row 4: the MOS of .* is 1.5"),
+    ],
+)
+def test_files_of_other_images_are_refused(place, tmp_path, change, message):
+    run("--checkpoint", place / "run", "--output", tmp_path)
+    change(read_predictions(tmp_path / "predictions.csv")).to_csv(tmp_path / "b.csv", index=False)
+    printed = run("--checkpoint", place / "run", "--predictions", f"b={tmp_path / 'b.csv'}", code=1)
+    assert pd.Series([printed]).str.contains(message).all(), printed
+
+
+def test_a_table_that_changed_since_the_run_is_refused(place, tmp_path):
+    table = pd.read_csv(place / "data" / "data.csv")
+    table.iloc[:-1].to_csv(tmp_path / "data.csv", index=False)
+    printed = run(
+        *("--checkpoint", place / "run", "--set", f"data.csv={tmp_path / 'data.csv'}"),
+        *("--set", f"data.image_folder={place / 'data' / 'images'}"),
+        code=1,
+    )
+    assert "lists 1 images that the table of the data set has not" in printed
+    assert table["name"].iloc[-1] in printed
+    assert "The split was saved with the run" in printed
+
+
+def test_embeddings_of_another_model_are_refused(place, tmp_path):
+    config = load_config(place / "config.yaml")
+    card = load_checkpoint(place / "run")[1]
+    folder = save_run(tmp_path / "run", config, embedder={**card.embedder, "source": "other/owl"})
+    printed = run("--checkpoint", folder, code=1)
+    assert "source is 'other/owl' there, but 'demo' is wanted" in printed
+
+
+def test_without_the_client_a_url_is_a_clear_error(place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ma_agiqa_client", None)
+    printed = run("--checkpoint", place / "run", "--url", "localhost:1", code=1)
+    assert "--url needs the client, which is not installed" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "Give --checkpoint, --url or --predictions"),
+        (["--url", "localhost:1"], 1, "--url needs --config or --checkpoint"),
+        (["--checkpoint", "none"], 1, "none is no checkpoint folder"),
+        (["--predictions", "a.csv"], 2, "write NAME=FILE"),
+        (["--predictions", "a=a.csv", "--predictions", "a=b.csv"], 2, "must differ"),
+        (["--predictions", "a=none.csv"], 1, "Cannot read the predictions none.csv"),
+        (["--checkpoint", "x", "--checkpoint", "y", "--url", "h:1"], 1, "at most one --checkpoint"),
+    ],
+)
+def test_wrong_arguments(arguments, code, message):
+    assert message in run(*arguments, code=code)
+
+
+def frame_of(rng, count, generator, prompt=""):
+    mos = rng.uniform(0, 5, count)
+    return pd.DataFrame(
+        {
+            "image": [f"{generator}_{prompt}_{i}" for i in range(count)],
+            "mos": mos,
+            "score": mos + rng.normal(0, 0.5, count),
+            "prompt": prompt,
+            "generator": generator,
+        }
+    )
+
+
+def test_generators_and_subsets_are_measured_on_their_own():
+    rng = np.random.default_rng(0)
+    frame = pd.concat(
+        [
+            frame_of(rng, 40, "LCM_Pixart", "a Digital painting"),
+            frame_of(rng, 30, "LCM_Pixart", "a dog"),
+            frame_of(rng, 20, "SDXL", "digital dog"),
+            frame_of(rng, 3, "DALLE2"),
+            frame_of(rng, 7, ""),
+        ],
+        ignore_index=True,
+    ).sample(frac=1, random_state=0, ignore_index=True)
+    generators = {group.name: group for group in measure_generators(frame, 20)}
+    assert {name: group.count for name, group in generators.items()} == {
+        "DALLE2": 3,
+        "LCM_Pixart": 70,
+        "SDXL": 20,
+    }
+    assert generators["DALLE2"].measurement is None
+    rows = frame[frame["generator"] == "LCM_Pixart"]
+    expected = evaluate(rows["mos"], rows["score"])
+    assert generators["LCM_Pixart"].measurement.metrics == expected
+    subsets = [Subset("both", "digital", "LCM_Pixart"), Subset("words", "digital")]
+    both, words = measure_subsets(frame, subsets, 20)
+    assert (both.name, both.count, words.count) == ("both", 40, 60)
+
+
+def test_what_is_not_defined_is_null_in_json():
+    frame = frame_of(np.random.default_rng(0), 9, "a").assign(score=2.0)
+    values = json.loads(json.dumps(measure(frame, 20).to_dict(), allow_nan=False))
+    assert values["srcc"] is None
+    assert values["intervals"]["srcc"] == [None, None]
+    assert values["rmse"] == pytest.approx(frame["mos"].std(ddof=0))
+    with pytest.raises(DataError, match="at least 5"):
+        measure(frame.iloc[:4])
+
+
+def test_the_papers_subset_stands_beside_ours(place, tmp_path):
+    values = yaml.safe_load((place / "config.yaml").read_text())
+    values["data"]["name"] = "AIGCQA-20k"
+    values["data"]["subsets"] = [
+        {"name": "Fig. 2", "prompt_contains": "digital", "generator": "LCM_Pixart"}
+    ]
+    values["features"] = {"folder": str(place / "other-features")}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(values))
+    printed = run("--checkpoint", place / "run", "--config", tmp_path / "other.yaml")
+    assert "## By subset" in printed
+    assert "MA-AGIQA, paper Fig. 2" in printed
+    assert "0.8364" in printed
+
+
+def test_a_folder_that_cannot_be_written_is_named(place, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    printed = run("--checkpoint", place / "run", "--output", tmp_path / "taken", code=1)
+    assert f"Cannot write {tmp_path / 'taken' / 'predictions.csv'}" in printed

@@ -1,0 +1,89 @@
+"""The tables agree with each other and with the gains that the paper states in prose.
+
+The paper cuts or rounds its percentages to two digits, so 0.01 points (1e-4) may be missing.
+"""
+
+import pytest
+
+from ma_agiqa.evaluate.paper_results import (
+    ABLATION,
+    AGIQA_3K,
+    AIGCQA_20K,
+    COMPARISON,
+    CROSS,
+    DATASETS,
+    DIGITAL_SUBSET_SRCC,
+    FUSION,
+    METHODS,
+    OURS,
+    PaperMetrics,
+)
+
+ALL_INPUTS = ("coherence", "quality", "semantic")
+
+
+def gains(better: PaperMetrics, worse: PaperMetrics) -> list[float]:
+    """Relative gains of SRCC, PLCC and KRCC in percent."""
+    pairs = [(better.srcc, worse.srcc), (better.plcc, worse.plcc), (better.krcc, worse.krcc)]
+    return [100 * (high / low - 1) for high, low in pairs]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "stated"), [(AGIQA_3K, [3.72, 1.73, 5.43]), (AIGCQA_20K, [1.61, 2.02, 2.90])]
+)
+def test_gains_over_maniqa_are_those_of_section_4_3(dataset, stated):
+    rows = COMPARISON[dataset]
+    assert gains(rows[OURS], rows["MANIQA"]) == pytest.approx(stated, abs=0.011)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "stated"), [(AGIQA_3K, [1.57, 0.83, 2.56]), (AIGCQA_20K, [2.72, 1.94, 4.35])]
+)
+def test_gains_of_both_features_are_those_of_section_4_4(dataset, stated):
+    rows = ABLATION[dataset]
+    assert gains(rows[ALL_INPUTS], rows[("quality",)]) == pytest.approx(stated, abs=0.011)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "stated"), [(AGIQA_3K, [0.20, 0.17, 0.16]), (AIGCQA_20K, [0.67, 0.95, 1.37])]
+)
+def test_gains_of_the_experts_are_those_of_section_4_4(dataset, stated):
+    rows = FUSION[dataset]
+    assert gains(rows["moe"], rows["concat"]) == pytest.approx(stated, abs=0.011)
+
+
+def test_fig_2_states_how_far_maniqa_falls_below_its_srcc_of_table_1():
+    share = 1 - DIGITAL_SUBSET_SRCC["MANIQA"] / COMPARISON[AIGCQA_20K]["MANIQA"].srcc
+    assert share == pytest.approx(0.700, abs=0.001)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_our_row_is_the_same_in_tables_1_3_4_and_5(dataset):
+    ours = COMPARISON[dataset][OURS]
+    assert FUSION[dataset]["moe"] == ours
+    ablation = ABLATION[dataset][ALL_INPUTS]
+    assert (ablation.srcc, ablation.plcc, ablation.krcc) == (ours.srcc, ours.plcc, ours.krcc)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_ours_is_best_and_maniqa_second_in_table_1(dataset):
+    rows = COMPARISON[dataset]
+    assert tuple(rows) == METHODS
+    assert len(rows) == 13  # MA-AGIQA and 12 others
+    for metric in ("srcc", "plcc", "krcc"):
+        ranked = sorted(rows, key=lambda name: getattr(rows[name], metric), reverse=True)
+        assert ranked[:2] == [OURS, "MANIQA"]
+    assert min(rows, key=lambda name: rows[name].rmse) == OURS
+
+
+def test_table_2_names_both_directions_and_ours_is_best():
+    assert set(CROSS) == {DATASETS, DATASETS[::-1]}
+    for rows in CROSS.values():
+        assert max(rows, key=lambda name: rows[name].srcc) == OURS
+        assert set(rows) == {OURS, "HyperIQA", "StairIQA"}
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_the_ablation_has_the_seven_combinations_as_sorted_tuples(dataset):
+    assert len(ABLATION[dataset]) == 7
+    assert all(inputs == tuple(sorted(inputs)) for inputs in ABLATION[dataset])

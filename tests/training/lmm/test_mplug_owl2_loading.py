@@ -1,0 +1,129 @@
+"""Loading mPLUG-Owl2: every kind of file gives the same weights, mapped where they can be."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from ma_agiqa.commands.mplug_owl2 import main as convert
+from ma_agiqa.errors import CheckpointError
+from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Model
+from ma_agiqa.lmm.mplug_owl2.loading import load_owl, quantize_model
+from ma_agiqa.lmm.mplug_owl2.weight_files import write_tensors
+from ma_agiqa.lmm.sources import build_embedder
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory, tiny_owl) -> Path:
+    """A folder like the hub's: float16 .bin shards and an index, with what embeddings ignore."""
+    folder = tmp_path_factory.mktemp("hub") / "owl"
+    folder.mkdir()
+    settings = {**tiny_owl["config"], "model_type": "mplug_owl2", "torch_dtype": "float16"}
+    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "tokenizer.model").write_bytes(b"words")
+    state = {name: value.half() for name, value in tiny_owl["state"].items()}
+    state["lm_head.weight"] = torch.ones(32000, 128).half()
+    places = {}
+    for part in range(2):
+        file = f"pytorch_model-{part}.bin"
+        names = sorted(state)[part::2]
+        torch.save({name: state[name] for name in names}, folder / file)
+        places |= dict.fromkeys(names, file)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory, published) -> Path:
+    folder = tmp_path_factory.mktemp("converted") / "owl"
+    done = CliRunner().invoke(convert, [str(published), str(folder), "--dtype", "bf16"])
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+def mapped_files() -> str:
+    return Path("/proc/self/maps").read_text()
+
+
+def same(model: MPlugOwl2Model, tiny_owl: dict, dtype: torch.dtype) -> None:
+    expected = MPlugOwl2Model.from_official(tiny_owl["build"](), tiny_owl["state"]).state_dict()
+    state = model.state_dict()
+    assert state.keys() == expected.keys()
+    for name, value in state.items():
+        assert value.dtype == dtype
+        if not name.endswith("_pos_embed"):
+            torch.testing.assert_close(value, expected[name].half().to(dtype), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_shards_of_the_hub_load_in_every_dtype(published, tiny_owl, dtype):
+    same(load_owl(str(published), str(dtype).removeprefix("torch.")), tiny_owl, dtype)
+
+
+def test_converted_weights_are_the_same_and_stay_mapped(converted, tiny_owl):
+    model = load_owl(str(converted), "bfloat16")
+    same(model, tiny_owl, torch.bfloat16)
+    assert str(converted) in mapped_files()
+    assert (converted / "tokenizer.model").read_bytes() == b"words"
+    assert json.loads((converted / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    names = json.loads((converted / "model.safetensors.index.json").read_text())["weight_map"]
+    assert "lm_head.weight" in names  # answers need it
+
+
+def test_weights_of_another_dtype_let_go_of_the_file(converted):
+    model = load_owl(str(converted), "float16")
+    assert model.dtype == torch.float16
+    assert str(converted) not in mapped_files()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_of_quantised_weights_only_the_table_of_tokens_stays_mapped(converted, dtype):
+    model = load_owl(str(converted), dtype)
+    assert model.dtype == torch.bfloat16
+    places = [
+        range(*(int(end, 16) for end in line.split()[0].split("-")))
+        for line in mapped_files().splitlines()
+        if str(converted) in line
+    ]
+    mapped = {
+        name
+        for name, value in model.state_dict().items()
+        if any(value.data_ptr() in place for place in places)
+    }
+    assert mapped == {"embed_tokens.weight"}
+
+
+def test_quantising_while_loading_equals_quantising_afterwards(converted):
+    loaded = load_owl(str(converted), "int4").state_dict()
+    afterwards = quantize_model(load_owl(str(converted), "bfloat16"), "int4").state_dict()
+    for name, value in afterwards.items():
+        torch.testing.assert_close(loaded[name], value, atol=0, rtol=0)
+
+
+def test_what_does_not_fit_is_named(tmp_path, tiny_owl):
+    state = dict(tiny_owl["state"])
+    state["model.surplus.weight"] = state.pop("model.norm.weight")
+    state["model.vision_model.post_layernorm.bias"] = torch.ones(3)
+    settings = {**tiny_owl["config"], "model_type": "mplug_owl2"}
+    write_tensors(tmp_path / "owl", settings, state.items())
+    said = r"missing: norm\.weight; unexpected: surplus.*post_layernorm\.bias \(3,\) instead"
+    with pytest.raises(CheckpointError, match=said):
+        build_embedder(str(tmp_path / "owl"))
+
+
+def test_a_lost_shard_is_named(tmp_path, tiny_owl):
+    settings = {**tiny_owl["config"], "model_type": "mplug_owl2"}
+    write_tensors(tmp_path / "owl", settings, tiny_owl["state"].items())
+    (tmp_path / "owl" / "model-00001.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"lacks model-00001\.safetensors"):
+        build_embedder(str(tmp_path / "owl"))
+
+
+def test_a_folder_without_weights_is_said(tmp_path, tiny_owl):
+    (tmp_path / "config.json").write_text(
+        json.dumps({**tiny_owl["config"], "model_type": "mplug_owl2"})
+    )
+    with pytest.raises(CheckpointError, match="has no weights"):
+        build_embedder(str(tmp_path))

@@ -1,0 +1,191 @@
+"""What the steps count, against a recorder in place of Triton's metric functions."""
+
+import json
+from collections import defaultdict
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ma_agiqa.serving import metrics
+from ma_agiqa.serving.metrics import Meter, ScoreMetrics, StepMetrics, counted, is_canary
+
+
+class Recorder:
+    """Keeps what a step hands over, by name and labels; has the parts of Triton's module."""
+
+    TritonError = SimpleNamespace(INVALID_ARG=3, CANCELLED=6, UNAVAILABLE=4, INTERNAL=2)
+
+    def __init__(self):
+        self.counters = defaultdict(float)
+        self.values = defaultdict(list)
+        self.log = []
+        write = self.log.append
+        self.Logger = SimpleNamespace(log_error=write, log_warn=write, log_info=write)
+        outer = self
+
+        class Family:
+            COUNTER, HISTOGRAM = "counter", "histogram"
+
+            def __init__(self, name, description, kind):
+                assert description
+                self.name, self.kind = name, kind
+
+            def Metric(self, labels, buckets=None):
+                assert (buckets is not None) == (self.kind == self.HISTOGRAM)
+                key = self.name, *(labels[name] for name in sorted(labels))
+
+                def increment(amount):
+                    outer.counters[key] += amount
+
+                def observe(value):
+                    outer.values[key].append(value)
+
+                return SimpleNamespace(increment=increment, observe=observe)
+
+        self.MetricFamily = Family
+
+
+@pytest.fixture
+def triton():
+    return Recorder()
+
+
+def request(images: int = 1, tensor: str = "IMAGE", also: tuple[str, ...] = ()):
+    def named(name):
+        return SimpleNamespace(name=lambda: name, shape=lambda: [images, 1])
+
+    inputs = [named(name) for name in (tensor, *also)]
+    return SimpleNamespace(inputs=lambda: inputs, request_id=lambda: f"id of {images}")
+
+
+def response(code: int | None = None):
+    error = SimpleNamespace(code=lambda: code)
+    return SimpleNamespace(has_error=lambda: code is not None, error=lambda: error)
+
+
+def test_numbers_arrive_when_the_meter_closes(triton):
+    meter = Meter(triton, flush_s=3600)
+    meter.add("ma_agiqa_gate_total", 0.25, input="quality")
+    meter.add("ma_agiqa_gate_total", 0.5, input="quality")
+    meter.observe("ma_agiqa_score", [1.0, 4.5])
+    assert not triton.counters
+    meter.close()
+    assert triton.counters == {("ma_agiqa_gate_total", "quality"): 0.75}
+    assert triton.values == {("ma_agiqa_score",): [1.0, 4.5]}
+
+
+def test_values_beyond_the_limit_are_dropped_and_said(triton, monkeypatch):
+    monkeypatch.setattr(metrics, "MAX_WAITING", 3)
+    meter = Meter(triton, flush_s=3600)
+    meter.observe("ma_agiqa_score", [1.0, 2.0])
+    meter.observe("ma_agiqa_score", [3.0, 4.0])
+    meter.close()
+    assert triton.values["ma_agiqa_score",] == [1.0, 2.0]
+    assert triton.log == ["metrics: 2 values were dropped under load"]
+
+
+def test_a_failure_of_the_metrics_is_logged_and_the_next_numbers_arrive(triton):
+    meter = Meter(triton, flush_s=0.001)
+    meter.add("unknown_family", 1)
+    while not triton.log:
+        pass
+    meter.observe("ma_agiqa_score", [2.0])
+    meter.close()
+    assert "unknown_family" in triton.log[0]
+    assert triton.values["ma_agiqa_score",] == [2.0]
+
+
+def test_a_step_counts_its_batch_and_the_images_that_end_in_it(triton):
+    metrics = StepMetrics(triton, "preprocess", images="IMAGE")
+    requests = [request(2), request(3), request(1), request(4), request(1)]
+    codes = (None, 3, 6, 2, 4)
+    metrics.count(requests, [response(code) for code in codes], seconds=0.5)
+    metrics.meter.close()
+    images = {key[1]: n for key, n in triton.counters.items() if key[0] == "ma_agiqa_images_total"}
+    assert images == {"refused": 3, "late": 1, "failed": 4, "overloaded": 1}
+    assert triton.values["ma_agiqa_batch_images", "preprocess"] == [11]
+    assert triton.counters["ma_agiqa_busy_seconds_total", "preprocess"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [("preprocess", [("id of 2", "refused")]), ("meter", [("id of 1", "scored")])],
+)
+def test_requests_are_logged_where_they_end_if_asked(triton, monkeypatch, step, expected):
+    monkeypatch.setenv("MA_AGIQA_REQUEST_LOG", "1")
+    metrics = StepMetrics(triton, step, images="IMAGE")
+    requests = [request(1)] if step == "meter" else [request(1), request(2)]
+    metrics.count(requests, [response(code) for code in (None, 3)[: len(requests)]], 0.5)
+    metrics.meter.close()
+    lines = [json.loads(line) for line in triton.log]
+    assert [(line["request_id"], line["outcome"]) for line in lines] == expected
+    assert {line["step"] for line in lines} == {step}
+
+
+def test_questions_are_no_images(triton):
+    metrics = StepMetrics(triton, "mplug_owl2", images="SEMANTIC_VIEW", unless="PROMPT")
+    metrics.count([request(1, "SEMANTIC_VIEW", also=("PROMPT",))], [response(2)], 0.5)
+    metrics.meter.close()
+    assert list(triton.counters) == [("ma_agiqa_busy_seconds_total", "mplug_owl2")]
+    assert not triton.values
+
+
+def test_execute_answers_even_if_it_cannot_be_counted(triton):
+    class Model:
+        metrics = StepMetrics(triton, "preprocess", images="IMAGE")
+
+        @counted
+        def execute(self, requests):
+            return ["an answer without has_error" for _ in requests]
+
+    assert Model().execute([request()]) == ["an answer without has_error"]
+    assert len(triton.log) == 1
+    assert "preprocess could not be counted" in triton.log[0]
+
+
+def test_decoding_is_timed_only_if_it_succeeds(triton):
+    metrics = StepMetrics(triton, "preprocess", images="IMAGE")
+    with metrics.time_decoding():
+        pass
+    with pytest.raises(ValueError, match="bad"), metrics.time_decoding():
+        raise ValueError("bad")
+    metrics.note_size(2_000_000)
+    metrics.meter.close()
+    assert len(triton.values["ma_agiqa_decode_seconds",]) == 1
+    assert triton.values["ma_agiqa_image_megapixels",] == [2.0]
+
+
+def test_scores_gates_and_quantiles(triton):
+    meter = Meter(triton)
+    metrics = ScoreMetrics(meter, np.linspace(0, 5, 101), ("semantic", "coherence", "quality"))
+    metrics.count([0.0, 2.51, 9.0], [(0.1, 0.2, 0.3), (0.3, 0.4, 0.5), (0.5, 0.6, 0.7)])
+    meter.close()
+    assert triton.counters["ma_agiqa_images_total", "scored", "meter"] == 3
+    gates = [
+        triton.counters["ma_agiqa_gate_total", n] for n in ("semantic", "coherence", "quality")
+    ]
+    assert gates == pytest.approx([0.9, 1.2, 1.5])
+    assert triton.values["ma_agiqa_score",] == [0.0, 2.51, 9.0]
+    assert triton.values["ma_agiqa_score_quantile",] == [0.01, 0.51, 1.0]
+
+
+def test_the_training_data_itself_fills_every_tenth_equally(triton):
+    """So that drift is the distance from equal tenths."""
+    opinions = np.sort(np.random.default_rng(0).beta(2, 3, 2000) * 5)
+    meter = Meter(triton)
+    quantiles = np.percentile(opinions, range(101))
+    ScoreMetrics(meter, quantiles, ()).count(opinions.tolist(), [()] * len(opinions))
+    meter.close()
+    tenths = np.ceil(np.round(np.array(triton.values["ma_agiqa_score_quantile",]) * 10, 6))
+    assert np.bincount(tenths.astype(int), minlength=11)[1:].tolist() == pytest.approx(
+        [200] * 10, abs=2
+    )
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [("", False), ("{}", False), ('{"canary": true}', True), ('{"canary": "yes"}', False)],
+)
+def test_canaries(parameters, expected):
+    assert is_canary(SimpleNamespace(parameters=lambda: parameters)) is expected

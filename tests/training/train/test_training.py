@@ -1,0 +1,402 @@
+"""Training, run for real on a small synthetic set; and the shipped demo checkpoint."""
+
+import csv
+import json
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import timm
+import torch
+import yaml
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ma_agiqa.checkpoints.folder import load_checkpoint
+from ma_agiqa.data import make_split, read_images
+from ma_agiqa.data.features import ScorerDataset, ensure_features
+from ma_agiqa.errors import ConfigError
+from ma_agiqa.metrics.agreement import evaluate
+from ma_agiqa.networks.maniqa import NO_WEIGHTS, PRETRAINED
+from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
+from ma_agiqa.train.config import load_config
+from ma_agiqa.train.predict import predict
+from ma_agiqa.train.run_folder import RunFolder
+from ma_agiqa.train.training import freeze, main
+
+ROOT = Path(__file__).resolve().parents[3]
+CONFIGS = ROOT / "training" / "configs"
+DEMO_CONFIG = CONFIGS / "demo.yaml"
+DEMO_CHECKPOINT = ROOT / "training" / "checkpoints" / "demo"
+EPOCHS = 3
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Path:
+    """The demo's settings with little data, no dropout and three epochs."""
+    folder = tmp_path_factory.mktemp("training")
+    settings = yaml.safe_load(DEMO_CONFIG.read_text())
+    settings["output"] = str(folder / "run")
+    settings["data"]["csv"] = str(folder / "set" / "data.csv")
+    settings["data"]["synthetic"] = {
+        "seed": 1,
+        "scenes_per_kind": 2,
+        "crops_per_photograph": 1,
+        "crops_per_texture": 0,
+        "patterns_per_kind": 1,
+        "degraded_per_view": 2,
+    }
+    settings["split"] = {"kind": "group-disjoint", "seed": 1, "validation": 0.2, "test": 0.2}
+    settings["optimisation"]["epochs"] = EPOCHS
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    return folder / "config.yaml"
+
+
+@pytest.fixture(scope="module")
+def trained(config) -> Path:
+    """The checkpoint of an uninterrupted run."""
+    done = run(config)
+    assert done.exit_code == 0, done.output
+    return config.parent / "run"
+
+
+def run(config, *options):
+    """Run the command in this process."""
+    return CliRunner().invoke(main, ["--config", str(config), *map(str, options)])
+
+
+def command(config, *options, launcher=("-m",)):
+    """The same command for a process of its own."""
+    return [
+        sys.executable,
+        *launcher,
+        "ma_agiqa.train.training",
+        "--config",
+        str(config),
+        *map(str, options),
+    ]
+
+
+def read_rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same_bits(first, second):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def test_the_checkpoint_is_complete_and_says_what_it_is(trained):
+    model, card = load_checkpoint(trained)
+    rows = read_rows(trained / "split.csv")
+    parts = [row["part"] for row in rows]
+    assert card.preset == "demo"
+    assert "demo" in card.note.lower()
+    assert len(card.mos_quantiles) == 101
+    assert card.metrics["split"] == "test"
+    assert card.training["optimisation"]["epochs"] == EPOCHS
+    assert not model.training
+    table = (trained.parent / "set" / "data.csv").read_text().splitlines()[1:]
+    assert len(rows) == len(table)
+    # Every image of a part is measured; none is dropped with the last batch.
+    assert card.metrics["count"] == parts.count("test")
+    assert card.metrics["validation"]["count"] == parts.count("validation")
+    history = read_rows(trained / "history.csv")
+    assert [row["epoch"] for row in history] == ["1", "2", "3"]
+    best = max(history, key=lambda r: float(r["validation_srcc"]) + float(r["validation_plcc"]))
+    assert card.metrics["best_epoch"] == int(best["epoch"])
+    assert card.metrics["validation"]["srcc"] == pytest.approx(float(best["validation_srcc"]))
+
+
+def test_the_metrics_are_those_of_the_written_weights(config, trained):
+    settings = load_config(config)
+    model, card = load_checkpoint(trained)
+    test = make_split(read_images(settings.data), settings.split).test
+    features = ensure_features(settings, test)
+    scores, _ = predict(model, ScorerDataset(features, range(len(test)), [i.mos for i in test]))
+    assert evaluate([i.mos for i in test], scores).srcc == pytest.approx(card.metrics["srcc"])
+
+
+def test_the_curves_are_there_for_tensorboard(trained):
+    events = EventAccumulator(str(trained.with_name("run.work") / "tensorboard"))
+    events.Reload()
+    assert len(events.Scalars("eval/srcc")) == EPOCHS
+    assert len(events.Scalars("train/loss")) == EPOCHS
+
+
+def test_the_same_command_gives_the_same_weights(config, trained, tmp_path):
+    again = run(config, "--output", tmp_path / "again")
+    assert again.exit_code == 0, again.output
+    assert_same_bits(weights(trained), weights(tmp_path / "again"))
+
+
+def kill_when(process, is_time, timeout_s=200):
+    """Send SIGKILL as soon as the condition holds; fails if the process ends before."""
+    end = time.monotonic() + timeout_s
+    while not is_time():
+        assert process.poll() is None, "the training ended before it could be killed"
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_killed_training_ends_with_the_same_weights(config, trained, tmp_path):
+    output = tmp_path / "killed"
+    folder = RunFolder(output)
+
+    def whole():
+        return len(list(folder.path.glob("checkpoint-*/whole")))
+
+    def under_way():
+        return any(not (p / "whole").exists() for p in folder.path.glob("checkpoint-*"))
+
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    start = command(config, "--output", output)
+    process = subprocess.Popen(start, start_new_session=True, **silent)
+    kill_when(process, lambda: whole() == 1)  # in the second epoch
+    assert folder.newest_whole() is not None
+    process = subprocess.Popen(start, start_new_session=True, **silent)
+    kill_when(process, lambda: whole() and under_way())  # while a checkpoint is being written
+    assert not output.exists()
+    last = run(config, "--output", output)
+    assert last.exit_code == 0, last.output
+    assert_same_bits(weights(trained), weights(output))
+    assert (output / "history.csv").read_text() == (trained / "history.csv").read_text()
+    assert not list(folder.path.glob("checkpoint-*"))
+
+
+def test_an_unfinished_run_with_other_settings_is_not_taken_up(config, trained, tmp_path):
+    output = tmp_path / "other"
+    unfinished = RunFolder(output)
+    unfinished.start({"seed": 1}, restart=False)
+    refused = run(config, "--output", output)
+    assert refused.exit_code == 1
+    assert "unfinished run with other settings" in refused.output
+    assert "seed" in refused.output
+    done = run(config, "--output", output, "--restart")
+    assert done.exit_code == 0, done.output
+    assert_same_bits(weights(trained), weights(output))
+
+
+WITHOUT_DROPOUT = ("--set", "scorer.dropout=0", "--set", "optimisation.epochs=2")
+
+
+@pytest.fixture(scope="module")
+def without_dropout(config, trained) -> Path:
+    done = run(config, "--output", config.parent / "plain", *WITHOUT_DROPOUT)
+    assert done.exit_code == 0, done.output
+    return config.parent / "plain"
+
+
+def test_two_processes_train_as_one(config, without_dropout, tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+    start = command(config, "--output", tmp_path / "two", *WITHOUT_DROPOUT, launcher=launcher)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(start, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "16 images a step on 2 x cpu" in done.stderr
+    for name, value in weights(without_dropout).items():
+        torch.testing.assert_close(weights(tmp_path / "two")[name], value, atol=1e-4, rtol=1e-3)
+    one, two = (load_checkpoint(f)[1].metrics for f in (without_dropout, tmp_path / "two"))
+    assert two["count"] == one["count"]
+    for name in ("srcc", "plcc", "krcc", "rmse"):
+        assert two[name] == pytest.approx(one[name], abs=1e-3), name
+
+
+def test_accumulated_parts_make_the_same_step(config, without_dropout, tmp_path):
+    accumulated = ("--set", "optimisation.accumulation=4")
+    done = run(config, "--output", tmp_path / "parts", *WITHOUT_DROPOUT, *accumulated)
+    assert done.exit_code == 0, done.output
+    for name, value in weights(without_dropout).items():
+        torch.testing.assert_close(weights(tmp_path / "parts")[name], value, atol=1e-4, rtol=1e-3)
+
+
+def test_bfloat16_learns_about_the_same(config, trained, tmp_path):
+    done = run(config, "--output", tmp_path / "bf16", "--set", "optimisation.precision=bfloat16")
+    assert done.exit_code == 0, done.output
+    losses = [
+        [float(row["loss"]) for row in read_rows(folder / "history.csv")]
+        for folder in (trained, tmp_path / "bf16")
+    ]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+    assert all(value.dtype == torch.float32 for value in weights(tmp_path / "bf16").values())
+
+
+def test_patience_ends_a_training_that_gets_no_better(config, trained, tmp_path):
+    settings = ("optimisation.patience=1", "optimisation.learning_rate=1e-12")
+    options = [word for setting in settings for word in ("--set", setting)]
+    done = run(config, "--output", tmp_path / "early", *options)
+    assert done.exit_code == 0, done.output
+    assert len(read_rows(tmp_path / "early" / "history.csv")) == 2
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", lambda step, steps: 1.0),
+        ("cosine", lambda step, steps: (1 + math.cos(math.pi * step / steps)) / 2),
+        # Released code: down to 0 after 50 steps, back after 100, whatever the length of the run.
+        ("released_cosine", lambda step, steps: (1 + math.cos(math.pi * step / 50)) / 2),
+    ],
+)
+def test_rates_of_the_schedules(config, trained, tmp_path, schedule, expected):
+    options = {"schedule": schedule, "warmup_share": 0, "epochs": 2, "batch_size": 2}
+    words = [w for k, v in options.items() for w in ("--set", f"optimisation.{k}={v}")]
+    done = run(config, "--output", tmp_path / "run", *words)
+    assert done.exit_code == 0, done.output
+    rows = read_rows(tmp_path / "run" / "history.csv")
+    steps = load_steps(trained) * len(rows)
+    rates = [float(row["learning_rate"]) for row in rows]
+    # Logged after an epoch's last step, whose own rate it still is.
+    ends = [steps // 2 - 1, steps - 1]
+    for rate, step in zip(rates, ends, strict=True):
+        assert rate == pytest.approx(1e-3 * expected(step, steps), rel=1e-3, abs=1e-9)
+
+
+def load_steps(folder) -> int:
+    rows = read_rows(folder / "split.csv")
+    return sum(row["part"] == "train" for row in rows) // 2
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--set", "optimizer=sgd"], "unknown settings ['optimizer']"),
+        (["--set", "seed=one"], "seed is 'one'; expected an integer"),
+        (["--set", "scorer.semantic_dim=64"], "set it to 128"),
+        (["--set", "optimisation.batch_size=500"], "fewer than one step takes"),
+        (["--set", "optimisation.accumulation=3"], "need a multiple of 3"),
+        (["--set", "optimisation.schedule=linear"], "optimisation.schedule is 'linear'; choose"),
+        (["--set", "optimisation.frozen=[maniqa.nothing]"], "'maniqa.nothing'"),
+        (["--set", "split.kind=k-fold", "--set", "split.fold=7"], "fold is 7 of 5"),
+        (["--backbone-weights", "gone.safetensors"], "there is no file gone.safetensors"),
+    ],
+)
+def test_wrong_settings_end_in_a_sentence(config, trained, tmp_path, options, sentence):
+    done = run(config, "--output", tmp_path / "run", *options)
+    assert done.exit_code == 1
+    assert sentence in done.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_ends_in_a_sentence_and_loses_nothing(config, trained, tmp_path):
+    """A limit on the size of files stands for the disk: the checkpoint's weights do not fit."""
+
+    def small_files():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+
+    output = tmp_path / "full"
+    start = command(config, "--output", output)
+    full = subprocess.run(
+        start, capture_output=True, text=True, timeout=200, check=False, preexec_fn=small_files
+    )
+    assert full.returncode == 1
+    assert "takes no more" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert not output.exists()
+    assert RunFolder(output).newest_whole() is None
+    done = run(config, "--output", output)
+    assert done.exit_code == 0, done.output
+    assert_same_bits(weights(trained), weights(output))
+
+
+def test_frozen_parameters_are_those_named():
+    model = MAAGIQA(load_config(DEMO_CONFIG).scorer_config())
+    freeze(model, ["maniqa.backbone."])
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad != name.startswith("maniqa.backbone.")
+    with pytest.raises(ConfigError, match=r"'maniqa\.nothing'"):
+        freeze(model, ["maniqa.nothing"])
+
+
+TINY = "vit_tiny_patch16_224"
+TINY_SCORER = MAAGIQAConfig(
+    backbone=TINY,
+    feature_blocks=(2, 3),
+    num_transposed_attention=1,
+    swin_depths=(1,),
+    swin_window=7,
+    swin_mlp_dim=16,
+    semantic_dim=8,
+)
+
+
+def test_backbone_weights_come_from_a_file(tmp_path):
+    published = timm.create_model(TINY).state_dict()
+    save_file(published, tmp_path / "model.safetensors")
+    scorer = MAAGIQA(TINY_SCORER, str(tmp_path / "model.safetensors"))
+    found = scorer.maniqa.backbone.vit.state_dict()
+    assert "blocks.3.attn.qkv.weight" in found
+    assert_same_bits(found, {name: published[name] for name in found})
+
+
+def test_backbone_weights_of_another_network_are_an_error(tmp_path):
+    save_file(timm.create_model("vit_tiny_patch16_384").state_dict(), tmp_path / "a.safetensors")
+    MAAGIQA(TINY_SCORER, str(tmp_path / "a.safetensors"))  # timm resamples the positions
+    small = timm.create_model("vit_small_patch16_224").state_dict()
+    save_file(small, tmp_path / "b.safetensors")
+    with pytest.raises(ConfigError, match=rf"does not hold weights of '{TINY}'"):
+        MAAGIQA(TINY_SCORER, str(tmp_path / "b.safetensors"))
+    (tmp_path / "c.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ConfigError, match=rf"does not hold weights of '{TINY}'"):
+        MAAGIQA(TINY_SCORER, str(tmp_path / "c.safetensors"))
+
+
+def test_without_a_network_pretrained_weights_are_an_error_not_a_random_start(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ConfigError, match="--backbone-weights FILE"):
+        MAAGIQA(TINY_SCORER, PRETRAINED)
+    assert MAAGIQA(TINY_SCORER, NO_WEIGHTS).grid == 14
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_config_is_read(path):
+    settings = load_config(path)
+    assert settings.name
+    assert settings.scorer_config().inputs
+
+
+@pytest.mark.slow
+def test_the_shipped_metrics_are_those_of_the_shipped_checkpoint(tmp_path):
+    """Builds the synthetic set again and scores the held-out sources."""
+    table = tmp_path / "synthetic" / "data.csv"
+    settings = load_config(DEMO_CONFIG, {"data.csv": str(table)})
+    test = make_split(read_images(settings.data), settings.split).test
+    features = ensure_features(settings, test)
+    model, card = load_checkpoint(DEMO_CHECKPOINT)
+    scores, _ = predict(model, ScorerDataset(features, range(len(test)), [i.mos for i in test]))
+    found = evaluate([i.mos for i in test], scores).to_dict()
+    assert len(test) == card.metrics["count"]
+    for name in ("srcc", "plcc", "krcc", "rmse"):
+        assert found[name] == pytest.approx(card.metrics[name], abs=2e-3), name
+    assert found["srcc"] >= 0.80
+
+
+def test_what_is_shipped_is_small():
+    shipped = [
+        DEMO_CHECKPOINT / "model.safetensors",
+        *(ROOT / "model_repository" / "maniqa_moe").glob("1/model.pt"),
+    ]
+    assert len(shipped) == 2
+    assert sum(path.stat().st_size for path in shipped) < 10_000_000
+    assert json.loads((DEMO_CHECKPOINT / "metrics.json").read_text())["srcc"] >= 0.80

@@ -1,0 +1,149 @@
+"""Checkpoint folders: what training writes, and export and evaluation read.
+
+model.safetensors   the scorer's weights
+config.yaml         resolved scorer settings, model card, embedder, training settings
+metrics.json        what was measured, on which part
+split.csv           image, part: which images were trained, validated and tested on
+history.csv         one row per epoch: rate, loss, validation metrics
+"""
+
+import csv
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ma_agiqa.errors import CheckpointError, MAAGIQAError
+from ma_agiqa.networks.exact_loading import load_exactly
+from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
+from ma_agiqa.settings import from_mapping, read_yaml
+
+__all__ = ["ModelCard", "checkpoint_sha256", "load_checkpoint", "save_checkpoint"]
+
+_WEIGHTS, _CONFIG, _METRICS = "model.safetensors", "config.yaml", "metrics.json"
+_SPLIT, _HISTORY = "split.csv", "history.csv"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a user of the model must know.
+
+    Attributes:
+        name: of the model.
+        preset: "demo" or "paper": which mPLUG-Owl2 made its prompt embeddings.
+        dataset: what it was trained on.
+        mos_min, mos_max: range of the scale.
+        metrics: srcc, plcc, krcc, rmse, count and more on the held-out part named under "split".
+        mos_quantiles: 101 numbers, the 0..100 % quantiles of the training MOS.
+        created: ISO 8601, UTC.
+        note: a sentence every reader of a score should see; may be empty.
+        embedder: identity of the prompt embedder.
+        training: resolved settings of the run, as `train.config.TrainingConfig` reads them.
+        split_sha256: hash of the split.
+        git_commit: of the code, with "+changes" where it differed; None outside a repository.
+    """
+
+    name: str
+    preset: str
+    dataset: str
+    mos_min: float
+    mos_max: float
+    mos_quantiles: tuple[float, ...]
+    created: str
+    note: str = ""
+    embedder: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    split_sha256: str = ""
+    git_commit: str | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(
+    folder: str | os.PathLike[str],
+    model: MAAGIQA,
+    card: ModelCard,
+    split_rows: Iterable[tuple[str, str]] = (),
+    history: Sequence[Mapping[str, float]] = (),
+) -> Path:
+    """Write a checkpoint folder, in one step: a crash leaves the old one or none.
+
+    Args:
+        folder: is replaced if it exists.
+        model: the trained scorer.
+        card: what it is.
+        split_rows: (image name, part) of every image.
+        history: of every epoch the same names and their values; none leaves the file out.
+    """
+    folder = Path(folder).absolute()
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    state = model.state_dict()
+    weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    save_file(weights, part / _WEIGHTS)
+    values = dataclasses.asdict(card)
+    metrics = values.pop("metrics")
+    values["mos_quantiles"] = list(card.mos_quantiles)
+    document = {"card": values, "scorer": model.config.to_dict()}
+    (part / _CONFIG).write_text(yaml.safe_dump(document, sort_keys=False, width=100))
+    (part / _METRICS).write_text(json.dumps(metrics, indent=2) + "\n")
+    with open(part / _SPLIT, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([("image", "part"), *split_rows])
+    if history:
+        with open(part / _HISTORY, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(history[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(history)
+    _replace(part, folder)
+    return folder
+
+
+def load_checkpoint(folder: str | os.PathLike[str]) -> tuple[MAAGIQA, ModelCard]:
+    """Read a checkpoint folder.
+
+    Returns:
+        The scorer in evaluation mode, on the CPU, and its card.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the weights do not fit the settings;
+            the message lists the names.
+    """
+    folder = Path(folder)
+    if missing := [n for n in (_WEIGHTS, _CONFIG, _METRICS) if not (folder / n).is_file()]:
+        raise CheckpointError(
+            f"{folder} is no checkpoint folder: {', '.join(missing)} missing. "
+            "Give the folder that `python -m ma_agiqa train` wrote."
+        )
+    try:
+        document = read_yaml(folder / _CONFIG)
+        metrics = json.loads((folder / _METRICS).read_text())
+        card = from_mapping(ModelCard, {**document["card"], "metrics": metrics}, "card")
+        model = MAAGIQA(MAAGIQAConfig.from_dict(document["scorer"]))
+        state = load_file(folder / _WEIGHTS)
+        load_exactly(model, state)
+    except (MAAGIQAError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"The checkpoint in {folder} cannot be read: {error}") from error
+    return model.eval(), card
+
+
+def checkpoint_sha256(folder: str | os.PathLike[str]) -> str:
+    """Hash of the weights file, which tells models apart."""
+    return hashlib.sha256((Path(folder) / _WEIGHTS).read_bytes()).hexdigest()
+
+
+def _replace(part: Path, folder: Path) -> None:
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(part, folder)
+    shutil.rmtree(old, ignore_errors=True)

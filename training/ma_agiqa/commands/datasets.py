@@ -1,0 +1,40 @@
+"""Command line: `python -m ma_agiqa datasets check --config FILE`."""
+
+import sys
+
+import click
+
+from ma_agiqa.commands._shared import Command, config_option, overrides_option, read_config
+from ma_agiqa.data.check import check
+
+_EPILOG = """\b
+Examples:
+  python -m ma_agiqa datasets check --config training/configs/agiqa_3k.yaml
+  python -m ma_agiqa datasets check --config training/configs/agiqa_3k.yaml \\
+      --set split.kind=prompt-disjoint"""
+
+
+@click.group(help="Tables of rated images.")
+def main() -> None:
+    pass
+
+
+@main.command("check", cls=Command, epilog=_EPILOG)
+@config_option()
+@overrides_option
+@click.pass_context
+def check_command(ctx: click.Context, config_path: str, overrides: tuple[str, ...]) -> None:
+    """Look at a data set before hours are spent on it.
+
+    Reports missing and unreadable files, scores outside their range, duplicates, and what the test
+    part shares with the train part. Exit code 1 when there are problems; warnings alone give 0.
+    """
+    config = read_config(config_path, overrides)
+    report = check(config.data, config.split, config.features.workers, sys.stderr.isatty())
+    click.echo(report.text())
+    click.echo(f"\n{len(report.problems)} problems, {len(report.warnings)} warnings.")
+    ctx.exit(1 if report.problems else 0)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m ma_agiqa datasets")

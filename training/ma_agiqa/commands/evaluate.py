@@ -1,0 +1,206 @@
+"""Measure how well scores agree with people's, on every image of a part.
+
+Scores come from checkpoints, from a served model (--url) or from files of predictions. Without
+--config, the data set and the split are those a checkpoint was trained with; with it, the data set
+and the split of that file, such as another data set (paper Table 2). The table goes to stdout;
+--output also keeps it, with the metrics as JSON and the predictions as CSV.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import pandas as pd
+
+from ma_agiqa.checkpoints.folder import ModelCard, checkpoint_sha256, load_checkpoint
+from ma_agiqa.commands._shared import (
+    Command,
+    config_option,
+    overrides_option,
+    read_config,
+    read_overrides,
+)
+from ma_agiqa.data import PARTS
+from ma_agiqa.errors import ConfigError
+from ma_agiqa.evaluate.paper_results import METHODS, OURS
+from ma_agiqa.evaluate.predictions import align_predictions, build_predictions, read_predictions
+from ma_agiqa.evaluate.report import report, write_report
+from ma_agiqa.evaluate.result import Result
+from ma_agiqa.evaluate.selection import (
+    ALL_PARTS,
+    Selection,
+    score_selection,
+    select_own,
+    select_saved,
+)
+from ma_agiqa.evaluate.served import score_served
+from ma_agiqa.metrics.intervals import RESAMPLES
+from ma_agiqa.tensors import GATE_ORDER
+
+_EPILOG = """\b
+Examples:
+  python -m ma_agiqa evaluate --checkpoint runs/agiqa_3k --output runs/agiqa_3k-evaluation
+  python -m ma_agiqa evaluate --checkpoint runs/aigcqa_20k --config training/configs/agiqa_3k.yaml
+  python -m ma_agiqa evaluate --checkpoint runs/fold0 --checkpoint runs/fold1
+  python -m ma_agiqa evaluate --config training/configs/agiqa_3k.yaml --url localhost:8001
+  python -m ma_agiqa evaluate --checkpoint runs/agiqa_3k --predictions MANIQA=maniqa.csv"""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    """What the command line asked for."""
+
+    checkpoints: tuple[Path, ...]
+    config_path: str | None
+    overrides: tuple[str, ...]
+    part: str
+    batch_size: int
+    device: str | None
+    resamples: int
+    seed: int
+
+    def select(self, folder: Path | None = None, card: ModelCard | None = None) -> Selection:
+        """The images to score, with the checkpoint in a folder or without one."""
+        if self.config_path is not None:
+            config = read_config(self.config_path, self.overrides)
+            same = card is not None and card.dataset == config.data.name
+            return select_own(config, self.part, folder if same else None)
+        if folder is None or card is None:
+            raise ConfigError("--url needs --config or --checkpoint, to know the images.")
+        return select_saved(folder, card, self.part, read_overrides(self.overrides))
+
+    def measured(
+        self, name: str, frame: pd.DataFrame, selection: Selection | None, **more: Any
+    ) -> Result:
+        return Result.of(name, frame, selection, resamples=self.resamples, seed=self.seed, **more)
+
+
+def _evaluate_checkpoints(options: _Options) -> Iterator[Result]:
+    """Score by every checkpoint; without --config each on its own data set and split."""
+    loaded = [(folder, *load_checkpoint(folder)) for folder in options.checkpoints]
+    names = _distinct([card.name for *_, card in loaded], options.checkpoints)
+    for name, (folder, scorer, card) in zip(names, loaded, strict=True):
+        selection = options.select(folder, card)
+        size, device = options.batch_size, options.device
+        frame = score_selection(scorer, card, selection, size, device, sys.stderr.isatty())
+        full = set(scorer.config.inputs) == set(GATE_ORDER) and scorer.config.fusion == "moe"
+        method = OURS if full else None
+        yield options.measured(
+            name, frame, selection, method=method, trained_on=card.dataset, notes=selection.notes
+        )
+
+
+def _evaluate_served(options: _Options, url: str) -> Result:
+    """Score by a served model, on the images of the config or of the one checkpoint."""
+    if len(options.checkpoints) > 1:
+        raise ConfigError("--url: a server serves one model; give at most one --checkpoint.")
+    folder = options.checkpoints[0] if options.checkpoints else None
+    selection = options.select(folder, load_checkpoint(folder)[1] if folder else None)
+    table = selection.config.data.csv
+    frame, card = score_served(url, selection.members, table, sys.stderr.isatty())
+    notes = selection.notes
+    if folder and card.checkpoint_sha256 != checkpoint_sha256(folder):
+        notes += (f"the server's weights are not those of {folder}, whose images were scored.",)
+    return options.measured(
+        f"{card.name} at {url}", frame, selection, method=OURS, trained_on=card.dataset, notes=notes
+    )
+
+
+def _evaluate_files(
+    options: _Options, files: Sequence[tuple[str, Path]], scored: Sequence[Result]
+) -> Iterator[Result]:
+    """Measure files of predictions; all must be of the images that were scored, if any were."""
+    if scored:
+        selection, reference = scored[0].selection, scored[0].frame
+        if any(set(r.frame["image"]) != set(reference["image"]) for r in scored):
+            raise ConfigError("--predictions: the checkpoints have different images; give one.")
+    elif options.config_path is not None:
+        selection = options.select()
+        reference = build_predictions(selection.members, [0.0] * len(selection.members))
+    else:
+        selection, reference = None, read_predictions(files[0][1])
+    for name, path in files:
+        frame = align_predictions(read_predictions(path), reference, path)
+        method = name if name in METHODS else None
+        yield options.measured(name, frame, selection, method=method)
+
+
+def _distinct(names: Sequence[str], folders: Sequence[Path]) -> Sequence[str]:
+    """Names of rows: the model's where they tell apart, else the folder's, else its path."""
+    for candidates in (names, [folder.name for folder in folders]):
+        if len(set(candidates)) == len(candidates):
+            return candidates
+    return [str(folder) for folder in folders]
+
+
+def _named_file(
+    _: click.Context, __: click.Parameter, texts: Sequence[str]
+) -> list[tuple[str, Path]]:
+    """Read NAME=FILE."""
+    pairs = [text.partition("=") for text in texts]
+    for text, (name, _sign, path) in zip(texts, pairs, strict=True):
+        if not name or not path:
+            raise click.BadParameter(f"{text!r}; write NAME=FILE, such as MANIQA=maniqa.csv.")
+    names = [name for name, *_ in pairs]
+    if len(set(names)) < len(names):
+        raise click.BadParameter(f"the names {names} must differ.")
+    return [(name, Path(path)) for name, _, path in pairs]
+
+
+@click.command(cls=Command, help=__doc__, epilog=_EPILOG)
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Checkpoint folder; several give a row each, and mean ± standard deviation.",
+)
+@config_option(required=False)
+@click.option(
+    "--part",
+    type=click.Choice([*PARTS, ALL_PARTS]),
+    default="test",
+    show_default=True,
+    help="Images to score.",
+)
+@click.option("--url", metavar="HOST:PORT", help="Score by the model served there.")
+@click.option(
+    "--predictions",
+    "files",
+    multiple=True,
+    callback=_named_file,
+    metavar="NAME=FILE",
+    help="Measure a CSV file of predictions too; repeatable.",
+)
+@click.option("--output", metavar="DIR", help="Write report.md, metrics.json, predictions.csv.")
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1))
+@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1. Default: the GPU if any.")
+@click.option(
+    "--resamples",
+    default=RESAMPLES,
+    show_default=True,
+    type=click.IntRange(2),
+    help="Of the bootstrap that gives the intervals.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
+@overrides_option
+def main(
+    url: str | None, files: Sequence[tuple[str, Path]], output: str | None, **options: Any
+) -> None:
+    asked = _Options(**options)
+    if not (asked.checkpoints or url or files):
+        raise click.UsageError("Give --checkpoint, --url or --predictions; see --help.")
+    results = [_evaluate_served(asked, url)] if url else list(_evaluate_checkpoints(asked))
+    results += _evaluate_files(asked, files, results) if files else []
+    click.echo(report(results), nl=False)
+    if output:
+        written = write_report(results, output)
+        click.echo(f"Written: {', '.join(map(str, written))}", err=True)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m ma_agiqa evaluate")

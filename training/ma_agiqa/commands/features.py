@@ -1,0 +1,74 @@
+"""Command line: make the features of a data set, see `ma_agiqa.data.features`."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from ma_agiqa.commands._shared import Command, config_option, overrides_option, read_config
+from ma_agiqa.data import read_images
+from ma_agiqa.data.features.ensure import extract_features
+from ma_agiqa.data.features.extract import Extraction
+from ma_agiqa.torchrun import joined_processes
+
+__all__ = ["main"]
+
+_EPILOG = """\b
+Examples:
+  python -m ma_agiqa features --config training/configs/demo.yaml
+  python -m ma_agiqa features --config training/configs/agiqa_3k.yaml --url localhost:8001
+  torchrun --nproc-per-node 8 -m ma_agiqa features --config training/configs/aigcqa_20k.yaml
+
+\b
+Exit status:
+  0  the features of all images are there
+  1  some could not be made; the message says what to do, and the same command goes on
+"""
+
+
+@click.command(cls=Command, epilog=_EPILOG)
+@config_option()
+@click.option(
+    "--url",
+    metavar="HOST:PORT",
+    help="Use the mPLUG-Owl2 that a Triton server has loaded, instead of one in this process.",
+)
+@click.option("--device", help="Where mPLUG-Owl2 runs, such as cuda:0; by default a GPU if any.")
+@click.option("--overwrite", is_flag=True, help="Make everything anew.")
+@overrides_option
+def main(
+    config_path: str,
+    url: str | None,
+    device: str | None,
+    overwrite: bool,
+    overrides: tuple[str, ...],
+) -> None:
+    """Compute both prompt embeddings and the quality view of every image, once.
+
+    The features go to the folder `features` beside the table, or to the config's features.folder.
+    Stopped at any moment, the same command goes on; images that have changed are done again.
+    Under torchrun every process takes its share, each with a GPU of its own.
+    """
+    config = read_config(config_path, overrides)
+    with joined_processes() as processes:
+        images = processes.on_main(lambda: read_images(config.data))
+    show = sys.stderr.isatty()
+    done = extract_features(config, images, url, device, overwrite, progress=show)
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(_summary(done, config.feature_folder))
+
+
+def _summary(done: Extraction, folder: Path) -> str:
+    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    there = done.images - done.made
+    rate = f", {done.made / done.seconds:.1f} images/s" if done.made else ""
+    return (
+        f"images  {done.images:,}: {done.made:,} new, {there:,} already there\n"
+        f"time    {done.seconds:.1f} s{rate}\n"
+        f"folder  {folder}, {size / 1e6:,.1f} MB"
+    )
+
+
+if __name__ == "__main__":
+    main()

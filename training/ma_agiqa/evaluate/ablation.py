@@ -1,0 +1,203 @@
+"""Train and compare the variants of the paper's ablations (Tables 3, 4 and 5).
+
+Seven combinations of the three inputs, and concatenation instead of the mixture of experts. A
+variant whose checkpoint is there, made with the same settings, is not trained again; the full model
+is the config's own output. Everything else is as in the config: data, split, recipe, seed.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import pandas as pd
+
+from ma_agiqa.checkpoints.folder import ModelCard, load_checkpoint
+from ma_agiqa.commands._shared import Command, config_option, overrides_option, read_config
+from ma_agiqa.errors import ConfigError
+from ma_agiqa.evaluate.paper_results import ABLATION, DATASETS, FUSION, PaperMetrics
+from ma_agiqa.evaluate.tables import METRIC_HEADINGS, markdown, number
+from ma_agiqa.files import write_whole
+from ma_agiqa.settings import differences, to_mapping
+from ma_agiqa.tensors import GATE_ORDER
+from ma_agiqa.torchrun import process_state
+from ma_agiqa.train.config import TrainingConfig
+from ma_agiqa.train.training import train
+
+__all__ = ["VARIANTS", "Variant", "ablate", "main"]
+
+_EPILOG = """\b
+Examples:
+  python -m ma_agiqa ablate --config training/configs/agiqa_3k.yaml --output runs/agiqa_3k_ablation
+  torchrun --nproc-per-node 4 -m ma_agiqa ablate --config training/configs/agiqa_3k.yaml \\
+      --output runs/agiqa_3k_ablation
+  python -m ma_agiqa ablate --config training/configs/agiqa_3k.yaml \\
+      --output runs/agiqa_3k_fusion --variant full --variant concatenation"""
+
+_METRICS = ("srcc", "plcc", "krcc", "rmse")
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One row of the paper's ablation tables.
+
+    Attributes:
+        name: of the variant, and of its folder.
+        inputs: of the scorer, in the gate's order.
+        fusion: "moe" or "concat".
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    fusion: str = "moe"
+
+    def configure(self, config: TrainingConfig, output: Path) -> TrainingConfig:
+        """The config of this variant's run."""
+        if self == FULL:
+            return config
+        scorer = {**config.scorer, "inputs": list(self.inputs), "fusion": self.fusion}
+        name, folder = f"{config.name} ({self.name})", output / self.name
+        return dataclasses.replace(config, name=name, output=str(folder), scorer=scorer)
+
+    def paper(self, dataset: str) -> PaperMetrics | None:
+        """What the paper reports for this variant; None for other data sets."""
+        if dataset not in DATASETS:
+            return None
+        if self.inputs == GATE_ORDER:
+            return FUSION[dataset][self.fusion]
+        return ABLATION[dataset][tuple(sorted(self.inputs))]
+
+
+FULL = Variant("full", GATE_ORDER)
+
+VARIANTS = (
+    Variant("maniqa", ("quality",)),
+    Variant("semantic", ("semantic",)),
+    Variant("coherence", ("coherence",)),
+    Variant("maniqa_semantic", ("semantic", "quality")),
+    Variant("maniqa_coherence", ("coherence", "quality")),
+    Variant("semantic_coherence", ("semantic", "coherence")),
+    FULL,
+    Variant("concatenation", GATE_ORDER, "concat"),
+)
+"""Rows of Tables 3 and 4, then of Table 5, in their order."""
+
+
+def ablate(
+    config: TrainingConfig,
+    output: Path,
+    variants: Sequence[Variant] = VARIANTS,
+    progress: bool = False,
+) -> dict[str, ModelCard]:
+    """Train the variants that are missing.
+
+    Args:
+        config: of the full model.
+        output: folder of the other variants' checkpoints.
+        variants: which ones.
+        progress: show bars on stderr.
+
+    Returns:
+        Cards of the checkpoints by variant, in the order given.
+
+    Raises:
+        ConfigError: a checkpoint that was made with other settings is in the way.
+    """
+    return {v.name: _card(v.configure(config, output), progress) for v in variants}
+
+
+def _card(config: TrainingConfig, progress: bool) -> ModelCard:
+    if not (Path(config.output) / "config.yaml").is_file():
+        train(config, progress=progress)
+    _, card = load_checkpoint(config.output)
+    if different := sorted(set(differences(card.training, to_mapping(config))) - {"output"}):
+        raise ConfigError(
+            f"{config.output} was trained with other settings ({', '.join(different)}). Move it "
+            "away, or give the settings that it was trained with."
+        )
+    return card
+
+
+def _rows(
+    cards: Mapping[str, ModelCard], variants: Sequence[Variant], dataset: str
+) -> Iterator[dict[str, Any]]:
+    for variant in variants:
+        metrics, paper = cards[variant.name].metrics, variant.paper(dataset)
+        yield {
+            "variant": variant.name,
+            **{name: name in variant.inputs for name in ("quality", "semantic", "coherence")},
+            "fusion": variant.fusion if len(variant.inputs) > 1 else "",
+            **{name: metrics[name] for name in _METRICS},
+            "images": metrics["count"],
+            **({f"paper_{name}": getattr(paper, name) for name in _METRICS} if paper else {}),
+        }
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    headings = {"quality": "MANIQA", "semantic": "semantic", "coherence": "coherence"}
+    best = {name: (min if name == "rmse" else max)(row[name] for row in rows) for name in _METRICS}
+
+    def cell(row: Mapping[str, Any], name: str) -> str:
+        text = number(row[name])
+        if row[name] == best[name]:
+            text = f"**{text}**"
+        paper = row.get(f"paper_{name}")
+        return text if paper is None else f"{text} ({number(paper)})"
+
+    return markdown(
+        [
+            {
+                "variant": row["variant"],
+                **{heading: "✓" if row[name] else "" for name, heading in headings.items()},
+                "fusion": row["fusion"],
+                **{METRIC_HEADINGS[name]: cell(row, name) for name in _METRICS},
+            }
+            for row in rows
+        ]
+    )
+
+
+def _report(config: TrainingConfig, rows: Sequence[Mapping[str, Any]]) -> str:
+    beside = " (in brackets: the paper's, Tables 3-5)" if "paper_srcc" in rows[0] else ""
+    return (
+        f"# Ablation on {config.data.name}\n\n"
+        f"Test part: {rows[0]['images']} images, one training each, seed {config.seed}{beside}. "
+        f"The best number of a column is bold.\n\n{_table(rows)}\n"
+    )
+
+
+@click.command(cls=Command, help=__doc__, epilog=_EPILOG)
+@config_option()
+@click.option(
+    "--output",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder of the variants' checkpoints, ablation.md and ablation.csv.",
+)
+@click.option(
+    "--variant",
+    "names",
+    multiple=True,
+    type=click.Choice([variant.name for variant in VARIANTS]),
+    help="Only this variant; repeatable.",
+)
+@overrides_option
+def main(
+    config_path: str, output: Path, names: tuple[str, ...], overrides: tuple[str, ...]
+) -> None:
+    config = read_config(config_path, overrides)
+    variants = [variant for variant in VARIANTS if not names or variant.name in names]
+    cards = ablate(config, output, variants, progress=sys.stderr.isatty())
+    if process_state().is_main_process:
+        rows = list(_rows(cards, variants, config.data.name))
+        report = _report(config, rows)
+        write_whole(output / "ablation.md", report)
+        write_whole(output / "ablation.csv", pd.DataFrame(rows).to_csv(index=False))
+        click.echo(report)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m ma_agiqa ablate")

@@ -1,0 +1,73 @@
+"""How far two models are from the MOS where one of them is furthest (paper Fig. 6)."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
+
+from ma_agiqa.evaluate.figures.style import BASELINE, OURS, WIDTH_INCHES, caption, styled, title
+
+__all__ = ["BIN_WIDTH", "WORST", "draw_differences", "worst_images"]
+
+WORST = 300
+"""Images of the paper's figure."""
+
+BIN_WIDTH = 0.1
+"""Of the histogram, in units of MOS, as in the paper."""
+
+
+def worst_images(baseline: pd.DataFrame, count: int = WORST) -> pd.Index:
+    """Rows of the images on which a model is furthest from the MOS, the furthest first.
+
+    Args:
+        baseline: its predictions.
+        count: how many; all where there are fewer.
+    """
+    errors = (baseline["score"] - baseline["mos"]).abs()
+    return errors.sort_values(ascending=False, kind="stable").index[:count]
+
+
+def draw_differences(
+    frame: pd.DataFrame,
+    baseline: pd.DataFrame,
+    name: str,
+    baseline_name: str,
+    count: int = WORST,
+) -> Figure:
+    """Draw the density of |score - MOS| of both models on the baseline's worst images.
+
+    The images are chosen by the errors of the baseline: a second model is likely to look better on
+    them even if it is as good. The figure shows where the baseline fails, not which model is
+    better.
+
+    Args:
+        frame, baseline: predictions of the same images in the same order.
+        name, baseline_name: of the models.
+        count: images to show.
+    """
+    worst = worst_images(baseline, count)
+    errors = {
+        which: (table.loc[worst, "score"] - table.loc[worst, "mos"]).abs().to_numpy()
+        for which, table in ((baseline_name, baseline), (name, frame))
+    }
+    last = max(values.max() for values in errors.values())
+    edges = np.arange(int(last / BIN_WIDTH) + 2) * BIN_WIDTH
+    with styled():
+        figure = Figure((WIDTH_INCHES, 4.2), layout="constrained")
+        axes = figure.subplots()
+        for (which, values), colour in zip(errors.items(), (BASELINE, OURS), strict=True):
+            density, _ = np.histogram(values, edges, density=True)
+            label = f"{which}: mean {values.mean():.2f}"
+            axes.stairs(density, edges, fill=True, color=colour, alpha=0.3)
+            axes.stairs(density, edges, color=colour, linewidth=1.8, label=label)
+        axes.set(xlabel="|score - MOS|, in units of MOS", ylabel="density")
+        axes.set_xlim(0, edges[-1])
+        axes.xaxis.set_major_locator(MultipleLocator(0.5 if last > 1 else 0.2))
+        axes.legend()
+        title(axes, f"Where {baseline_name} is furthest from the MOS: {len(worst):,} images")
+        caption(
+            figure,
+            f"The images are the {len(worst):,} of {len(frame):,} with the largest error of "
+            f"{baseline_name}; bins of {BIN_WIDTH}.",
+        )
+    return figure

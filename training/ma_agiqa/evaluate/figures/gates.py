@@ -1,0 +1,82 @@
+"""What the gate weighs (paper Eq. 4), by the generator of the images or by their MOS."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ma_agiqa.errors import DataError
+from ma_agiqa.evaluate.figures.style import WIDTH_INCHES, caption, styled
+from ma_agiqa.evaluate.predictions import GATE_COLUMNS, has_gates
+from ma_agiqa.tensors import GATE_ORDER
+
+__all__ = ["draw_gates"]
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73")  # of semantic, coherence, quality
+_FIFTHS = 5
+
+
+def draw_gates(frame: pd.DataFrame, name: str) -> Figure:
+    """Draw median and quartiles of the three weights of each group of images.
+
+    Groups are the generators, the one with the best images on top; without generators, fifths of
+    the images by MOS.
+
+    Args:
+        frame: predictions with gates, see `ma_agiqa.evaluate.predictions`.
+        name: of the model.
+
+    Raises:
+        DataError: predictions without gates.
+    """
+    if not has_gates(frame):
+        raise DataError(
+            "The predictions have no gate weights; `python -m ma_agiqa evaluate --checkpoint` "
+            "writes them."
+        )
+    by_generator = bool((frame["generator"] != "").any())
+    groups = list(_generators(frame) if by_generator else _fifths(frame))
+    with styled():
+        figure = Figure((WIDTH_INCHES, 1.8 + 0.3 * len(groups)), layout="constrained")
+        panels = figure.subplots(1, 3, sharex=True, sharey=True)
+        for axes, column, word, colour in zip(
+            panels, GATE_COLUMNS, GATE_ORDER, _COLOURS, strict=True
+        ):
+            _draw_weights(axes, [rows[column] for _, rows in groups], colour)
+            axes.set_title(word)
+        panels[0].set_yticks(range(len(groups)), [label for label, _ in groups])
+        panels[0].invert_yaxis()
+        panels[1].set_xlabel("gate weight")
+        figure.suptitle(f"What the gate of {name} weighs", x=0.01, ha="left", fontsize=11)
+        order = "Generators by the mean MOS of their images" if by_generator else "Fifths by MOS"
+        caption(
+            figure,
+            f"{order}, the best on top; in brackets the number of images.\n"
+            "Points are medians, lines go from the first to the third quartile.",
+        )
+    return figure
+
+
+def _generators(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    known = frame[frame["generator"] != ""]
+    order = known.groupby("generator")["mos"].mean().sort_values(ascending=False).index
+    for generator in order:
+        rows = known[known["generator"] == generator]
+        yield f"{generator} ({len(rows):,})", rows
+
+
+def _fifths(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    fifths = pd.qcut(frame["mos"].rank(method="first"), _FIFTHS, labels=False)
+    for fifth in reversed(range(_FIFTHS)):
+        rows = frame[fifths == fifth]
+        yield f"MOS {rows['mos'].min():.2f} to {rows['mos'].max():.2f} ({len(rows):,})", rows
+
+
+def _draw_weights(axes: Axes, weights: list[pd.Series], colour: str) -> None:
+    for place, values in enumerate(weights):
+        low, middle, high = values.quantile([0.25, 0.5, 0.75])
+        axes.plot([low, high], [place, place], color=colour, linewidth=2.5, alpha=0.45)
+        axes.plot(middle, place, "o", color=colour, markersize=6)
+    axes.grid(axis="y", visible=False)
+    axes.margins(x=0.12)

@@ -1,0 +1,260 @@
+"""Predicted scores as a table: what evaluation, ablation, baselines and figures exchange.
+
+A CSV file (UTF-8, one row per image), with these columns:
+
+    image            name of the image, as the data set's table gives it; unique
+    mos              mean opinion score
+    score            predicted score, on any scale
+    prompt           text the image was made from; empty where unknown
+    generator        model that made the image; empty where unknown
+    gate_semantic    weights of the scorer's three inputs (paper Eq. 4); all three empty where the
+    gate_coherence   method has none
+    gate_quality
+
+Numbers are written so that reading gives them back exactly. A file from elsewhere may leave out
+everything but the first three columns; columns of other names are not read.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from ma_agiqa.errors import DataError
+from ma_agiqa.files import write_whole
+from ma_agiqa.tensors import GATE_ORDER
+
+__all__ = [
+    "COLUMNS",
+    "GATE_COLUMNS",
+    "align_predictions",
+    "build_predictions",
+    "has_gates",
+    "read_predictions",
+    "write_predictions",
+]
+
+GATE_COLUMNS = tuple(f"gate_{name}" for name in GATE_ORDER)
+"""Columns of the gate's weights, in the gate's order."""
+
+_REQUIRED = ("image", "mos", "score")
+_TEXTS = ("prompt", "generator")
+
+COLUMNS = (*_REQUIRED, *_TEXTS, *GATE_COLUMNS)
+"""All columns, in the order in which they are written."""
+
+_MOS_TOLERANCE = 1e-4  # ratings that were rounded on their way are still the same
+_FIRST_ROW = 2  # the header is row 1, as a spreadsheet shows it
+
+
+class _Rated(Protocol):
+    """What is needed of a `datasets.RatedImage`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def mos(self) -> float: ...
+    @property
+    def prompt(self) -> str | None: ...
+    @property
+    def generator(self) -> str | None: ...
+
+
+def build_predictions(
+    images: Sequence[_Rated], scores: ArrayLike, gates: ArrayLike | None = None
+) -> pd.DataFrame:
+    """Put images and their scores into a table.
+
+    Args:
+        images: the rated images, in the order of the scores.
+        scores: predicted score per image (N,).
+        gates: weights of semantic, coherence and quality per image (N, 3); None without them.
+
+    Returns:
+        A frame with COLUMNS and the index 0..N-1: texts as str ("" where unknown), numbers as
+        float64 (gates NaN where there are none).
+
+    Raises:
+        DataError: a number of scores or gates other than that of the images, a score that is not
+            finite, or an image that occurs twice; the message names the image.
+    """
+    count = len(images)
+    score = np.asarray(scores, np.float64)
+    gate = np.full((count, 3), np.nan) if gates is None else np.asarray(gates, np.float64)
+    if score.shape != (count,) or gate.shape != (count, 3):
+        raise DataError(
+            f"{count} images, but scores of shape {score.shape} and gates of shape {gate.shape}; "
+            f"expected ({count},) and ({count}, 3)."
+        )
+    if (bad := np.flatnonzero(~np.isfinite(score))).size:
+        raise DataError(
+            f"The score of {images[bad[0]].name} is {score[bad[0]]}; it must be finite."
+        )
+    frame = pd.DataFrame(
+        {
+            "image": [image.name for image in images],
+            "mos": np.array([image.mos for image in images], np.float64),
+            "score": score,
+            "prompt": [image.prompt or "" for image in images],
+            "generator": [image.generator or "" for image in images],
+            **dict(zip(GATE_COLUMNS, gate.T, strict=True)),
+        }
+    )
+    if (repeated := frame["image"].duplicated()).any():
+        raise DataError(f"{frame.loc[repeated, 'image'].iloc[0]} was scored more than once.")
+    return frame
+
+
+def has_gates(frame: pd.DataFrame) -> bool:
+    """Whether every row has the weights of the gate."""
+    return bool(len(frame)) and not frame[list(GATE_COLUMNS)].isna().any(axis=None)
+
+
+def write_predictions(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
+    """Write predictions in one step: a crash or a full disk leaves the old file or none.
+
+    Args:
+        frame: with COLUMNS, as `build_predictions` gives them.
+        path: of the CSV file; its folder is made.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    return write_whole(path, frame.to_csv(columns=list(COLUMNS), index=False, lineterminator="\n"))
+
+
+def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read predictions and check every row.
+
+    Returns:
+        A frame as `build_predictions` gives it; columns that the file lacks are filled with "" or
+        NaN.
+
+    Raises:
+        DataError: the file cannot be read, has no rows or lacks a column, an image has no name or
+            occurs twice, MOS or score is no finite number, or a row has some of its gates only.
+            The message names the file and the row, counted as a spreadsheet does.
+    """
+    path = Path(path)
+    table = _read(path)
+    frame = pd.DataFrame({"image": table["image"].str.strip()})
+    _check_names(path, frame["image"])
+    for name in ("mos", "score"):
+        frame[name] = _numbers(path, table, name)
+    for name in _TEXTS:
+        frame[name] = table.get(name, "")
+    for name in GATE_COLUMNS:
+        frame[name] = _numbers(path, table, name, empty_allowed=True) if name in table else np.nan
+    _check_gates(path, frame)
+    return frame[list(COLUMNS)]
+
+
+def align_predictions(
+    frame: pd.DataFrame, reference: pd.DataFrame, path: str | os.PathLike[str]
+) -> pd.DataFrame:
+    """Put predictions into the order of others of the same images.
+
+    Args:
+        frame: as `read_predictions` gives it.
+        reference: the others; prompts and generators are taken from them.
+        path: file of the frame, for messages.
+
+    Raises:
+        DataError: an image that only one of the two has, or whose MOS differs; names the file and
+            the row.
+    """
+    row_of = {name: row for row, name in enumerate(frame["image"], start=_FIRST_ROW)}
+    wanted = list(reference["image"])
+    if foreign := sorted(set(row_of) - set(wanted), key=lambda name: row_of[name]):
+        raise DataError(
+            f"{path}, row {row_of[foreign[0]]}: {foreign[0]} is not among the {len(wanted):,} "
+            f"images to compare; {len(foreign):,} such rows."
+        )
+    if absent := [name for name in wanted if name not in row_of]:
+        raise DataError(
+            f"{path} has no row for {len(absent):,} of the {len(wanted):,} images to compare, such "
+            f"as {absent[0]}."
+        )
+    found = frame.set_index("image").loc[wanted].reset_index()
+    differs = ~np.isclose(found["mos"], reference["mos"], rtol=0, atol=_MOS_TOLERANCE)
+    if differs.any():
+        index = int(np.argmax(differs))
+        raise DataError(
+            f"{path}, row {row_of[wanted[index]]}: the MOS of {wanted[index]} is "
+            f"{found['mos'][index]}, but {reference['mos'].iloc[index]} in the others; compare "
+            "predictions for the same ratings."
+        )
+    for name in _TEXTS:
+        found[name] = list(reference[name])
+    return found[list(COLUMNS)]
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(
+            path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
+        )
+    except OSError as error:
+        raise DataError(f"Cannot read the predictions {path}: {error.strerror}.") from error
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not a CSV table: {error}") from error
+    if missing := [name for name in _REQUIRED if name not in table]:
+        raise DataError(
+            f"{path} has no column {missing}; its columns are {list(table)}. "
+            f"Predictions have the columns {list(COLUMNS)}."
+        )
+    if table.empty:
+        raise DataError(f"{path} has a header but no rows.")
+    if not isinstance(table.index, pd.RangeIndex):
+        raise DataError(
+            f"{path}, row {_FIRST_ROW}: more values than the header has columns; "
+            "quote texts that hold commas."
+        )
+    return table.fillna("")  # where a row is shorter than the header
+
+
+def _numbers(path: Path, table: pd.DataFrame, name: str, empty_allowed: bool = False) -> pd.Series:
+    texts = table[name].str.strip()
+    numbers = pd.Series([_number(text) for text in texts], dtype=np.float64)
+    bad = ~np.isfinite(numbers)
+    if empty_allowed:
+        bad &= texts != ""
+    if bad.any():
+        index = int(bad.idxmax())
+        raise DataError(
+            f"{path}, row {index + _FIRST_ROW}: {name} is {table[name][index]!r}; "
+            "expected a finite number."
+        )
+    return numbers
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return np.nan
+
+
+def _check_names(path: Path, names: pd.Series) -> None:
+    if (empty := names == "").any():
+        raise DataError(f"{path}, row {int(empty.idxmax()) + _FIRST_ROW}: the image has no name.")
+    if (repeated := names.duplicated()).any():
+        index = int(repeated.idxmax())
+        first = int((names == names[index]).idxmax())
+        raise DataError(
+            f"{path}, row {index + _FIRST_ROW}: {names[index]} is in row {first + _FIRST_ROW} "
+            "already; each image must have one row."
+        )
+
+
+def _check_gates(path: Path, frame: pd.DataFrame) -> None:
+    given = frame[list(GATE_COLUMNS)].notna().sum(axis=1)
+    if (partial := given.isin([1, 2])).any():
+        raise DataError(
+            f"{path}, row {int(partial.idxmax()) + _FIRST_ROW}: only some of "
+            f"{list(GATE_COLUMNS)} are given; give all three or none."
+        )

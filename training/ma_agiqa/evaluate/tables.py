@@ -1,0 +1,78 @@
+"""Tables of results in Markdown, for a terminal, a report or a README.
+
+    | scorer | images | SRCC ↑ | ...
+    | ours | 597 | 0.8939 [0.8712, 0.9105] | ...
+
+A table is a list of rows, each a mapping from heading to text; a number becomes text by one of the
+functions here, so that every table of the package shows it alike.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from ma_agiqa.metrics.intervals import Interval
+
+__all__ = ["METRIC_HEADINGS", "NOTHING", "markdown", "metric_cells", "number", "spread"]
+
+NOTHING = "-"
+"""What stands where there is no number."""
+
+METRIC_HEADINGS: Mapping[str, str] = {
+    "srcc": "SRCC ↑",
+    "plcc": "PLCC ↑",
+    "krcc": "KRCC ↑",
+    "rmse": "RMSE ↓",
+    "plcc_raw": "PLCC raw ↑",
+}
+"""Headings of the metrics by their names; the arrow says where better is."""
+
+
+def markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """Lay out rows as a Markdown table; no rows give no text.
+
+    Args:
+        rows: text by heading. The first column is aligned left, the others right; a heading that
+            a row lacks is shown as NOTHING.
+    """
+    if not rows:
+        return ""
+    frame = pd.DataFrame(rows).fillna(NOTHING).map(lambda text: str(text).replace("|", "\\|"))
+    align = ["left"] + ["right"] * (frame.shape[1] - 1)
+    return frame.to_markdown(
+        index=False, disable_numparse=True, colalign=align, preserve_whitespace=False
+    )
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number with fixed decimals; NOTHING for None and NaN."""
+    return NOTHING if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation (of a sample: divided by N - 1) of two values or more."""
+    mean = sum(values) / len(values)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return NOTHING if math.isnan(mean) else f"{mean:.4f} ± {deviation:.4f}"
+
+
+def metric_cells(metrics: Any, intervals: Any = None) -> dict[str, str]:
+    """The metrics of one row, by their headings.
+
+    Args:
+        metrics: with attributes of the names in METRIC_HEADINGS, such as `metrics.Metrics` or
+            `paper_results.PaperMetrics`; one that is missing is shown as NOTHING.
+        intervals: `intervals.Intervals`, whose ends then follow each number.
+    """
+    cells = {}
+    for name, heading in METRIC_HEADINGS.items():
+        cells[heading] = number(getattr(metrics, name, None))
+        if intervals is not None and cells[heading] != NOTHING:
+            cells[heading] += _ends(getattr(intervals, name))
+    return cells
+
+
+def _ends(interval: Interval) -> str:
+    return f" [{number(interval.low, 3)}, {number(interval.high, 3)}]"

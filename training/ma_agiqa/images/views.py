@@ -1,0 +1,185 @@
+"""Encoded bytes to the two uint8 views the networks see.
+
+Both views are made from the same decoded pixels. They stay uint8 until they are inside a model:
+the float inputs of the official pipeline are recovered exactly from them, at a quarter of the
+bytes. Nothing here imports torch.
+
+Differs from the official code: the EXIF orientation is applied to both views; there only the
+quality view follows it (OpenCV applies it, Pillow does not).
+"""
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ma_agiqa.errors import ImageTooLargeError, InvalidImageError
+from ma_agiqa.images.limits import GuardedFile, check_scans
+
+__all__ = [
+    "FORMATS",
+    "MAX_IMAGE_BYTES",
+    "MAX_IMAGE_SIDE",
+    "PREPROCESSING",
+    "QUALITY_SIZE",
+    "decode",
+    "quality_view",
+    "semantic_view",
+]
+
+RGB = npt.NDArray[np.uint8]
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "GIF", "TIFF")
+"""Formats that are read; of animations and multi-page files the first frame."""
+
+MAX_IMAGE_BYTES = 64 * 2**20
+"""Largest encoded image, in bytes: 4096x4096 pixels may still travel uncompressed (48 MiB)."""
+
+MAX_IMAGE_SIDE = 8192
+"""Largest width and height in pixels; the padded square then takes at most 201 MB."""
+
+QUALITY_SIZE = 224
+"""Side of MANIQA's view in pixels."""
+
+PADDING_RGB = (122, 116, 104)
+"""CLIP's mean colour in 0-255, which pads the semantic view to a square."""
+
+PREPROCESSING = {
+    "pixels": "8-bit RGB, alpha dropped, EXIF orientation applied",
+    "quality_view": f"{QUALITY_SIZE}x{QUALITY_SIZE}, OpenCV bicubic, aspect ratio ignored",
+    "semantic_view": f"padded to a square with RGB {PADDING_RGB}, Pillow bicubic",
+}
+"""Both views in words, which change when their pixels do: features are kept with them."""
+
+_EXIF_ORIENTATION = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode(data: bytes) -> RGB:
+    """Decode an image file.
+
+    Grey, palette, 16-bit and CMYK images become 8-bit RGB; alpha is dropped without blending, as
+    in the official pipeline; 16-bit values keep their high byte. Size limits are checked on the
+    header, before pixels are decoded.
+
+    Args:
+        data: the file's bytes, in one of `FORMATS`.
+
+    Returns:
+        uint8 (height, width, 3), RGB, upright.
+
+    Raises:
+        InvalidImageError: not an image in one of `FORMATS`, damaged, or made to keep the decoder
+            busy (`images.limits`).
+        ImageTooLargeError: more than `MAX_IMAGE_BYTES` bytes or `MAX_IMAGE_SIDE` pixels a side.
+    """
+    if not data:
+        raise InvalidImageError("The image is empty (0 bytes). Send the bytes of an image file.")
+    if len(data) > MAX_IMAGE_BYTES:
+        raise ImageTooLargeError(
+            f"The image has {len(data):,} bytes; at most {MAX_IMAGE_BYTES:,} are accepted. "
+            "Save it smaller or compress it."
+        )
+    with _open(data) as image:
+        if max(image.size) > MAX_IMAGE_SIDE:
+            raise ImageTooLargeError(
+                f"The image is {image.width}x{image.height} pixels; at most {MAX_IMAGE_SIDE} a "
+                "side are accepted. Scale it down."
+            )
+        try:
+            return _upright_rgb(image)
+        except InvalidImageError:
+            raise
+        except Exception as error:  # Pillow's decoders raise errors of every kind on bad bytes
+            raise InvalidImageError(
+                f"The {image.format} image is damaged or incomplete and cannot be decoded. "
+                "Write or transfer the file again."
+            ) from error
+
+
+def quality_view(rgb: RGB) -> RGB:
+    """MANIQA's view (paper §3.1): OpenCV bicubic, no antialiasing, aspect ratio ignored.
+
+    Args:
+        rgb: uint8 (height, width, 3).
+
+    Returns:
+        uint8 (224, 224, 3), RGB.
+    """
+    return cv2.resize(rgb, (QUALITY_SIZE, QUALITY_SIZE), interpolation=cv2.INTER_CUBIC)
+
+
+def semantic_view(rgb: RGB, size: int = 448) -> RGB:
+    """mPLUG-Owl2's view (paper §3.2): padded to a square, then Pillow bicubic.
+
+    Args:
+        rgb: uint8 (height, width, 3).
+        size: side of the view in pixels (paper: 448).
+
+    Returns:
+        uint8 (size, size, 3), RGB.
+    """
+    height, width = rgb.shape[:2]
+    side = max(height, width)
+    image = Image.fromarray(rgb)
+    if width > height:
+        # Pillow resizes the width first, and padding stays itself: pad the narrow image instead.
+        image = image.resize((size, height), Image.Resampling.BICUBIC)
+    if width != height:
+        square = Image.new("RGB", (image.width if width > height else side, side), PADDING_RGB)
+        square.paste(image, ((square.width - image.width) // 2, (side - height) // 2))
+        image = square
+    return np.array(image.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def _open(data: bytes) -> Image.Image:
+    """Read the header only."""
+    try:
+        file = GuardedFile(data)
+        image = Image.open(file, formats=FORMATS)
+        file.header_is_read()
+        check_scans(image, data)
+        return image
+    except InvalidImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageTooLargeError(
+            f"The image's header announces far more than {MAX_IMAGE_SIDE} pixels a side. "
+            "Scale it down."
+        ) from error
+    except Exception as error:  # Pillow's header readers raise errors of every kind on bad bytes
+        raise InvalidImageError(
+            f"The {len(data):,} bytes are not an image that can be read. "
+            f"Send one of {', '.join(FORMATS)}."
+        ) from error
+
+
+def _upright_rgb(image: Image.Image) -> RGB:
+    image.load()
+    orientation = _orientation(image)
+    if image.mode.startswith("I"):  # 16-bit grey, or 32-bit integers holding 16-bit values
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode == "F":
+        raise InvalidImageError(
+            "The image has floating-point pixels, whose range is not known. Save it as 8-bit RGB."
+        )
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    if orientation in _TRANSPOSE:
+        image = image.transpose(_TRANSPOSE[orientation])
+    return np.array(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # damaged metadata says nothing about the pixels: leave them as they are
+        return 1

@@ -1,0 +1,286 @@
+"""MANIQA as a quality-aware feature extractor (paper §3.1, Fig. 3 left).
+
+    view -> ViT blocks 6-9, side by side -> stage 1 -> stage 2 -> patch scores S, patch weights W
+
+A stage mixes channels (transposed attention), halves or quarters their number (1x1 convolution)
+and mixes neighbouring patches (Swin).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models.swin_transformer import SwinTransformerBlock
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+import ma_agiqa.networks.backbones  # noqa: F401 - makes our backbone known to timm
+from ma_agiqa.errors import ConfigError
+
+__all__ = [
+    "MANIQA",
+    "NO_WEIGHTS",
+    "PRETRAINED",
+    "FeatureStage",
+    "TransposedAttention",
+    "ViTFeatures",
+]
+
+PRETRAINED = "timm"
+"""First weights of the backbone: those that timm publishes, from the hub or its cache."""
+
+NO_WEIGHTS = "none"
+"""First weights of the backbone: random ones."""
+
+
+def _create_vit(name: str, weights: str, **model_args: object) -> VisionTransformer:
+    if weights not in (PRETRAINED, NO_WEIGHTS):
+        if not Path(weights).is_file():
+            raise ConfigError(
+                f"backbone_weights: there is no file {weights}. Give a weights file of {name!r}, "
+                f"{PRETRAINED!r} to fetch timm's, or {NO_WEIGHTS!r} to start from random ones."
+            )
+        model_args["pretrained_cfg_overlay"] = {"file": weights}
+    try:
+        model = timm.create_model(
+            name, pretrained=weights != NO_WEIGHTS, num_classes=0, **model_args
+        )
+    except Exception as error:  # timm, the hub, the network and the file formats raise all kinds
+        raise ConfigError(_explain(name, weights, model_args, error)) from error
+    if not isinstance(model, VisionTransformer):
+        raise ConfigError(
+            f"The backbone {name!r} is a {type(model).__name__}; a Vision Transformer of timm is "
+            "needed, such as 'vit_base_patch8_224'."
+        )
+    return model
+
+
+def _explain(name: str, weights: str, model_args: Mapping[str, object], error: Exception) -> str:
+    if weights == PRETRAINED:
+        return (
+            f"The pretrained weights of {name!r} could not be had: {error} On a machine without "
+            "a network give their file with --backbone-weights FILE (timm's model.safetensors), "
+            f"or --backbone-weights {NO_WEIGHTS} to start from random ones, which scores worse."
+        )
+    if weights != NO_WEIGHTS:
+        return f"backbone_weights: {weights} does not hold weights of {name!r}: {error}"
+    return (
+        f"timm cannot make the backbone {name!r} with {dict(model_args)}: {error}. A Vision "
+        "Transformer is needed, such as 'vit_base_patch8_224'."
+    )
+
+
+def _keep_arithmetic_order(module: nn.Module) -> None:
+    """Make timm's attention multiply, add and normalise in the order of the official code.
+
+    The transposed attention amplifies rounding: with reference weights the fused kernels move
+    the score by 3 %, and so does computing in float64.
+    """
+    for part in module.modules():
+        if hasattr(part, "fused_attn"):
+            part.fused_attn = False
+
+
+class ViTFeatures(nn.Module):
+    """Patch tokens of several ViT blocks, concatenated along channels.
+
+    Blocks after the last one asked for, the final norm and the head feed nothing and are dropped.
+
+    Args:
+        name: a timm Vision Transformer with a square patch grid.
+        blocks: indices of the blocks whose outputs are taken, ascending.
+        image_size: side of the input in pixels.
+        weights: `PRETRAINED`, `NO_WEIGHTS` or a file of timm weights.
+        model_args: further arguments of `timm.create_model`.
+
+    Raises:
+        ConfigError: the model is no ViT with a square grid or has too few blocks, or the weights
+            cannot be had or do not fit.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        blocks: tuple[int, ...],
+        image_size: int,
+        weights: str = NO_WEIGHTS,
+        model_args: dict[str, object] | None = None,
+    ) -> None:
+        super().__init__()
+        vit = _create_vit(name, weights, img_size=image_size, **(model_args or {}))
+        height, width = vit.patch_embed.grid_size
+        if height != width or not 0 <= min(blocks) <= max(blocks) < len(vit.blocks):
+            raise ConfigError(
+                f"The backbone {name!r} has {len(vit.blocks)} blocks and a {height}x{width} patch "
+                f"grid; feature_blocks {tuple(blocks)} and a square grid are needed."
+            )
+        vit.prune_intermediate_layers(list(blocks), prune_norm=True, prune_head=True)
+        _keep_arithmetic_order(vit)
+        self.vit = vit
+        self.blocks = list(blocks)
+        self.grid: int = height
+        self.num_prefix_tokens: int = vit.num_prefix_tokens
+        self.channels: int = vit.embed_dim * len(blocks)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map (B, 3, image_size, image_size), normalised, to (B, grid * grid, channels)."""
+        tokens = self.vit.patch_embed(pixels)
+        tokens = self.vit.norm_pre(self.vit.patch_drop(self.vit._pos_embed(tokens)))
+        features: list[Tensor] = []
+        for index, block in enumerate(self.vit.blocks):
+            tokens = block(tokens)
+            if index in self.blocks:
+                features.append(tokens[:, self.num_prefix_tokens :])
+        return torch.cat(features, dim=2)
+
+
+class TransposedAttention(nn.Module):
+    """Self-attention between channels, the patches being the coordinates.
+
+    The result is transposed and then read again in the input's shape, which mixes patches and
+    channels; the published weights were trained that way.
+
+    Args:
+        num_patches: length of a channel's vector.
+        dropout: probability of dropping a value of the result.
+    """
+
+    def __init__(self, num_patches: int, dropout: float) -> None:
+        super().__init__()
+        self.query = nn.Linear(num_patches, num_patches)
+        self.key = nn.Linear(num_patches, num_patches)
+        self.value = nn.Linear(num_patches, num_patches)
+        self.scale = num_patches**-0.5
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, channels: Tensor) -> Tensor:
+        """Map (B, channels, patches) to the same shape."""
+        similarity = self.query(channels) @ self.key(channels).transpose(1, 2) * self.scale
+        mixed = similarity.softmax(dim=2) @ self.value(channels)
+        mixed = mixed.transpose(1, 2).reshape(channels.shape)  # (B, N, C) read as (B, C, N)
+        return self.dropout(mixed) + channels
+
+
+class SwinLayer(nn.Module):
+    """Swin blocks with alternating shift, then a 3x3 convolution and ReLU."""
+
+    def __init__(
+        self,
+        dim: int,
+        grid: int,
+        depth: int,
+        heads: int,
+        window: int,
+        mlp_dim: int,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(
+            *(
+                SwinTransformerBlock(
+                    dim,
+                    input_resolution=(grid, grid),
+                    num_heads=heads,
+                    window_size=window,
+                    shift_size=0 if index % 2 == 0 else window // 2,
+                    mlp_ratio=mlp_dim / dim,
+                    drop_path=drop_path,
+                )
+                for index in range(depth)
+            )
+        )
+        self.conv = nn.Conv2d(dim, dim, 3, padding=1)
+        _keep_arithmetic_order(self.blocks)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Map (B, grid, grid, dim) to the same shape."""
+        patches = self.blocks(patches)
+        return F.relu(self.conv(patches.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+
+
+class FeatureStage(nn.Module):
+    """One of MANIQA's two stages: (B, N, in_dim) -> (B, N, out_dim)."""
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        grid: int,
+        num_attention: int,
+        depths: tuple[int, ...],
+        heads: int,
+        window: int,
+        mlp_dim: int,
+        scale: float,
+        dropout: float,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.scale = scale
+        self.attention = nn.Sequential(
+            *(TransposedAttention(grid * grid, dropout) for _ in range(num_attention))
+        )
+        self.reduce = nn.Conv2d(in_dim, out_dim, 1)
+        self.dropout = nn.Dropout(dropout)
+        self.swin = nn.ModuleList(
+            SwinLayer(out_dim, grid, depth, heads, window, mlp_dim, drop_path) for depth in depths
+        )
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Map (B, N, in_dim) to (B, N, out_dim)."""
+        channels = self.attention(patches.transpose(1, 2))  # (B, in_dim, N)
+        image = channels.unflatten(2, (self.grid, self.grid))
+        image = self.dropout(self.reduce(image)).permute(0, 2, 3, 1)  # (B, grid, grid, out_dim)
+        for layer in self.swin:
+            image = self.scale * layer(image) + image
+        return image.flatten(1, 2)
+
+
+def _patch_head(dim: int, dropout: float, activation: nn.Module) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(dim, dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(dim, 1), activation
+    )
+
+
+class MANIQA(nn.Module):
+    """Score and weight of every patch, the S and W of paper Eq. (1) and (2).
+
+    Args:
+        backbone: the ViT's features.
+        embed_dim: width after stage 1; stage 2 halves it (paper: 768).
+        num_attention: transposed-attention blocks in a stage.
+        depths: Swin blocks in each Swin layer.
+        heads, window, mlp_dim, scale: of the Swin layers; `scale` weighs a layer's residual.
+        dropout: of attention, stages and heads.
+        drop_path: probability of skipping a Swin block's branch in training.
+    """
+
+    def __init__(
+        self,
+        backbone: ViTFeatures,
+        embed_dim: int,
+        num_attention: int,
+        depths: tuple[int, ...],
+        heads: int,
+        window: int,
+        mlp_dim: int,
+        scale: float,
+        dropout: float,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        shared = (num_attention, depths, heads, window, mlp_dim, scale, dropout, drop_path)
+        half = embed_dim // 2
+        self.stage1 = FeatureStage(backbone.channels, embed_dim, backbone.grid, *shared)
+        self.stage2 = FeatureStage(embed_dim, half, backbone.grid, *shared)
+        self.score_head = _patch_head(half, dropout, nn.ReLU())
+        self.weight_head = _patch_head(half, dropout, nn.Sigmoid())
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Map normalised pixels (B, 3, H, W) to S >= 0 and 0 < W < 1, each (B, grid * grid)."""
+        patches = self.stage2(self.stage1(self.backbone(pixels)))
+        return self.score_head(patches).squeeze(2), self.weight_head(patches).squeeze(2)

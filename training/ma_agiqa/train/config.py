@@ -1,0 +1,189 @@
+"""Settings of a training run, as a YAML file in `training/configs/` gives them.
+
+Paths are relative to the working directory. Every setting has one place; unknown names are errors.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ma_agiqa.data import DataSettings, SplitSettings
+from ma_agiqa.data.features import Augmentation
+from ma_agiqa.errors import ConfigError
+from ma_agiqa.lmm.sources import DTYPES
+from ma_agiqa.networks.scorer import MAAGIQAConfig
+from ma_agiqa.settings import from_mapping, read_yaml
+
+__all__ = ["FeatureSettings", "Optimisation", "TrainingConfig", "build_config", "load_config"]
+
+SCHEDULES = ("constant", "cosine", "released_cosine")
+STARTS = ("random", "average")
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """How the features of the images are made and kept, see `ma_agiqa.data.features`.
+
+    Attributes:
+        folder: of the store; by default `features` beside the table.
+        dtype: what mPLUG-Owl2's weights are kept in, of `lmm.sources.DTYPES`.
+        batch_size: images per call of mPLUG-Owl2, on each GPU.
+        workers: threads that decode images.
+    """
+
+    folder: str | None = None
+    dtype: str = "float32"
+    batch_size: int = 32
+    workers: int = 4
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"features.dtype is {self.dtype!r}; choose from {sorted(DTYPES)}.")
+        if self.batch_size < 1 or self.workers < 1:
+            raise ConfigError(
+                f"features: batch_size {self.batch_size} and workers {self.workers} must be 1 or "
+                "more."
+            )
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How the weights are found; the defaults are the paper's (§4.2).
+
+    Attributes:
+        epochs: passes over the train part.
+        batch_size: images per step, over all processes and accumulated parts.
+        accumulation: parts in which each process takes its share of a step, to save memory.
+        learning_rate: of Adam, at its highest.
+        weight_decay: L2 penalty inside Adam, as torch.optim.Adam adds it.
+        schedule: "constant" (paper); "cosine": down to 0 over the whole run; "released_cosine":
+            what the authors' code does, CosineAnnealingLR with T_max 50 at every step, so that
+            the rate swings between its highest and 0 with a period of 100 steps.
+        warmup_share: share of all steps in which the rate rises from 0; not with
+            "released_cosine".
+        max_grad_norm: gradients are scaled down to this norm; 0 leaves them.
+        precision: "float32", or "bfloat16" for automatic mixed precision.
+        patience: epochs without a better validation SRCC + PLCC after which the training ends;
+            None trains all epochs.
+        start: "random" (paper), or "average", see `start.start_at_average`.
+        frozen: beginnings of names of parameters that keep their first values.
+    """
+
+    epochs: int = 30
+    batch_size: int = 8
+    accumulation: int = 1
+    learning_rate: float = 1e-5
+    weight_decay: float = 1e-5
+    schedule: str = "constant"
+    warmup_share: float = 0.0
+    max_grad_norm: float = 0.0
+    precision: str = "float32"
+    patience: int | None = None
+    start: str = "random"
+    frozen: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        choices = {"schedule": SCHEDULES, "precision": PRECISIONS, "start": STARTS}
+        for name, allowed in choices.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ConfigError(f"optimisation.{name} is {value!r}; choose one of {allowed}.")
+        for name in ("epochs", "batch_size", "accumulation", "learning_rate", "patience"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ConfigError(f"optimisation.{name} is {value}; it must be above 0.")
+        if self.schedule == "released_cosine" and self.warmup_share:
+            raise ConfigError("optimisation.warmup_share must be 0 with 'released_cosine'.")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One run.
+
+    Attributes:
+        name: of the model.
+        preset: "demo" or "paper", as the model card states it.
+        embedder: mPLUG-Owl2's weights, as `lmm.sources.build_embedder` takes them: "demo", a hub id
+            or a folder.
+        note: a sentence that every reader of a score should see; may be empty.
+        output: folder of the checkpoint.
+        seed: of the scorer's weights, the order of the samples and the augmentation.
+        backbone_weights: first weights of the ViT: "timm" (pretrained, from the hub or its
+            cache), a file of them, or "none" for random ones.
+        scorer: settings of `MAAGIQAConfig`; the defaults are the paper's.
+        data, split, features, optimisation, augmentation: see there.
+    """
+
+    name: str
+    preset: str
+    embedder: str
+    output: str
+    seed: int
+    data: DataSettings
+    split: SplitSettings
+    note: str = ""
+    backbone_weights: str = "timm"
+    scorer: Mapping[str, Any] = field(default_factory=dict)
+    features: FeatureSettings = field(default_factory=FeatureSettings)
+    optimisation: Optimisation = field(default_factory=Optimisation)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def scorer_config(self) -> MAAGIQAConfig:
+        """The scorer's settings.
+
+        Raises:
+            ConfigError: an unknown name among them.
+        """
+        return MAAGIQAConfig.from_dict(self.scorer)
+
+    @property
+    def feature_folder(self) -> Path:
+        """Where the features are kept."""
+        folder = self.features.folder
+        return Path(folder) if folder else Path(self.data.csv).parent / "features"
+
+
+def load_config(path: str | Path, overrides: Mapping[str, str] | None = None) -> TrainingConfig:
+    """Read and check a YAML file; see `build_config`.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting is unknown, missing or impossible.
+    """
+    return build_config(read_yaml(path), Path(path).name, overrides)
+
+
+def build_config(
+    values: Mapping[str, Any], where: str, overrides: Mapping[str, str] | None = None
+) -> TrainingConfig:
+    """Check the settings of a run.
+
+    Args:
+        values: as YAML gives them.
+        where: they come from, for messages.
+        overrides: settings that replace those in `values`, by dotted name; read as YAML:
+            {"optimisation.epochs": "3"}.
+
+    Raises:
+        ConfigError: a setting is unknown, missing or impossible.
+    """
+    values = copy.deepcopy(dict(values))
+    for name, text in (overrides or {}).items():
+        _replace(values, name, text)
+    config = from_mapping(TrainingConfig, values, where)
+    config.scorer_config()
+    return config
+
+
+def _replace(values: dict[str, Any], name: str, text: str) -> None:
+    *sections, last = name.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{name}: {section} is no section; it is {values!r}.")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}={text} cannot be read as YAML: {error}") from error

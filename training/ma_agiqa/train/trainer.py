@@ -1,0 +1,222 @@
+"""transformers.Trainer with the paper's loss, optimizer and choice of the best epoch (§4.2).
+
+The order of the images and their augmentation follow from the seed and the epoch alone, so that
+they are the same after a resume and with any number of processes. Dropout draws from the random
+numbers of each process: with dropout, two processes train as well as one, but not to the same bits.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+from torch.utils.data import Dataset, Sampler
+from torch.utils.tensorboard import SummaryWriter
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.integrations import TensorBoardCallback
+
+from ma_agiqa.data.features import ScorerDataset
+from ma_agiqa.errors import ConfigError
+from ma_agiqa.metrics.agreement import evaluate
+from ma_agiqa.networks.scorer import MAAGIQA
+from ma_agiqa.tensors import GATE_ORDER
+from ma_agiqa.train.callbacks import EpochTable, MarkWhole
+from ma_agiqa.train.config import Optimisation
+from ma_agiqa.train.run_folder import RunFolder
+
+__all__ = ["ScorerTrainer", "ScorerWithLoss", "training_arguments"]
+
+_EVAL_BATCH_SIZE = 32
+_UNDEFINED = -2.0  # the lowest SRCC + PLCC there can be, where one of them is not defined
+_RELEASED_T_MAX = 50  # steps; `T_max` in configs/base.yaml of the authors' repository
+_KEPT_CHECKPOINTS = 2  # the last may still be under way when the run is killed
+
+
+def training_arguments(
+    folder: RunFolder, optimisation: Optimisation, seed: int, progress: bool
+) -> TrainingArguments:
+    """Trainer's arguments for one run.
+
+    Raises:
+        ConfigError: a batch that the processes cannot share evenly.
+    """
+    arguments = TrainingArguments(
+        output_dir=str(folder.path),
+        num_train_epochs=optimisation.epochs,
+        per_device_eval_batch_size=_EVAL_BATCH_SIZE,
+        gradient_accumulation_steps=optimisation.accumulation,
+        learning_rate=optimisation.learning_rate,
+        weight_decay=optimisation.weight_decay,
+        lr_scheduler_type="cosine" if optimisation.schedule == "cosine" else "constant_with_warmup",
+        warmup_steps=optimisation.warmup_share,
+        max_grad_norm=optimisation.max_grad_norm,
+        use_cpu=not torch.cuda.is_available(),
+        bf16=optimisation.precision == "bfloat16",
+        seed=seed,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        save_total_limit=_KEPT_CHECKPOINTS,
+        load_best_model_at_end=True,
+        metric_for_best_model="srcc_plus_plcc",
+        greater_is_better=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
+        label_names=["labels"],
+        remove_unused_columns=False,
+        report_to="none",
+        disable_tqdm=not progress,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for torchrun, one process each
+    parts = arguments.world_size * optimisation.accumulation
+    if optimisation.batch_size % parts:
+        raise ConfigError(
+            f"optimisation.batch_size is {optimisation.batch_size}: {arguments.world_size} "
+            f"processes with accumulation {optimisation.accumulation} need a multiple of {parts}."
+        )
+    arguments.per_device_train_batch_size = optimisation.batch_size // parts
+    return arguments
+
+
+class ScorerWithLoss(nn.Module):
+    """A scorer in the shape that Trainer asks for: the outputs by name, the loss among them.
+
+    It also keeps Trainer from writing settings of its own into the scorer's config.
+    """
+
+    def __init__(self, scorer: MAAGIQA) -> None:
+        super().__init__()
+        self.scorer = scorer
+
+    def forward(
+        self, quality_view: Tensor, semantic: Tensor, coherence: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """Score a batch and compare with the MOS (B,): mean squared error."""
+        output = self.scorer(quality_view, semantic, coherence)
+        score = output.score.squeeze(1)
+        return {"loss": F.mse_loss(score.float(), labels), "score": score, "gate": output.gate}
+
+
+class EpochSampler(Sampler[int]):
+    """Shuffled positions of a data set, another order in every epoch, in whole batches only.
+
+    Which images are left over differs from epoch to epoch; the authors' loader leaves them out too.
+
+    Args:
+        dataset: is told the epoch, for its augmentation.
+        batch_size: images per step over all processes.
+        seed: of the order.
+
+    Raises:
+        ConfigError: fewer images than one batch.
+    """
+
+    def __init__(self, dataset: ScorerDataset, batch_size: int, seed: int) -> None:
+        if len(dataset) < batch_size:
+            raise ConfigError(
+                f"The train part has {len(dataset)} images, fewer than one step takes: "
+                f"optimisation.batch_size is {batch_size}."
+            )
+        self._dataset, self._seed, self._epoch = dataset, seed, 0
+        self._count = len(dataset) // batch_size * batch_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch's order and augmentation; Trainer calls it before every epoch."""
+        self._epoch = epoch
+        self._dataset.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng([self._seed, self._epoch]).permutation(len(self._dataset))
+        return iter(order[: self._count].tolist())
+
+
+class ScorerTrainer(Trainer):
+    """Trains a scorer on samples of `features.ScorerDataset`.
+
+    Args:
+        scorer: is changed in place; ends with the weights of the best epoch.
+        folder: of the run.
+        optimisation, seed, progress: of the run; progress shows bars on stderr.
+        train, validation: the samples.
+
+    Raises:
+        ConfigError: a batch size that does not fit the processes or the train part.
+    """
+
+    def __init__(
+        self,
+        scorer: MAAGIQA,
+        folder: RunFolder,
+        optimisation: Optimisation,
+        seed: int,
+        train: ScorerDataset,
+        validation: ScorerDataset,
+        progress: bool = False,
+    ) -> None:
+        self._optimisation = optimisation
+        self._sampler = EpochSampler(train, optimisation.batch_size, seed)
+        arguments = training_arguments(folder, optimisation, seed, progress)
+        super().__init__(
+            ScorerWithLoss(scorer),
+            arguments,
+            train_dataset=train,
+            eval_dataset=validation,
+            compute_metrics=_selection_metrics,
+        )
+        self.remove_callback(PrinterCallback)
+        if self.args.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+        self.add_callback(EpochTable())
+        self.add_callback(MarkWhole(folder))
+        if self.is_world_process_zero():
+            self.add_callback(TensorBoardCallback(SummaryWriter(str(folder.curves))))
+        if optimisation.patience is not None:
+            self.add_callback(EarlyStoppingCallback(optimisation.patience))
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Adam with L2 weight decay on every trained parameter, as in the paper."""
+        if self.optimizer is None:
+            self.optimizer = torch.optim.Adam(
+                [p for p in (model or self.model).parameters() if p.requires_grad],
+                lr=self.args.learning_rate,
+                weight_decay=self.args.weight_decay,
+            )
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> LRScheduler:
+        """The released code's restless cosine, or one of the library's schedules."""
+        if self._optimisation.schedule != "released_cosine":
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            self.lr_scheduler = CosineAnnealingLR(optimizer or self.optimizer, _RELEASED_T_MAX)
+        return self.lr_scheduler
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int]:
+        return self._sampler
+
+
+def _selection_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    scores, gates = prediction.predictions
+    metrics = evaluate(prediction.label_ids, scores)
+    total = metrics.srcc + metrics.plcc
+    means = zip(GATE_ORDER, np.mean(gates, axis=0, dtype=np.float64), strict=True)
+    return {
+        **metrics.to_dict(),
+        "srcc_plus_plcc": _UNDEFINED if math.isnan(total) else total,
+        **{f"gate_{name}": float(mean) for name, mean in means},
+    }
