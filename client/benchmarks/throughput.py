@@ -34,7 +34,7 @@ Contestant = Callable[[list[bytes]], int]
 
 
 def picture(seed: int, side: int) -> np.ndarray:
-    """Coarse coloured noise, side x side."""
+    """Coarse colored noise, side x side."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
     return small.repeat(8, 0).repeat(8, 1)

@@ -112,7 +112,7 @@ def _request() -> tuple[bytes, int]:
 
 
 def _png() -> bytes:
-    """PNG of a colour gradient, 160x120 RGB."""
+    """PNG of a color gradient, 160x120 RGB."""
     rows = (
         bytes((0, *(v for x in range(160) for v in (x + 40, 2 * y, 255 - x)))) for y in range(120)
     )

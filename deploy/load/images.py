@@ -12,7 +12,7 @@ __all__ = ["FORMATS", "LoadImage", "make_images", "read_images"]
 
 FORMATS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
 _VARIANTS = 4  # different images of each size and format
-_CELL = 16  # side of a patch of one colour, in pixels: about as compressible as a photograph
+_CELL = 16  # side of a patch of one color, in pixels: about as compressible as a photograph
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def read_images(folder: Path) -> list[LoadImage]:
 
 
 def _picture(size: int, seed: int) -> Image.Image:
-    """Coloured patches with noise over them."""
+    """Colored patches with noise over them."""
     rng = np.random.default_rng(seed)
     cells = -(-size // _CELL)
     coarse = rng.integers(0, 224, (cells, cells, 3), dtype=np.uint8)

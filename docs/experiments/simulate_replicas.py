@@ -8,7 +8,7 @@
 one limits a replica, and `day` simulates 24 hours of it (replica_simulation.py).
 
 What it leaves out: the time in the other steps, the network, retries (a retry adds load), images of
-very different sizes, and neighbours on the machine. Rates and times scale together: a server that
+very different sizes, and neighbors on the machine. Rates and times scale together: a server that
 is 10 times as fast needs the same replicas at 10 times the load.
 """
 

@@ -12,7 +12,7 @@ from ma_agiqa.tensors import MAX_BATCH_SIZE, TensorSpec
 __all__ = ["WARMUP_IMAGE", "DeploymentSettings", "repository_configs"]
 
 WARMUP_IMAGE = "warmup_image"
-"""Name of the file in preprocess/warmup/ that holds one image as a serialised BYTES tensor."""
+"""Name of the file in preprocess/warmup/ that holds one image as a serialized BYTES tensor."""
 
 
 @dataclass(frozen=True)

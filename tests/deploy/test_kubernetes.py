@@ -244,7 +244,7 @@ def test_every_image_of_kserve_has_the_name_of_its_kustomization():
     assert images == ["registry.example.org/ma-agiqa:paper"] * 3
 
 
-def test_flavours_ask_for_their_device():
+def test_flavors_ask_for_their_device():
     limits = {
         overlay: containers([find(render(overlay), "Deployment")])[-1]["resources"]["limits"]
         for overlay in OVERLAYS

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ma_agiqa_client import Scorer
-from support.browser import colours_on
+from support.browser import colors_on
 from support.page_process import open_page, running_page
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.jpg"))
@@ -30,9 +30,9 @@ def test_dropped_images_are_ranked_as_the_server_scores_them(server, tmp_path):
         there = "image.naturalWidth > 100 && getComputedStyle(image).opacity == 1"
         drawn = f"{pictures}.length == {len(EXAMPLES)} && {pictures}.every(image => {there})"
         page.wait_for_function(drawn)
-        assert colours_on(page, tmp_path / "pictures.png") > 1000
+        assert colors_on(page, tmp_path / "pictures.png") > 1000
         before = page.locator(".result img").first.get_attribute("src")
         page.get_by_role("switch", name="Maps").click()
         changed = f"document.querySelector('.result img').src != {before!r}"
         page.wait_for_function(f"{changed} && {drawn}")
-        assert colours_on(page, tmp_path / "maps.png") > 1000
+        assert colors_on(page, tmp_path / "maps.png") > 1000

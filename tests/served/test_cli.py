@@ -16,7 +16,7 @@ from PIL import Image
 from embedded.server import EmbeddedTriton
 from ma_agiqa_client import Scorer
 from ma_agiqa_client._programs.embedded import DEFAULT_URL, listens
-from support.browser import colours_on, headless_chromium
+from support.browser import colors_on, headless_chromium
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "client" / "score.py"
@@ -129,7 +129,7 @@ def test_examples_become_a_page_that_shows_pictures_and_maps(server, tmp_path):
         high = page.locator("#high").text_content()
         assert float(high) > float(page.locator("#low").text_content())
         page.keyboard.press("Escape")
-        assert colours_on(page, tmp_path / "report.png") > 1000  # photographs and maps
+        assert colors_on(page, tmp_path / "report.png") > 1000  # photographs and maps
 
 
 @pytest.mark.slow

@@ -112,7 +112,7 @@ def test_bad_images_are_typed(scorer, name):
     assert "ensemble" not in message
 
 
-def test_bad_images_do_not_disturb_their_neighbours(scorer):
+def test_bad_images_do_not_disturb_their_neighbors(scorer):
     good = encoded(picture(5))
     alone = scorer.score(good).mos
     images = [data for bad in BAD.values() for data in (good, bad)] * 6

@@ -87,7 +87,7 @@ def environment(server, monkeypatch):
 
 @pytest.mark.usefixtures("environment")
 def test_ddpo_pytorch(expected):
-    """One epoch's sampling: submit each batch to two threads, wait, collate, standardise."""
+    """One epoch's sampling: submit each batch to two threads, wait, collate, standardize."""
     reward_fn = rewards.ma_agiqa_score()  # found by name, called without arguments
     executor = futures.ThreadPoolExecutor(max_workers=2)
     samples = []

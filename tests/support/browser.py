@@ -34,8 +34,8 @@ def headless_chromium() -> Iterator[Any]:
             browser.close()
 
 
-def colours_on(page: Any, screenshot: Path) -> int:
-    """Take a screenshot of a page; count its colours, of which a blank page has a few."""
+def colors_on(page: Any, screenshot: Path) -> int:
+    """Take a screenshot of a page; count its colors, of which a blank page has a few."""
     page.screenshot(path=screenshot)
     with Image.open(screenshot) as image:
         return len(image.convert("RGB").getcolors(1 << 24))

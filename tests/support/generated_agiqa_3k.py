@@ -2,7 +2,7 @@
 
     python tests/support/generated_agiqa_3k.py data/agiqa_3k
 
-The images are blobs of colour under noise that grows as the MOS falls, so that there is something
+The images are blobs of color under noise that grows as the MOS falls, so that there is something
 to learn. They are for trying the commands; no result on them says anything about AGIQA-3k.
 """
 

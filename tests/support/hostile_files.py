@@ -32,19 +32,19 @@ def real_files() -> tuple[bytes, ...]:
     """
     with Image.open(sorted(EXAMPLES.glob("*_pristine.jpg"))[0]) as example:
         rgb = example.convert("RGB").resize((53, 37))
-    grey, palette = rgb.convert("L"), rgb.quantize(16)
+    gray, palette = rgb.convert("L"), rgb.quantize(16)
     alpha = rgb.convert("RGBA")
-    sixteen = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    sixteen = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
     exif = Image.Exif()
     exif[0x0112] = 6
     frames = {"save_all": True, "append_images": [rgb.rotate(90)]}
     variants: list[tuple[Image.Image, str, dict[str, object]]] = [
         *((rgb, "JPEG", o) for o in ({}, {"progressive": True}, {"exif": exif}, {"quality": 5})),
-        *((image, "JPEG", {}) for image in (grey, rgb.convert("CMYK"))),
-        *((image, "PNG", {}) for image in (rgb, grey, palette, alpha, sixteen, rgb.convert("1"))),
+        *((image, "JPEG", {}) for image in (gray, rgb.convert("CMYK"))),
+        *((image, "PNG", {}) for image in (rgb, gray, palette, alpha, sixteen, rgb.convert("1"))),
         *((rgb, "WEBP", o) for o in ({}, {"lossless": True}, frames)),
-        *((image, "BMP", {}) for image in (rgb, grey, palette, alpha)),
-        *((image, "PPM", {}) for image in (rgb, grey, sixteen)),
+        *((image, "BMP", {}) for image in (rgb, gray, palette, alpha)),
+        *((image, "PPM", {}) for image in (rgb, gray, sixteen)),
         *((palette, "GIF", o) for o in ({}, {"interlace": 1})),
         (rgb, "GIF", frames),
         *((rgb, "TIFF", {"compression": c}) for c in (None, "tiff_lzw", "tiff_adobe_deflate")),

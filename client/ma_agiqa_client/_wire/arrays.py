@@ -14,7 +14,7 @@ from ma_agiqa_client.errors import InvalidImageError
 __all__ = ["encode_array", "is_array", "is_batch", "on_the_cpu"]
 
 _EXPECTED = (
-    "Expected height x width x 3 (RGB), 3 x height x width or height x width (grey), "
+    "Expected height x width x 3 (RGB), 3 x height x width or height x width (gray), "
     "uint8 in 0-255 or floating point in 0-1."
 )
 
@@ -35,11 +35,11 @@ def on_the_cpu(array: Any) -> Any:
 
 
 def encode_array(array: Any) -> bytes:
-    """Write one image as binary PPM, or PGM if it is grey.
+    """Write one image as binary PPM, or PGM if it is gray.
 
     Args:
         array: (height, width, 3) or (3, height, width) RGB, (height, width) or with one channel
-            grey; uint8 in 0-255, or floating point in 0-1, rounded to 8 bits. Where both orders
+            gray; uint8 in 0-255, or floating point in 0-1, rounded to 8 bits. Where both orders
             fit, a torch tensor has its channels first and any other array last.
 
     Raises:
@@ -65,7 +65,7 @@ def _to_numpy(array: Any) -> npt.NDArray[Any]:
 
 
 def _channels_last(array: npt.NDArray[Any], first: bool) -> npt.NDArray[Any]:
-    """(height, width, 3), or (height, width) for grey."""
+    """(height, width, 3), or (height, width) for gray."""
     if array.ndim == 4:
         raise InvalidImageError(
             f"Got a batch of shape {array.shape}, which holds {len(array)} images. "

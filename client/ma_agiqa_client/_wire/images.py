@@ -79,7 +79,7 @@ class Encoder:
             timeout_s: how long fetching may take.
 
         Returns:
-            The file's bytes unchanged, or binary PPM (PGM for grey).
+            The file's bytes unchanged, or binary PPM (PGM for gray).
 
         Raises:
             InvalidImageError: unreadable, no bytes, or an array of another dtype, shape or range.
@@ -156,7 +156,7 @@ def check_sources(sources: Any) -> Any:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF data says; 16-bit grey keeps its high byte, as on the server."""
+    """Turn an image as its EXIF data says; 16-bit gray keeps its high byte, as on the server."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))

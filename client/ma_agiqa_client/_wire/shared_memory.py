@@ -1,6 +1,6 @@
 """Images handed to a server on the same host through memory instead of the socket.
 
-A region of /dev/shm is cut into slots of equal size, each with room for one image as a serialised
+A region of /dev/shm is cut into slots of equal size, each with room for one image as a serialized
 BYTES tensor (its length in 4 bytes, then the bytes). The server maps the region once and reads the
 slots that requests name.
 """

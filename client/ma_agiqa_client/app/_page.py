@@ -190,7 +190,7 @@ class _Page:
             with ui.image().classes("w-full") as image:
                 if row.mos is not None and row.normalized is not None:
                     badge = ui.label(f"{row.mos:.2f}").classes("score")
-                    badge.style(f"background: {_colour(row.normalized)}")
+                    badge.style(f"background: {_color(row.normalized)}")
                 rank = ui.label().classes("rank")
                 rank.set_visibility(row.mos is not None)
             with ui.column().classes("w-full p-3 gap-2"):
@@ -241,6 +241,6 @@ def _data_uri(image: Image.Image) -> str:
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def _colour(normalized: float) -> str:
+def _color(normalized: float) -> str:
     """From red over brown to green, along the model's scale; dark enough for white text."""
     return f"hsl({8 + 140 * normalized:.0f} 62% 36%)"

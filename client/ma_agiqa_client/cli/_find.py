@@ -11,7 +11,7 @@ EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
-"""Endings, in any case, by which images in a folder are recognised."""
+"""Endings, in any case, by which images in a folder are recognized."""
 
 
 @dataclass(frozen=True)

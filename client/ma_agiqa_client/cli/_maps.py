@@ -15,10 +15,10 @@ from PIL import Image, ImageDraw, ImageFont
 from ma_agiqa_client._wire.images import upright
 from ma_agiqa_client.cli._rows import Patches, Row
 
-__all__ = ["COLOURS", "LEGEND", "MapFolder", "colour_table", "draw_map", "lay_over", "open_image"]
+__all__ = ["COLORS", "LEGEND", "MapFolder", "color_table", "draw_map", "lay_over", "open_image"]
 
-COLOURS = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
-"""Colours of the map, evenly spaced from its least to its greatest value (inferno, CC0)."""
+COLORS = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
+"""Colors of the map, evenly spaced from its least to its greatest value (inferno, CC0)."""
 
 LEGEND = "patch score x patch weight: the quality MANIQA finds in each part, brighter is more"
 
@@ -77,22 +77,22 @@ def open_image(path: str | IO[bytes], longest_side: int) -> Image.Image:
     return image
 
 
-def colour_table() -> npt.NDArray[np.uint8]:
-    """The 256 colours of the map, uint8 (256, 3) RGB."""
-    stops = np.linspace(0, 255, len(COLOURS))
-    channels = [np.interp(np.arange(256), stops, channel) for channel in zip(*COLOURS, strict=True)]
+def color_table() -> npt.NDArray[np.uint8]:
+    """The 256 colors of the map, uint8 (256, 3) RGB."""
+    stops = np.linspace(0, 255, len(COLORS))
+    channels = [np.interp(np.arange(256), stops, channel) for channel in zip(*COLORS, strict=True)]
     table: npt.NDArray[np.uint8] = np.rint(np.stack(channels, axis=1)).astype(np.uint8)
     return table
 
 
 def lay_over(image: Image.Image, patches: Patches) -> Image.Image:
-    """The image in grey under its coloured map, RGB of the same size; values are interpolated."""
+    """The image in gray under its colored map, RGB of the same size; values are interpolated."""
     quality = patches.quality
     span = float(np.ptp(quality))
     shares = (quality - quality.min()) / span if span > 0 else np.zeros_like(quality)
     smooth = Image.fromarray(shares.astype(np.float32)).resize(image.size, Image.Resampling.BICUBIC)
     levels = np.rint(np.asarray(smooth).clip(0, 1) * 255).astype(np.uint8)
-    heat = Image.fromarray(colour_table()[levels])
+    heat = Image.fromarray(color_table()[levels])
     return Image.blend(image.convert("L").convert("RGB"), heat, _HEAT_SHARE)
 
 
@@ -142,7 +142,7 @@ def _draw_legend(
     low, high = (f"{value:.3f}" for value in ends)
     left = _MARGIN + int(draw.textlength(low, font)) + _MARGIN
     width = min(256, max(32, sheet.width - 2 * left - _MARGIN))
-    bar = Image.fromarray(colour_table()[None]).resize((width, _TEXT_SIZE))
+    bar = Image.fromarray(color_table()[None]).resize((width, _TEXT_SIZE))
     draw.text((_MARGIN, top), low, _INK, font)
     sheet.paste(bar, (left, top + 2))
     draw.text((left + width + _MARGIN, top), high, _INK, font)

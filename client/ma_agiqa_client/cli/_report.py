@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from ma_agiqa_client.card import ModelCard
-from ma_agiqa_client.cli._maps import COLOURS, LEGEND, open_image
+from ma_agiqa_client.cli._maps import COLORS, LEGEND, open_image
 from ma_agiqa_client.cli._output import meaning
 from ma_agiqa_client.cli._rows import Patches, Row
 
@@ -101,7 +101,7 @@ class Report:
             "model": {name: getattr(card, name) for name in names},
             "meaning": meaning(card),
             "legend": LEGEND,
-            "colours": COLOURS,
+            "colors": COLORS,
             "maps": self._maps,
             "block": _BLOCK,
             "images": self._images,

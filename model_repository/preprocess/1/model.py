@@ -69,7 +69,7 @@ class TritonPythonModel:
             self._admission.ended_here()
             fault = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
             return pb_utils.InferenceResponse(error=fault)
-        except Exception as error:  # one request's failure must not reach its neighbours
+        except Exception as error:  # one request's failure must not reach its neighbors
             pb_utils.Logger.log_error(f"preprocess failed: {error!r}")
             return pb_utils.InferenceResponse(
                 error=pb_utils.TritonError(

@@ -32,9 +32,9 @@ def page(scripted, tmp_path):
 
 def drop(page, folder):
     for level in LEVELS:
-        Image.new("RGB", (64, 48), (level, level, level)).save(folder / f"grey_{level}.png")
+        Image.new("RGB", (64, 48), (level, level, level)).save(folder / f"gray_{level}.png")
     (folder / "text.png").write_bytes(b"no image")
-    page.set_input_files("input[type=file]", [*folder.glob("grey_*.png"), folder / "text.png"])
+    page.set_input_files("input[type=file]", [*folder.glob("gray_*.png"), folder / "text.png"])
     page.wait_for_function("document.querySelector('.status').textContent == '6 images'")
 
 
@@ -42,7 +42,7 @@ def test_dropped_images_are_ranked_with_maps_and_failures(page, scripted, tmp_pa
     scripted.answer = brightness
     drop(page, tmp_path)
     names = [card.text_content() for card in page.locator(".result .truncate").all()]
-    assert names == [*(f"grey_{level}.png" for level in sorted(LEVELS, reverse=True)), "text.png"]
+    assert names == [*(f"gray_{level}.png" for level in sorted(LEVELS, reverse=True)), "text.png"]
     assert page.locator(".result .score").first.text_content() == "78.43"  # 200 / 2.55
     ranks = page.locator(".result .rank").all_text_contents()
     assert ranks[:5] == ["#1", "#2", "#3", "#4", "#5"]

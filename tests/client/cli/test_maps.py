@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from ma_agiqa_client import Gate
-from ma_agiqa_client.cli._maps import COLOURS, MapFolder, colour_table, draw_map, open_image
+from ma_agiqa_client.cli._maps import COLORS, MapFolder, color_table, draw_map, open_image
 from ma_agiqa_client.cli._rows import Patches, Row
 
 GATE = Gate(semantic=0.25, coherence=0.25, quality=0.5)
@@ -18,30 +18,30 @@ def row(image, patches=HALVES):
     return Row(image, 1.0, 0.1, 1.0, GATE, "tiny", patches=patches)
 
 
-def test_the_colours_run_through_their_stops():
-    table = colour_table()
+def test_the_colors_run_through_their_stops():
+    table = color_table()
     assert table.shape == (256, 3)
-    assert table[0].tolist() == list(COLOURS[0])
-    assert table[255].tolist() == list(COLOURS[-1])
+    assert table[0].tolist() == list(COLORS[0])
+    assert table[255].tolist() == list(COLORS[-1])
     luminance = table @ [0.299, 0.587, 0.114]
     assert (np.diff(luminance) >= -0.5).all()  # brighter is more, also in print
 
 
 def test_the_map_lies_over_the_right_part_of_the_picture():
-    grey = Image.new("RGB", (200, 100), (128, 128, 128))
-    sheet = np.asarray(draw_map(grey, HALVES, "title"))
+    gray = Image.new("RGB", (200, 100), (128, 128, 128))
+    sheet = np.asarray(draw_map(gray, HALVES, "title"))
     np.testing.assert_array_equal(sheet[12:112, 12:212], 128)  # the picture itself
     over = sheet[12:112, 224:424].astype(float)
     assert over[:, 150:].mean() > over[:, :50].mean() + 80
-    np.testing.assert_allclose(over[50, 5], 0.6 * np.array(COLOURS[0]) + 0.4 * 128, atol=3)
-    np.testing.assert_allclose(over[50, 195], 0.6 * np.array(COLOURS[-1]) + 0.4 * 128, atol=3)
+    np.testing.assert_allclose(over[50, 5], 0.6 * np.array(COLORS[0]) + 0.4 * 128, atol=3)
+    np.testing.assert_allclose(over[50, 195], 0.6 * np.array(COLORS[-1]) + 0.4 * 128, atol=3)
 
 
 def test_the_legend_says_something_below_the_picture():
-    grey = Image.new("RGB", (200, 100), (128, 128, 128))
-    legend = np.asarray(draw_map(grey, HALVES, "title"))[124:]
+    gray = Image.new("RGB", (200, 100), (128, 128, 128))
+    legend = np.asarray(draw_map(gray, HALVES, "title"))[124:]
     assert (legend.min(axis=2) < 100).sum() > 200  # ink
-    assert (np.abs(legend - np.array(COLOURS[2])).sum(axis=2) < 12).any()  # the scale's middle
+    assert (np.abs(legend - np.array(COLORS[2])).sum(axis=2) < 12).any()  # the scale's middle
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0])

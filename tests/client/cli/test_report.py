@@ -10,7 +10,7 @@ from PIL import Image
 from ma_agiqa_client import Gate
 from ma_agiqa_client.cli._report import Report, thumbnail_side
 from ma_agiqa_client.cli._rows import Patches, Row
-from support.browser import colours_on, headless_chromium
+from support.browser import colors_on, headless_chromium
 from support.example_card import CARD
 
 HOSTILE = "</script><img src=x onerror=document.title=1>"
@@ -143,7 +143,7 @@ def test_it_opens_with_the_best_first_and_says_what_it_is(page):
 
 def test_it_is_drawn(page, tmp_path):
     page.wait_for_function("[...document.querySelectorAll('.card img')].every(i => i.complete)")
-    assert colours_on(page, tmp_path / "report.png") > 50
+    assert colors_on(page, tmp_path / "report.png") > 50
 
 
 def test_sorting(page):
@@ -198,7 +198,7 @@ def test_only_pictures_near_the_screen_are_loaded(page):
     assert width <= 390  # nothing to scroll sideways on a phone
 
 
-def test_an_image_opens_with_its_map_and_its_neighbours(page):
+def test_an_image_opens_with_its_map_and_its_neighbors(page):
     page.locator(".card").nth(1).click()
     dialog = page.locator("#detail")
     assert dialog.is_visible()
@@ -208,11 +208,11 @@ def test_an_image_opens_with_its_map_and_its_neighbours(page):
     assert canvas.evaluate("canvas => canvas.style.opacity") == "0"
     page.locator("#strength").fill("80")
     assert canvas.evaluate("canvas => canvas.style.opacity") == "0.8"
-    colours = canvas.evaluate(
+    colors = canvas.evaluate(
         "canvas => new Set(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height)"
         ".data).size"
     )
-    assert colours > 50  # it is drawn
+    assert colors > 50  # it is drawn
     low, high = page.locator(".legend span").all_text_contents()
     assert 0 <= float(low) < float(high) <= 1
     assert "atch score x patch weight" in page.locator("#detail-legend").text_content()
@@ -238,8 +238,8 @@ def test_maps_over_all_cards(page):
 
 def test_light_and_dark(page):
     def brightness():
-        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        return sum(map(int, re.findall(r"\d+", colour)[:3]))
+        color = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(map(int, re.findall(r"\d+", color)[:3]))
 
     page.emulate_media(color_scheme="dark")
     dark = brightness()

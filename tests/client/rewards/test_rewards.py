@@ -35,7 +35,7 @@ def brightness(image, context):
 
 
 def level_images() -> np.ndarray:
-    """NHWC uint8, one grey level each."""
+    """NHWC uint8, one gray level each."""
     levels = np.array(LEVELS, np.uint8)[:, None, None, None]
     return np.broadcast_to(levels, (4, 6, 8, 3)).copy()
 

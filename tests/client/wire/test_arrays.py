@@ -12,7 +12,7 @@ from ma_agiqa_client._wire.arrays import encode_array, is_batch, on_the_cpu
 
 RNG = np.random.default_rng(7)
 RGB = RNG.integers(0, 256, (5, 9, 3), dtype=np.uint8)
-GREY = RNG.integers(0, 256, (5, 9), dtype=np.uint8)
+GRAY = RNG.integers(0, 256, (5, 9), dtype=np.uint8)
 CHW = np.moveaxis(RGB, 2, 0)
 
 
@@ -22,13 +22,13 @@ def decoded(data: bytes) -> np.ndarray:
         return np.asarray(image)
 
 
-@pytest.mark.parametrize("array", [RGB, GREY, RGB[:, ::2], np.asfortranarray(RGB), RGB[::-1]])
+@pytest.mark.parametrize("array", [RGB, GRAY, RGB[:, ::2], np.asfortranarray(RGB), RGB[::-1]])
 def test_uint8_arrays_keep_every_sample(array):
     np.testing.assert_array_equal(decoded(encode_array(array)), array)
 
 
-def test_a_channel_axis_of_one_is_grey():
-    np.testing.assert_array_equal(decoded(encode_array(GREY[:, :, None])), GREY)
+def test_a_channel_axis_of_one_is_gray():
+    np.testing.assert_array_equal(decoded(encode_array(GRAY[:, :, None])), GRAY)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -58,9 +58,9 @@ def test_wrong_arrays_are_named_and_the_right_ones_too(array, got):
         encode_array(array)
 
 
-@pytest.mark.parametrize("array", [CHW, np.ascontiguousarray(CHW), CHW / 255, GREY[None]])
+@pytest.mark.parametrize("array", [CHW, np.ascontiguousarray(CHW), CHW / 255, GRAY[None]])
 def test_channels_may_come_first(array):
-    expected = RGB if array.shape[0] == 3 else GREY
+    expected = RGB if array.shape[0] == 3 else GRAY
     np.testing.assert_array_equal(decoded(encode_array(array)), expected)
 
 

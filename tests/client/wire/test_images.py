@@ -13,7 +13,7 @@ from ma_agiqa_client._wire.images import Encoder, check_sources, detach
 encode_image = Encoder().encode
 RNG = np.random.default_rng(7)
 RGB = RNG.integers(0, 256, (5, 9, 3), dtype=np.uint8)
-GREY = RNG.integers(0, 256, (5, 9), dtype=np.uint8)
+GRAY = RNG.integers(0, 256, (5, 9), dtype=np.uint8)
 
 
 def decoded(data: bytes) -> np.ndarray:
@@ -44,13 +44,13 @@ def test_pillow_images_give_the_pixels_of_their_rgb(mode):
 
 
 def test_alpha_is_dropped_without_blending():
-    image = Image.fromarray(np.dstack([RGB, GREY]))
+    image = Image.fromarray(np.dstack([RGB, GRAY]))
     np.testing.assert_array_equal(decoded(encode_image(image)), RGB)
 
 
-def test_16_bit_grey_keeps_its_high_byte():
-    image = Image.fromarray(GREY.astype(np.uint16) * 256 + 200)
-    np.testing.assert_array_equal(decoded(encode_image(image)), GREY)
+def test_16_bit_gray_keeps_its_high_byte():
+    image = Image.fromarray(GRAY.astype(np.uint16) * 256 + 200)
+    np.testing.assert_array_equal(decoded(encode_image(image)), GRAY)
 
 
 def test_the_exif_orientation_of_a_pillow_image_is_applied():
@@ -118,7 +118,7 @@ def test_web_addresses_are_refused_unless_asked_for():
         encode_image("https://example.org/cat.png")
 
 
-@pytest.mark.parametrize("one", ["a.png", Path("a.png"), b"a", bytearray(b"a"), RGB, GREY, 7])
+@pytest.mark.parametrize("one", ["a.png", Path("a.png"), b"a", bytearray(b"a"), RGB, GRAY, 7])
 def test_one_image_is_not_several(one):
     with pytest.raises(TypeError, match="expected"):
         check_sources(one)

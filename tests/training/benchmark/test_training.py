@@ -11,7 +11,7 @@ from ma_agiqa.commands.benchmark import main
 from ma_agiqa.train.config import load_config
 from support.rated_images import write_config, write_images
 
-SMALL = {"optimisation.batch_size": "4", "optimisation.schedule": "constant", "split.kind": "paper"}
+SMALL = {"optimization.batch_size": "4", "optimization.schedule": "constant", "split.kind": "paper"}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_the_command_states_every_number(config_path):
 
 
 def test_a_part_too_small_for_a_batch_is_said(config_path):
-    arguments = ["train", "--config", str(config_path), "--set=optimisation.batch_size=99"]
+    arguments = ["train", "--config", str(config_path), "--set=optimization.batch_size=99"]
     done = CliRunner().invoke(main, [*arguments, "--set=split.kind=paper"])
     assert done.exit_code == 1
     assert "batch_size is 99" in done.stderr

@@ -39,7 +39,7 @@ CARD = ModelCard(
     created="2024-05-01T12:00:00+00:00",
     note="A test.",
     embedder={"source": "demo", "prompts": {"semantic": [1, -200, 2]}},
-    training={"optimisation": {"epochs": 1}},
+    training={"optimization": {"epochs": 1}},
     split_sha256="00",
     metrics={"split": "test", "srcc": 0.5, "count": 7},
 )

@@ -29,7 +29,7 @@ def config(tmp_path_factory) -> Path:
     settings["data"]["csv"] = str(write_tree(folder / "data", 80))
     settings["split"] = {"kind": "paper"}
     settings["output"] = str(folder / "full")
-    settings["optimisation"]["epochs"] = 1
+    settings["optimization"]["epochs"] = 1
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     return folder / "config.yaml"
 
@@ -67,10 +67,10 @@ def test_what_is_there_is_not_trained_again(config, ablated):
 
 
 def test_a_checkpoint_of_other_settings_is_not_taken_for_a_variant(config, ablated):
-    refused = run(config, "--set", "optimisation.learning_rate=0.5")
+    refused = run(config, "--set", "optimization.learning_rate=0.5")
     assert refused.exit_code == 1
     assert "other settings (name" not in refused.output
-    assert "other settings (optimisation.learning_rate)" in refused.output
+    assert "other settings (optimization.learning_rate)" in refused.output
 
 
 def test_every_variant_has_its_row_in_the_paper():

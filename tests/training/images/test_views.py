@@ -24,7 +24,7 @@ SIZES = [(300, 300), (257, 400), (513, 130), (31, 64), (448, 448), (1000, 700)]
 
 
 def picture(width: int, height: int, seed: int = 0) -> np.ndarray:
-    """Smooth colours with texture, uint8 (height, width, 3)."""
+    """Smooth colors with texture, uint8 (height, width, 3)."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
     smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).astype(int)
@@ -63,8 +63,8 @@ def test_semantic_view_equals_clip_processor_on_padded_square(size, side):
     )
     expected = processor(square, return_tensors="np")["pixel_values"][0]
     view = semantic_view(decode(data), side).astype(np.float32)
-    normalised = (view / 255 - np.float32(CLIP_MEAN)) / np.float32(CLIP_STD)
-    np.testing.assert_allclose(normalised.transpose(2, 0, 1), expected, atol=1e-6)
+    normalized = (view / 255 - np.float32(CLIP_MEAN)) / np.float32(CLIP_STD)
+    np.testing.assert_allclose(normalized.transpose(2, 0, 1), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -97,10 +97,10 @@ def test_first_frame_of_animations_and_multipage_files():
         np.testing.assert_array_equal(decode(data), np.array(first.convert("RGB")))
 
 
-def test_grey_palette_and_alpha_become_rgb():
+def test_gray_palette_and_alpha_become_rgb():
     rgb = picture(40, 30)
-    grey = Image.fromarray(rgb).convert("L")
-    np.testing.assert_array_equal(decode(encode(grey, "PNG")), np.array(grey.convert("RGB")))
+    gray = Image.fromarray(rgb).convert("L")
+    np.testing.assert_array_equal(decode(encode(gray, "PNG")), np.array(gray.convert("RGB")))
     alpha = Image.fromarray(rgb)
     alpha.putalpha(Image.fromarray(rgb[..., 0]))
     np.testing.assert_array_equal(decode(encode(alpha, "PNG")), rgb)
@@ -114,9 +114,9 @@ def test_sixteen_bits_keep_the_high_byte_as_opencv_does():
     for extension in (".png", ".tiff", ".pgm"):
         data = cv2.imencode(extension, values)[1].tobytes()
         np.testing.assert_array_equal(decode(data)[..., 1], (values >> 8).astype(np.uint8))
-    colour = np.random.default_rng(1).integers(0, 65536, (30, 40, 3), dtype=np.uint16)
-    data = cv2.imencode(".png", colour)[1].tobytes()
-    np.testing.assert_array_equal(decode(data), (colour[..., ::-1] >> 8).astype(np.uint8))
+    color = np.random.default_rng(1).integers(0, 65536, (30, 40, 3), dtype=np.uint16)
+    data = cv2.imencode(".png", color)[1].tobytes()
+    np.testing.assert_array_equal(decode(data), (color[..., ::-1] >> 8).astype(np.uint8))
 
 
 def test_cmyk_jpeg():

@@ -43,7 +43,7 @@ def test_prompts_of_any_lengths_share_a_batch(embedder, tiny_owl, prompts):
         torch.testing.assert_close(feature, plain[name], atol=1e-5, rtol=0)
 
 
-def test_uint8_views_are_normalised_like_clip(embedder):
+def test_uint8_views_are_normalized_like_clip(embedder):
     view = torch.randint(0, 256, (2, 112, 112, 3), dtype=torch.uint8)
     pixels = (view.float() / 255 - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)
     from_view, from_pixels = embedder(view), embedder(pixels.permute(0, 3, 1, 2))
@@ -51,7 +51,7 @@ def test_uint8_views_are_normalised_like_clip(embedder):
         torch.testing.assert_close(feature, from_pixels[prompt], atol=0, rtol=0)
 
 
-def test_an_image_does_not_feel_its_neighbours(embedder):
+def test_an_image_does_not_feel_its_neighbors(embedder):
     views = torch.randint(0, 256, (5, 112, 112, 3), dtype=torch.uint8)
     together = embedder(views)
     for index in range(len(views)):

@@ -104,7 +104,7 @@ def test_every_linear_layer_is_narrow_and_the_decoder_narrowest(embedders):
 
 
 @pytest.mark.parametrize(("kind", "bits"), [(Int8Linear, 8), (Int4Linear, 4)])
-def test_a_quantised_weight_is_within_half_a_step(kind, bits):
+def test_a_quantized_weight_is_within_half_a_step(kind, bits):
     linear = torch.nn.Linear(512, 96, bias=True, dtype=torch.float32)
     layer = kind(linear)
     layer.load_state_dict(kind.quantize(linear.weight.detach()), assign=True, strict=False)

@@ -79,7 +79,7 @@ def test_weights_of_another_dtype_let_go_of_the_file(converted):
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
-def test_of_quantised_weights_only_the_table_of_tokens_stays_mapped(converted, dtype):
+def test_of_quantized_weights_only_the_table_of_tokens_stays_mapped(converted, dtype):
     model = load_owl(str(converted), dtype)
     assert model.dtype == torch.bfloat16
     places = [
@@ -95,7 +95,7 @@ def test_of_quantised_weights_only_the_table_of_tokens_stays_mapped(converted, d
     assert mapped == {"embed_tokens.weight"}
 
 
-def test_quantising_while_loading_equals_quantising_afterwards(converted):
+def test_quantizing_while_loading_equals_quantizing_afterwards(converted):
     loaded = load_owl(str(converted), "int4").state_dict()
     afterwards = quantize_model(load_owl(str(converted), "bfloat16"), "int4").state_dict()
     for name, value in afterwards.items():

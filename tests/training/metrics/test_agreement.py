@@ -25,8 +25,8 @@ def test_equal_to_the_official_numbers(case):
 def test_fit_recovers_the_curve_it_was_given():
     x = np.linspace(-3, 3, 200)
     y = logistic(x, 4.5, 0.5, 0.3, 0.8)
-    top, bottom, centre, width = fit_logistic(y, x)
-    assert (top, bottom, centre, abs(width)) == pytest.approx((4.5, 0.5, 0.3, 0.8), abs=1e-5)
+    top, bottom, center, width = fit_logistic(y, x)
+    assert (top, bottom, center, abs(width)) == pytest.approx((4.5, 0.5, 0.3, 0.8), abs=1e-5)
 
 
 def test_a_monotonic_bend_costs_raw_plcc_but_not_the_fitted_one():

@@ -55,7 +55,7 @@ def config(tmp_path_factory) -> Path:
         "degraded_per_view": 2,
     }
     settings["split"] = {"kind": "group-disjoint", "seed": 1, "validation": 0.2, "test": 0.2}
-    settings["optimisation"]["epochs"] = EPOCHS
+    settings["optimization"]["epochs"] = EPOCHS
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     return folder / "config.yaml"
 
@@ -108,7 +108,7 @@ def test_the_checkpoint_is_complete_and_says_what_it_is(trained):
     assert "demo" in card.note.lower()
     assert len(card.mos_quantiles) == 101
     assert card.metrics["split"] == "test"
-    assert card.training["optimisation"]["epochs"] == EPOCHS
+    assert card.training["optimization"]["epochs"] == EPOCHS
     assert not model.training
     table = (trained.parent / "set" / "data.csv").read_text().splitlines()[1:]
     assert len(rows) == len(table)
@@ -193,7 +193,7 @@ def test_an_unfinished_run_with_other_settings_is_not_taken_up(config, trained, 
     assert_same_bits(weights(trained), weights(output))
 
 
-WITHOUT_DROPOUT = ("--set", "scorer.dropout=0", "--set", "optimisation.epochs=2")
+WITHOUT_DROPOUT = ("--set", "scorer.dropout=0", "--set", "optimization.epochs=2")
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,7 @@ def test_two_processes_train_as_one(config, without_dropout, tmp_path):
 
 
 def test_accumulated_parts_make_the_same_step(config, without_dropout, tmp_path):
-    accumulated = ("--set", "optimisation.accumulation=4")
+    accumulated = ("--set", "optimization.accumulation=4")
     done = run(config, "--output", tmp_path / "parts", *WITHOUT_DROPOUT, *accumulated)
     assert done.exit_code == 0, done.output
     for name, value in weights(without_dropout).items():
@@ -227,7 +227,7 @@ def test_accumulated_parts_make_the_same_step(config, without_dropout, tmp_path)
 
 
 def test_bfloat16_learns_about_the_same(config, trained, tmp_path):
-    done = run(config, "--output", tmp_path / "bf16", "--set", "optimisation.precision=bfloat16")
+    done = run(config, "--output", tmp_path / "bf16", "--set", "optimization.precision=bfloat16")
     assert done.exit_code == 0, done.output
     losses = [
         [float(row["loss"]) for row in read_rows(folder / "history.csv")]
@@ -239,7 +239,7 @@ def test_bfloat16_learns_about_the_same(config, trained, tmp_path):
 
 
 def test_patience_ends_a_training_that_gets_no_better(config, trained, tmp_path):
-    settings = ("optimisation.patience=1", "optimisation.learning_rate=1e-12")
+    settings = ("optimization.patience=1", "optimization.learning_rate=1e-12")
     options = [word for setting in settings for word in ("--set", setting)]
     done = run(config, "--output", tmp_path / "early", *options)
     assert done.exit_code == 0, done.output
@@ -257,7 +257,7 @@ def test_patience_ends_a_training_that_gets_no_better(config, trained, tmp_path)
 )
 def test_rates_of_the_schedules(config, trained, tmp_path, schedule, expected):
     options = {"schedule": schedule, "warmup_share": 0, "epochs": 2, "batch_size": 2}
-    words = [w for k, v in options.items() for w in ("--set", f"optimisation.{k}={v}")]
+    words = [w for k, v in options.items() for w in ("--set", f"optimization.{k}={v}")]
     done = run(config, "--output", tmp_path / "run", *words)
     assert done.exit_code == 0, done.output
     rows = read_rows(tmp_path / "run" / "history.csv")
@@ -280,10 +280,10 @@ def load_steps(folder) -> int:
         (["--set", "optimizer=sgd"], "unknown settings ['optimizer']"),
         (["--set", "seed=one"], "seed is 'one'; expected an integer"),
         (["--set", "scorer.semantic_dim=64"], "set it to 128"),
-        (["--set", "optimisation.batch_size=500"], "fewer than one step takes"),
-        (["--set", "optimisation.accumulation=3"], "need a multiple of 3"),
-        (["--set", "optimisation.schedule=linear"], "optimisation.schedule is 'linear'; choose"),
-        (["--set", "optimisation.frozen=[maniqa.nothing]"], "'maniqa.nothing'"),
+        (["--set", "optimization.batch_size=500"], "fewer than one step takes"),
+        (["--set", "optimization.accumulation=3"], "need a multiple of 3"),
+        (["--set", "optimization.schedule=linear"], "optimization.schedule is 'linear'; choose"),
+        (["--set", "optimization.frozen=[maniqa.nothing]"], "'maniqa.nothing'"),
         (["--set", "split.kind=k-fold", "--set", "split.fold=7"], "fold is 7 of 5"),
         (["--backbone-weights", "gone.safetensors"], "there is no file gone.safetensors"),
     ],

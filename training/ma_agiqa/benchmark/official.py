@@ -131,7 +131,7 @@ class OfficialEmbedder(_OfficialProcess):
         """Embed a batch.
 
         Args:
-            pixels: normalised RGB (B, 3, S, S), in the model's dtype.
+            pixels: normalized RGB (B, 3, S, S), in the model's dtype.
             prompts: token ids by name, with the image once.
 
         Returns:
@@ -207,7 +207,7 @@ class OfficialPreprocess(_OfficialProcess):
 
         Returns:
             Seconds over all files for MANIQA's inputs and for mPLUG-Owl2's, and both: float32
-            (N, 3, 224, 224) and (N, 3, S, S), normalised.
+            (N, 3, 224, 224) and (N, 3, S, S), normalized.
 
         Raises:
             ConfigError: the process has ended.

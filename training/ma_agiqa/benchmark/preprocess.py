@@ -84,7 +84,7 @@ def prepare_twice(data: bytes, semantic_size: int) -> Views:
 
 
 def generated_file(width: int, height: int, image_format: str, seed: int = 0) -> bytes:
-    """Make an image file of smooth colours with fine noise, which compresses as photos do."""
+    """Make an image file of smooth colors with fine noise, which compresses as photos do."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
     smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.int16)
@@ -146,14 +146,14 @@ def measure_preprocess(
 
 @dataclass(frozen=True)
 class OfficialSpeed:
-    """Both ways from files to the normalised floats that the networks take, one after the other.
+    """Both ways from files to the normalized floats that the networks take, one after the other.
 
     Attributes:
         ours_s: seconds for an image, decoded once.
         quality_s: seconds of the authors' code for MANIQA's input.
         semantic_s: seconds of the authors' code for mPLUG-Owl2's input, which it makes anew for
             each of the two prompts.
-        largest_difference: between the two ways' inputs, of normalised values (-2 to 2).
+        largest_difference: between the two ways' inputs, of normalized values (-2 to 2).
     """
 
     ours_s: float
@@ -163,7 +163,7 @@ class OfficialSpeed:
 
 
 def network_inputs(views: Views) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalise an image's views as both networks do: float32 (3, 224, 224) and (3, S, S)."""
+    """Normalize an image's views as both networks do: float32 (3, 224, 224) and (3, S, S)."""
     quality, semantic = map(torch.from_numpy, views)
     mean, std = torch.tensor(CLIP_MEAN), torch.tensor(CLIP_STD)
     return (

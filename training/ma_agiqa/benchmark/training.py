@@ -82,12 +82,12 @@ def measure_training(config: TrainingConfig, steps: int, progress: bool = False)
     split = make_split(images, config.split)
     datasets = part_datasets(config, images, split, ensure_features(config, images, progress))
     scorer = MAAGIQA(config.scorer_config())
-    freeze(scorer, config.optimisation.frozen)
+    freeze(scorer, config.optimization.frozen)
     with tempfile.TemporaryDirectory() as folder:
         trainer = _TimedTrainer(
             scorer,
             RunFolder(Path(folder) / "run"),
-            config.optimisation,
+            config.optimization,
             config.seed,
             datasets["train"],
             datasets["validation"],
@@ -102,7 +102,7 @@ class _TimedTrainer(ScorerTrainer):
 
     def measure(self, steps: int) -> TrainingSpeed:
         """Time the loader, then the steps."""
-        batch_size = self._optimisation.batch_size
+        batch_size = self._optimization.batch_size
         loader_s = self._time_loader(steps * self.args.gradient_accumulation_steps)
         self.args.max_steps = _WARMUP_STEPS + steps
         self.args.eval_strategy, self.args.save_strategy = IntervalStrategy.NO, SaveStrategy.NO

@@ -85,7 +85,7 @@ class HubDownload:
             f"mPLUG-Owl2, the frozen multimodal model{size}:\n"
             f"  from:     {self.page}\n"
             f"  to:       {self.folder}{state}\n"
-            "  licence:  its language weights derive from LLaMA 2 and are under the LLaMA 2 "
+            "  license:  its language weights derive from LLaMA 2 and are under the LLaMA 2 "
             "Community License"
         )
 
@@ -189,7 +189,7 @@ class DriveDownload:
             f"The authors' scorer for AGIQA-3k, {format_bytes(_CHECKPOINT_BYTES)}:\n"
             f"  from:     {_DRIVE_PAGE}\n"
             f"  to:       {self.file}\n"
-            "  licence:  not stated for the checkpoint (the authors' code: Apache-2.0)"
+            "  license:  not stated for the checkpoint (the authors' code: Apache-2.0)"
         )
 
     def missing_bytes(self) -> int:

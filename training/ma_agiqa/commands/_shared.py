@@ -57,7 +57,7 @@ def overrides_option(function: _F) -> _F:
         "overrides",
         multiple=True,
         metavar="NAME=VALUE",
-        help="Change a setting of the config, such as --set optimisation.epochs=3; repeatable.",
+        help="Change a setting of the config, such as --set optimization.epochs=3; repeatable.",
     )(function)
 
 
@@ -78,5 +78,5 @@ def read_overrides(overrides: tuple[str, ...]) -> dict[str, str]:
     """
     pairs = [text.partition("=") for text in overrides]
     if wrong := [name for name, equals, _ in pairs if not equals or not name]:
-        raise ConfigError(f"--set {wrong[0]}: write NAME=VALUE, such as optimisation.epochs=3.")
+        raise ConfigError(f"--set {wrong[0]}: write NAME=VALUE, such as optimization.epochs=3.")
     return {name: value for name, _, value in pairs}

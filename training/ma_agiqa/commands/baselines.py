@@ -56,7 +56,7 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--train",
     is_flag=True,
-    help=f"Train those that the paper trains ({','.join(TRAINABLE)}) by the config's optimisation.",
+    help=f"Train those that the paper trains ({','.join(TRAINABLE)}) by the config's optimization.",
 )
 @click.option(
     "--predictions",

@@ -68,7 +68,7 @@ def preprocess(
     """Time the way from image files to both views.
 
     Beside it every file is decoded twice: with OpenCV for the quality view, with Pillow for the
-    semantic view. With --official the authors' own code takes turns with ours, up to the normalised
+    semantic view. With --official the authors' own code takes turns with ours, up to the normalized
     floats that the networks take.
     """
     files = [path.read_bytes() for path in images]

@@ -2,7 +2,7 @@
 
 What is already on disk is used, and an interrupted download goes on where it stopped. Everything
 is checked for completeness; then the two paths are printed as the options that
-export/to_triton.py takes. HF_ENDPOINT and HF_TOKEN are honoured.
+export/to_triton.py takes. HF_ENDPOINT and HF_TOKEN are honored.
 """
 
 import json

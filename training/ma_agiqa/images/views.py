@@ -42,7 +42,7 @@ QUALITY_SIZE = 224
 """Side of MANIQA's view in pixels."""
 
 PADDING_RGB = (122, 116, 104)
-"""CLIP's mean colour in 0-255, which pads the semantic view to a square."""
+"""CLIP's mean color in 0-255, which pads the semantic view to a square."""
 
 PREPROCESSING = {
     "pixels": "8-bit RGB, alpha dropped, EXIF orientation applied",
@@ -66,7 +66,7 @@ _TRANSPOSE = {
 def decode(data: bytes) -> RGB:
     """Decode an image file.
 
-    Grey, palette, 16-bit and CMYK images become 8-bit RGB; alpha is dropped without blending, as
+    Gray, palette, 16-bit and CMYK images become 8-bit RGB; alpha is dropped without blending, as
     in the official pipeline; 16-bit values keep their high byte. Size limits are checked on the
     header, before pixels are decoded.
 
@@ -165,7 +165,7 @@ def _open(data: bytes) -> Image.Image:
 def _upright_rgb(image: Image.Image) -> RGB:
     image.load()
     orientation = _orientation(image)
-    if image.mode.startswith("I"):  # 16-bit grey, or 32-bit integers holding 16-bit values
+    if image.mode.startswith("I"):  # 16-bit gray, or 32-bit integers holding 16-bit values
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     if image.mode == "F":
         raise InvalidImageError(

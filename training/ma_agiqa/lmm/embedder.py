@@ -91,7 +91,7 @@ class PromptEmbedder:
         """Embed a batch of images.
 
         Args:
-            images: uint8 views (B, S, S, 3), RGB; or pixel values normalised with CLIP's mean and
+            images: uint8 views (B, S, S, 3), RGB; or pixel values normalized with CLIP's mean and
                 standard deviation (B, 3, S, S). On any device.
 
         Returns:
@@ -134,7 +134,7 @@ class PromptEmbedder:
         }
 
     def pixels(self, images: Tensor) -> Tensor:
-        """Normalise images, as `__call__` takes them, to the model's input: (B, 3, S, S)."""
+        """Normalize images, as `__call__` takes them, to the model's input: (B, 3, S, S)."""
         images = images.to(self.model.device)
         if images.dtype == torch.uint8:
             images = (images.float() / 255 - self._mean) / self._std

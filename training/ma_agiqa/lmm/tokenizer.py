@@ -62,7 +62,7 @@ _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 class Tokenizer:
     """The LLaMA-2 tokenizer that the checkpoint carries.
 
-    It is run by SentencePiece itself: the official token ids are those of its legacy behaviour,
+    It is run by SentencePiece itself: the official token ids are those of its legacy behavior,
     which is SentencePiece's own. Text can never become a control token or the image.
     """
 

@@ -58,9 +58,9 @@ class Metrics:
         return asdict(self)
 
 
-def logistic(x: ArrayLike, top: float, bottom: float, centre: float, width: float) -> _Array:
-    """The four-parameter curve: `bottom + (top - bottom) / (1 + exp(-(x - centre) / |width|))`."""
-    return bottom + (top - bottom) * special.expit((np.asarray(x) - centre) / abs(width))
+def logistic(x: ArrayLike, top: float, bottom: float, center: float, width: float) -> _Array:
+    """The four-parameter curve: `bottom + (top - bottom) / (1 + exp(-(x - center) / |width|))`."""
+    return bottom + (top - bottom) * special.expit((np.asarray(x) - center) / abs(width))
 
 
 def fit_logistic(labels: ArrayLike, predictions: ArrayLike) -> tuple[float, ...] | None:
@@ -69,7 +69,7 @@ def fit_logistic(labels: ArrayLike, predictions: ArrayLike) -> tuple[float, ...]
     Starts where the official code starts: highest and lowest label, mean prediction, 0.5.
 
     Returns:
-        (top, bottom, centre, width), or None when the least squares do not converge.
+        (top, bottom, center, width), or None when the least squares do not converge.
     """
     y, x = np.asarray(labels, np.float64), np.asarray(predictions, np.float64)
     start = (y.max(), y.min(), x.mean(), START_WIDTH)

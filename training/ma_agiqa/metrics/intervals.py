@@ -198,8 +198,8 @@ def _after_fit(
         total = counts.sum(axis=1)
         variance = _weigh(counts, (y - (counts @ y / total)[:, None]) ** 2) / total
         return np.abs(raw), np.sqrt(variance * (1 - np.nan_to_num(raw) ** 2))
-    _, _, centre, width = curve
-    starts = [(centre, width), (float(x.mean()), START_WIDTH)]
+    _, _, center, width = curve
+    starts = [(center, width), (float(x.mean()), START_WIDTH)]
     plcc, rmse = refit(counts, y, x, starts)
     return np.where(np.isnan(raw), np.nan, plcc), rmse
 

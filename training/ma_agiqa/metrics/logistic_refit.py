@@ -1,7 +1,7 @@
 """The logistic curve of `metrics`, fitted to many resamples of the same images at once.
 
-Of the curve's four parameters two are linear: for a given centre and width the best top and bottom
-are those of a straight line through (share of the rise, label). What is left to find is the centre
+Of the curve's four parameters two are linear: for a given center and width the best top and bottom
+are those of a straight line through (share of the rise, label). What is left to find is the center
 and the width for which that share correlates best with the labels. PLCC is then the size of that
 correlation r, and RMSE the labels' standard deviation times sqrt(1 - r^2).
 
@@ -32,17 +32,17 @@ def refit(
     Args:
         counts: how often each image is in each resample, (R, N).
         y, x: labels and predictions (N,); neither all equal.
-        starts: centre and width of a curve; the best of what they lead to is taken.
+        starts: center and width of a curve; the best of what they lead to is taken.
 
     Returns:
         PLCC and RMSE of each resample (R,); PLCC is 0 where nothing that was drawn varies.
     """
     shares = counts / counts.sum(axis=1, keepdims=True)
-    labels = _centred(shares, np.broadcast_to(y, shares.shape))
+    labels = _centered(shares, np.broadcast_to(y, shares.shape))
     mean, scale = x.mean(), x.std()
     errors = []
-    for centre, width in starts:
-        start = np.array([scale, mean - centre]) / abs(width)
+    for center, width in starts:
+        start = np.array([scale, mean - center]) / abs(width)
         errors.append(_descend(shares, labels, (x - mean) / scale, start))
     error = np.min(errors, axis=0)
     variance = _inner(shares, labels, labels)
@@ -53,11 +53,11 @@ def _descend(shares: _Array, labels: _Array, x: _Array, start: _Array) -> _Array
     """Lowest mean squared error of each resample that is found from a start (2,)."""
     found = np.tile(start, (len(shares), 1))
     damping = np.full(len(shares), _DAMPING)
-    error, normal, right = _linearise(shares, labels, x, found)
+    error, normal, right = _linearize(shares, labels, x, found)
     active = np.arange(len(shares))
     for _ in range(_MAX_STEPS):
         tried = found[active] + _step(normal[active], right[active], damping[active])
-        after, *derivatives = _linearise(shares[active], labels[active], x, tried)
+        after, *derivatives = _linearize(shares[active], labels[active], x, tried)
         better = after < error[active]
         settled = better & (after > (1 - _TOLERANCE) * error[active])
         rows = active[better]
@@ -70,25 +70,25 @@ def _descend(shares: _Array, labels: _Array, x: _Array, start: _Array) -> _Array
     return error
 
 
-def _linearise(
+def _linearize(
     shares: _Array, labels: _Array, x: _Array, parameters: _Array
 ) -> tuple[_Array, _Array, _Array]:
     """Mean squared error (R,); normal matrix (R, 2, 2) and right side (R, 2) of a step from here.
 
     Args:
-        labels: centred, (R, N).
+        labels: centered, (R, N).
         x: with mean 0 and standard deviation 1, (N,).
         parameters: a and b of the rise's share 1 / (1 + exp(-a x - b)), (R, 2).
     """
     rise = special.expit(parameters[:, :1] * x + parameters[:, 1:])
     steepness = rise * (1 - rise)
-    rise = _centred(shares, rise)
+    rise = _centered(shares, rise)
     spread = _inner(shares, rise, rise)
     height = _divide(_inner(shares, rise, labels), spread, 0.0)  # top less bottom
     residual = labels - height[:, None] * rise
     directions = []
     for slope in (steepness * x, steepness):
-        slope = _centred(shares, slope)
+        slope = _centered(shares, slope)
         along = _divide(_inner(shares, slope, rise), spread, 0.0)
         directions.append(height[:, None] * (slope - along[:, None] * rise))
     normal = [[_inner(shares, a, b) for b in directions] for a in directions]
@@ -112,7 +112,7 @@ def _step(normal: _Array, right: _Array, damping: _Array) -> _Array:
     return _divide(ahead, determinant, 0.0).T
 
 
-def _centred(shares: _Array, values: _Array) -> _Array:
+def _centered(shares: _Array, values: _Array) -> _Array:
     return values - _inner(shares, values, np.ones_like(values))[:, None]
 
 

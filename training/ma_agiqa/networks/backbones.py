@@ -17,7 +17,7 @@ from torch import Tensor, nn
 __all__ = ["SpectralPatchEmbed", "vit_spectral_patch16_224"]
 
 _WINDOW, _STRIDE = 8, 4  # pixels of a window whose frequencies are measured, and between windows
-_CHROMA_ORDER = 3  # colour varies slowly: only frequencies below this order are measured
+_CHROMA_ORDER = 3  # color varies slowly: only frequencies below this order are measured
 _STRENGTH = (-3.5, 0.65)  # average and deviation of log-amplitudes, over the synthetic set
 _SPREAD = (0.55, 0.25)  # the same of their deviations within a patch
 _FLOOR = 0.01  # amplitude that counts as nothing; pixel values lie in -1..1
@@ -60,24 +60,24 @@ class SpectralPatchEmbed(nn.Module):
         strength = (waves.abs() + self.floor).log()
         mean = F.avg_pool2d(strength, self.windows)
         variance = (F.avg_pool2d(strength.square(), self.windows) - mean.square()).clamp(min=1e-4)
-        colour = F.avg_pool2d(pixels, self.windows * self.stride)
+        color = F.avg_pool2d(pixels, self.windows * self.stride)
         mean = (mean - self.strength[0]) / self.strength[1]
         spread = (variance.sqrt() - self.spread[0]) / self.spread[1]
-        tokens = self.proj(torch.cat([mean, spread, colour], dim=1))
+        tokens = self.proj(torch.cat([mean, spread, color], dim=1))
         return tokens.flatten(2).transpose(1, 2)
 
 
 def _filters() -> Tensor:
-    """Cosine transforms of a window without its mean: all of luminance, the slow ones of colour."""
+    """Cosine transforms of a window without its mean: all of luminance, the slow ones of color."""
     steps = torch.arange(_WINDOW, dtype=torch.float64)
     waves = torch.cos(torch.pi * steps[:, None] * (steps + 0.5) / _WINDOW)  # (frequency, pixel)
     waves = waves / waves.norm(dim=1, keepdim=True)
     rows = []
-    for channel, colour in enumerate(torch.tensor(_OPPONENT, dtype=torch.float64)):
+    for channel, color in enumerate(torch.tensor(_OPPONENT, dtype=torch.float64)):
         for u in range(_WINDOW):
             for v in range(_WINDOW):
                 if u + v > 0 and (channel == 0 or u + v < _CHROMA_ORDER):
-                    rows.append(colour[:, None, None] * torch.outer(waves[u], waves[v]))
+                    rows.append(color[:, None, None] * torch.outer(waves[u], waves[v]))
     return torch.stack(rows).float()
 
 

@@ -220,7 +220,7 @@ class FastMANIQA(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Map float32 (B, 3, H, W), normalised, to S >= 0 and 0 < W < 1, each (B, grid * grid)."""
+        """Map float32 (B, 3, H, W), normalized, to S >= 0 and 0 < W < 1, each (B, grid * grid)."""
         patches = self.stage1(self.backbone(pixels))
         patches = self.stage2(patches.transpose(1, 2).contiguous()).to(pixels.dtype)
         return self.score_head(patches).squeeze(2), self.weight_head(patches).squeeze(2)

@@ -3,7 +3,7 @@
     view -> ViT blocks 6-9, side by side -> stage 1 -> stage 2 -> patch scores S, patch weights W
 
 A stage mixes channels (transposed attention), halves or quarters their number (1x1 convolution)
-and mixes neighbouring patches (Swin).
+and mixes neighboring patches (Swin).
 """
 
 from collections.abc import Mapping
@@ -73,7 +73,7 @@ def _explain(name: str, weights: str, model_args: Mapping[str, object], error: E
 
 
 def _keep_arithmetic_order(module: nn.Module) -> None:
-    """Make timm's attention multiply, add and normalise in the order of the official code.
+    """Make timm's attention multiply, add and normalize in the order of the official code.
 
     The transposed attention amplifies rounding: with reference weights the fused kernels move
     the score by 3 %, and so does computing in float64.
@@ -125,7 +125,7 @@ class ViTFeatures(nn.Module):
         self.channels: int = vit.embed_dim * len(blocks)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Map (B, 3, image_size, image_size), normalised, to (B, grid * grid, channels)."""
+        """Map (B, 3, image_size, image_size), normalized, to (B, grid * grid, channels)."""
         tokens = self.vit.patch_embed(pixels)
         tokens = self.vit.norm_pre(self.vit.patch_drop(self.vit._pos_embed(tokens)))
         features: list[Tensor] = []
@@ -281,6 +281,6 @@ class MANIQA(nn.Module):
         self.weight_head = _patch_head(half, dropout, nn.Sigmoid())
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Map normalised pixels (B, 3, H, W) to S >= 0 and 0 < W < 1, each (B, grid * grid)."""
+        """Map normalized pixels (B, 3, H, W) to S >= 0 and 0 < W < 1, each (B, grid * grid)."""
         patches = self.stage2(self.stage1(self.backbone(pixels)))
         return self.score_head(patches).squeeze(2), self.weight_head(patches).squeeze(2)

@@ -18,7 +18,7 @@ from ma_agiqa.lmm.sources import DTYPES
 from ma_agiqa.networks.scorer import MAAGIQAConfig
 from ma_agiqa.settings import from_mapping, read_yaml
 
-__all__ = ["FeatureSettings", "Optimisation", "TrainingConfig", "build_config", "load_config"]
+__all__ = ["FeatureSettings", "Optimization", "TrainingConfig", "build_config", "load_config"]
 
 SCHEDULES = ("constant", "cosine", "released_cosine")
 STARTS = ("random", "average")
@@ -52,7 +52,7 @@ class FeatureSettings:
 
 
 @dataclass(frozen=True)
-class Optimisation:
+class Optimization:
     """How the weights are found; the defaults are the paper's (§4.2).
 
     Attributes:
@@ -91,12 +91,12 @@ class Optimisation:
         choices = {"schedule": SCHEDULES, "precision": PRECISIONS, "start": STARTS}
         for name, allowed in choices.items():
             if (value := getattr(self, name)) not in allowed:
-                raise ConfigError(f"optimisation.{name} is {value!r}; choose one of {allowed}.")
+                raise ConfigError(f"optimization.{name} is {value!r}; choose one of {allowed}.")
         for name in ("epochs", "batch_size", "accumulation", "learning_rate", "patience"):
             if (value := getattr(self, name)) is not None and value <= 0:
-                raise ConfigError(f"optimisation.{name} is {value}; it must be above 0.")
+                raise ConfigError(f"optimization.{name} is {value}; it must be above 0.")
         if self.schedule == "released_cosine" and self.warmup_share:
-            raise ConfigError("optimisation.warmup_share must be 0 with 'released_cosine'.")
+            raise ConfigError("optimization.warmup_share must be 0 with 'released_cosine'.")
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class TrainingConfig:
         backbone_weights: first weights of the ViT: "timm" (pretrained, from the hub or its
             cache), a file of them, or "none" for random ones.
         scorer: settings of `MAAGIQAConfig`; the defaults are the paper's.
-        data, split, features, optimisation, augmentation: see there.
+        data, split, features, optimization, augmentation: see there.
     """
 
     name: str
@@ -128,7 +128,7 @@ class TrainingConfig:
     backbone_weights: str = "timm"
     scorer: Mapping[str, Any] = field(default_factory=dict)
     features: FeatureSettings = field(default_factory=FeatureSettings)
-    optimisation: Optimisation = field(default_factory=Optimisation)
+    optimization: Optimization = field(default_factory=Optimization)
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def scorer_config(self) -> MAAGIQAConfig:
@@ -164,7 +164,7 @@ def build_config(
         values: as YAML gives them.
         where: they come from, for messages.
         overrides: settings that replace those in `values`, by dotted name; read as YAML:
-            {"optimisation.epochs": "3"}.
+            {"optimization.epochs": "3"}.
 
     Raises:
         ConfigError: a setting is unknown, missing or impossible.

@@ -31,7 +31,7 @@ from ma_agiqa.metrics.agreement import evaluate
 from ma_agiqa.networks.scorer import MAAGIQA
 from ma_agiqa.tensors import GATE_ORDER
 from ma_agiqa.train.callbacks import EpochTable, MarkWhole
-from ma_agiqa.train.config import Optimisation
+from ma_agiqa.train.config import Optimization
 from ma_agiqa.train.run_folder import RunFolder
 
 __all__ = ["ScorerTrainer", "ScorerWithLoss", "training_arguments"]
@@ -43,7 +43,7 @@ _KEPT_CHECKPOINTS = 2  # the last may still be under way when the run is killed
 
 
 def training_arguments(
-    folder: RunFolder, optimisation: Optimisation, seed: int, progress: bool
+    folder: RunFolder, optimization: Optimization, seed: int, progress: bool
 ) -> TrainingArguments:
     """Trainer's arguments for one run.
 
@@ -52,16 +52,16 @@ def training_arguments(
     """
     arguments = TrainingArguments(
         output_dir=str(folder.path),
-        num_train_epochs=optimisation.epochs,
+        num_train_epochs=optimization.epochs,
         per_device_eval_batch_size=_EVAL_BATCH_SIZE,
-        gradient_accumulation_steps=optimisation.accumulation,
-        learning_rate=optimisation.learning_rate,
-        weight_decay=optimisation.weight_decay,
-        lr_scheduler_type="cosine" if optimisation.schedule == "cosine" else "constant_with_warmup",
-        warmup_steps=optimisation.warmup_share,
-        max_grad_norm=optimisation.max_grad_norm,
+        gradient_accumulation_steps=optimization.accumulation,
+        learning_rate=optimization.learning_rate,
+        weight_decay=optimization.weight_decay,
+        lr_scheduler_type="cosine" if optimization.schedule == "cosine" else "constant_with_warmup",
+        warmup_steps=optimization.warmup_share,
+        max_grad_norm=optimization.max_grad_norm,
         use_cpu=not torch.cuda.is_available(),
-        bf16=optimisation.precision == "bfloat16",
+        bf16=optimization.precision == "bfloat16",
         seed=seed,
         eval_strategy="epoch",
         save_strategy="epoch",
@@ -78,13 +78,13 @@ def training_arguments(
         disable_tqdm=not progress,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for torchrun, one process each
-    parts = arguments.world_size * optimisation.accumulation
-    if optimisation.batch_size % parts:
+    parts = arguments.world_size * optimization.accumulation
+    if optimization.batch_size % parts:
         raise ConfigError(
-            f"optimisation.batch_size is {optimisation.batch_size}: {arguments.world_size} "
-            f"processes with accumulation {optimisation.accumulation} need a multiple of {parts}."
+            f"optimization.batch_size is {optimization.batch_size}: {arguments.world_size} "
+            f"processes with accumulation {optimization.accumulation} need a multiple of {parts}."
         )
-    arguments.per_device_train_batch_size = optimisation.batch_size // parts
+    arguments.per_device_train_batch_size = optimization.batch_size // parts
     return arguments
 
 
@@ -125,7 +125,7 @@ class EpochSampler(Sampler[int]):
         if len(dataset) < batch_size:
             raise ConfigError(
                 f"The train part has {len(dataset)} images, fewer than one step takes: "
-                f"optimisation.batch_size is {batch_size}."
+                f"optimization.batch_size is {batch_size}."
             )
         self._dataset, self._seed, self._epoch = dataset, seed, 0
         self._count = len(dataset) // batch_size * batch_size
@@ -149,7 +149,7 @@ class ScorerTrainer(Trainer):
     Args:
         scorer: is changed in place; ends with the weights of the best epoch.
         folder: of the run.
-        optimisation, seed, progress: of the run; progress shows bars on stderr.
+        optimization, seed, progress: of the run; progress shows bars on stderr.
         train, validation: the samples.
 
     Raises:
@@ -160,15 +160,15 @@ class ScorerTrainer(Trainer):
         self,
         scorer: MAAGIQA,
         folder: RunFolder,
-        optimisation: Optimisation,
+        optimization: Optimization,
         seed: int,
         train: ScorerDataset,
         validation: ScorerDataset,
         progress: bool = False,
     ) -> None:
-        self._optimisation = optimisation
-        self._sampler = EpochSampler(train, optimisation.batch_size, seed)
-        arguments = training_arguments(folder, optimisation, seed, progress)
+        self._optimization = optimization
+        self._sampler = EpochSampler(train, optimization.batch_size, seed)
+        arguments = training_arguments(folder, optimization, seed, progress)
         super().__init__(
             ScorerWithLoss(scorer),
             arguments,
@@ -183,8 +183,8 @@ class ScorerTrainer(Trainer):
         self.add_callback(MarkWhole(folder))
         if self.is_world_process_zero():
             self.add_callback(TensorBoardCallback(SummaryWriter(str(folder.curves))))
-        if optimisation.patience is not None:
-            self.add_callback(EarlyStoppingCallback(optimisation.patience))
+        if optimization.patience is not None:
+            self.add_callback(EarlyStoppingCallback(optimization.patience))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Adam with L2 weight decay on every trained parameter, as in the paper."""
@@ -200,7 +200,7 @@ class ScorerTrainer(Trainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> LRScheduler:
         """The released code's restless cosine, or one of the library's schedules."""
-        if self._optimisation.schedule != "released_cosine":
+        if self._optimization.schedule != "released_cosine":
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
             self.lr_scheduler = CosineAnnealingLR(optimizer or self.optimizer, _RELEASED_T_MAX)

@@ -47,7 +47,7 @@ _EPILOG = """\b
 Examples:
   python -m ma_agiqa train --config training/configs/demo.yaml
   python -m ma_agiqa train --config training/configs/agiqa_3k.yaml --output runs/try \\
-      --set optimisation.epochs=3 --backbone-weights vit_base_patch8_224.safetensors
+      --set optimization.epochs=3 --backbone-weights vit_base_patch8_224.safetensors
   torchrun --nproc-per-node 4 -m ma_agiqa train --config training/configs/aigcqa_20k.yaml
   tensorboard --logdir runs"""
 
@@ -84,7 +84,7 @@ def train(config: TrainingConfig, restart: bool = False, progress: bool = False)
     trainer = ScorerTrainer(
         scorer,
         folder,
-        config.optimisation,
+        config.optimization,
         config.seed,
         datasets["train"],
         datasets["validation"],
@@ -130,7 +130,7 @@ def freeze(scorer: MAAGIQA, beginnings: Sequence[str]) -> None:
     for beginning in beginnings:
         found = [p for name, p in scorer.named_parameters() if name.startswith(beginning)]
         if not found:
-            raise ConfigError(f"optimisation.frozen: no parameter's name begins {beginning!r}.")
+            raise ConfigError(f"optimization.frozen: no parameter's name begins {beginning!r}.")
         for parameter in found:
             parameter.requires_grad_(False)
 
@@ -147,9 +147,9 @@ def _check_width(config: TrainingConfig, features: Features) -> None:
 def _new_scorer(config: TrainingConfig, split: Split) -> MAAGIQA:
     set_seed(config.seed)
     scorer = MAAGIQA(config.scorer_config(), config.backbone_weights)
-    if config.optimisation.start == "average":
+    if config.optimization.start == "average":
         start_at_average(scorer, float(np.mean([image.mos for image in split.train])))
-    freeze(scorer, config.optimisation.frozen)
+    freeze(scorer, config.optimization.frozen)
     return scorer
 
 

@@ -20,17 +20,17 @@ const pictureOf = (image) => {
   return blocks.get(block)[image.position % report.block];
 };
 
-/* Colours: of a score on the model's scale, and of a map. */
+/* Colors: of a score on the model's scale, and of a map. */
 const mix = (stops, share) => {
   const place = Math.min(Math.max(share, 0), 1) * (stops.length - 1);
   const left = Math.min(Math.floor(place), stops.length - 2);
   return stops[left].map((channel, i) => Math.round(channel + (stops[left + 1][i] - channel) * (place - left)));
 };
-const SCORE_COLOURS = [[178, 58, 46], [176, 116, 16], [31, 138, 91]];
-const scoreColour = (normalized) => `rgb(${mix(SCORE_COLOURS, normalized).join(" ")})`;
+const SCORE_COLORS = [[178, 58, 46], [176, 116, 16], [31, 138, 91]];
+const scoreColor = (normalized) => `rgb(${mix(SCORE_COLORS, normalized).join(" ")})`;
 const normalize = (mos) => (mos - card.mos_min) / (card.mos_max - card.mos_min);
 
-const COLOURS = Array.from({ length: 256 }, (_, level) => mix(report.colours, level / 255));
+const COLORS = Array.from({ length: 256 }, (_, level) => mix(report.colors, level / 255));
 const drawMap = (canvas, picture, longest) => {
   const { shape: [height, width], values } = picture.map;
   const bytes = atob(values);
@@ -46,7 +46,7 @@ const drawMap = (canvas, picture, longest) => {
   context.drawImage(small, 0, 0, canvas.width, canvas.height);
   const smooth = context.getImageData(0, 0, canvas.width, canvas.height);
   for (let i = 0; i < smooth.data.length; i += 4) {
-    [smooth.data[i], smooth.data[i + 1], smooth.data[i + 2]] = COLOURS[smooth.data[i]];
+    [smooth.data[i], smooth.data[i + 1], smooth.data[i + 2]] = COLORS[smooth.data[i]];
   }
   context.putImageData(smooth, 0, 0);
 };
@@ -94,7 +94,7 @@ const drawHistogram = () => {
   histogram.setAttribute("aria-label", `Histogram of ${ordered.length} scores`);
   counts.forEach((count, bin) => {
     const height = count ? Math.max(2, (96 * count) / tallest) : 0;
-    const bar = svg("rect", { x: bin * 10 + 0.8, width: 8.4, y: 100 - height, height, fill: scoreColour((bin + 0.5) / BINS) });
+    const bar = svg("rect", { x: bin * 10 + 0.8, width: 8.4, y: 100 - height, height, fill: scoreColor((bin + 0.5) / BINS) });
     bar.append(svg("title", {}));
     bar.firstChild.textContent = `${number(edge(bin), 2)} to ${number(edge(bin + 1), 2)}: ${grouped(count)}`;
     bars.push(bar);
@@ -154,7 +154,7 @@ const cardOf = (image) => {
   button.image = image;
   const picture = make("div", "picture");
   const badge = make("span", "badge", number(image.mos, 2));
-  badge.style.setProperty("--score", scoreColour(image.normalized));
+  badge.style.setProperty("--score", scoreColor(image.normalized));
   picture.append(badge, make("span", "rank", `#${image.rank}`));
   const name = make("div", "name", image.image.slice(folder(image.image).length));
   name.title = image.image;
@@ -332,7 +332,7 @@ dialog.addEventListener("keydown", (event) => {
   if (event.key === "ArrowRight") step(1);
 });
 const legend = $("legend").getContext("2d");
-for (let x = 0; x < 256; x++) { legend.fillStyle = `rgb(${mix(report.colours, x / 255).join(" ")})`; legend.fillRect(x, 0, 1, 1); }
+for (let x = 0; x < 256; x++) { legend.fillStyle = `rgb(${mix(report.colors, x / 255).join(" ")})`; legend.fillRect(x, 0, 1, 1); }
 $("detail-legend").textContent = `${report.legend[0].toUpperCase()}${report.legend.slice(1)}.`;
 
 /* Images without a score. */

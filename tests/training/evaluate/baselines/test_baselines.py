@@ -58,7 +58,7 @@ def settings(tmp_path):
         "seed": 1,
         "data": {"name": "AGIQA-3k", "csv": str(tmp_path / "data.csv")},
         "split": {"kind": "paper"},
-        "optimisation": {"epochs": 2, "batch_size": 4, "learning_rate": 0.01},
+        "optimization": {"epochs": 2, "batch_size": 4, "learning_rate": 0.01},
     }
 
 

@@ -156,7 +156,7 @@ def test_stairiqa_gives_the_output_of_the_chosen_database(stairiqa, tmp_path):
     assert spaq.eval().score(RGB) == pytest.approx(float(outputs[4].mean()), abs=1e-6)
 
 
-def test_stairiqa_trained_on_one_data_set_is_recognised(stairiqa, tmp_path):
+def test_stairiqa_trained_on_one_data_set_is_recognized(stairiqa, tmp_path):
     weights = save_random(tmp_path / "own.pkl", ONE_SHAPES)
     network, origin = load_stairiqa(stairiqa, weights, "Koniq10k")
     assert "output" not in origin

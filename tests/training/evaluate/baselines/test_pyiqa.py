@@ -1,6 +1,6 @@
 """pyiqa's methods: random weights of the published names, shapes and places, and clear gaps.
 
-pyiqa is no part of the default install (its licence is non-commercial, and it needs numpy 2 where
+pyiqa is no part of the default install (its license is non-commercial, and it needs numpy 2 where
 its `datasets` is used); without it these tests are skipped.
 """
 

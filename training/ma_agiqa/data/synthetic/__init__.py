@@ -4,7 +4,7 @@
 
 writes `images/`, `data.csv` (columns image, mos, source, degradation, level) and `recipe.json`.
 The pictures are crops of public-domain and CC0 photographs that scikit-image ships (`sources`
-lists them with their licences) and procedural scenes (`scenes`); they are damaged by graded
+lists them with their licenses) and procedural scenes (`scenes`); they are damaged by graded
 `degradations`; `opinion` states the rule that gives each its pseudo-MOS in 0..5. The same seed
 and library versions give the same set.
 """

@@ -25,7 +25,7 @@ class Mask:
 
 
 def hsv(hue: float, saturation: float, value: float) -> Image:
-    """RGB (3,) in 0..1 of a colour; hue in 0..1 wraps round."""
+    """RGB (3,) in 0..1 of a color; hue in 0..1 wraps round."""
     pixel = np.array([[[(hue % 1.0) * 360.0, np.clip(saturation, 0, 1), np.clip(value, 0, 1)]]])
     return cv2.cvtColor(pixel.astype(np.float32), cv2.COLOR_HSV2RGB)[0, 0]
 
@@ -56,7 +56,7 @@ class Canvas:
     """A picture in the making.
 
     Positions are fractions of width and height; radii and line widths are fractions of the
-    shorter side. Colours are RGB (3,) in 0..1.
+    shorter side. Colors are RGB (3,) in 0..1.
     """
 
     def __init__(self, rng: np.random.Generator, width: int, height: int) -> None:
@@ -118,20 +118,20 @@ class Canvas:
     # Painting
 
     def paint(
-        self, mask: Mask, colour: ArrayLike, texture: float = 0.05, fade: float = 1.0
+        self, mask: Mask, color: ArrayLike, texture: float = 0.05, fade: float = 1.0
     ) -> None:
-        """Cover a mask with a colour, roughened by texture (relative standard deviation)."""
+        """Cover a mask with a color, roughened by texture (relative standard deviation)."""
         area, coverage = self._area(mask)
         if area.size == 0:
             return
         grain = texture * (self._patch(self._fine, area) + 0.6 * self._patch(self._coarse, area))
-        layer = np.asarray(colour, np.float32) * (1 + grain[..., None])
+        layer = np.asarray(color, np.float32) * (1 + grain[..., None])
         area += (fade * coverage)[..., None] * (layer - area)
 
     def gradient(
         self, mask: Mask, top: ArrayLike, bottom: ArrayLike, texture: float = 0.02
     ) -> None:
-        """Cover a mask with a colour that changes from top to bottom of the mask."""
+        """Cover a mask with a color that changes from top to bottom of the mask."""
         share = np.linspace(0, 1, mask.coverage.shape[0], dtype=np.float32)[:, None, None]
         blend = (1 - share) * np.asarray(top, np.float32) + share * np.asarray(bottom, np.float32)
         visible = slice(max(-mask.top, 0), max(self.height - mask.top, 0))
@@ -147,24 +147,24 @@ class Canvas:
         for grow in (1.25, 1.05, 0.85):
             self.shade(self.ellipse(x, y, rx * grow, ry * grow), -amount / 3)
 
-    def glow(self, x: float, y: float, radius: float, colour: ArrayLike, amount: float) -> None:
+    def glow(self, x: float, y: float, radius: float, color: ArrayLike, amount: float) -> None:
         """Add light that falls off with the distance from a point."""
         rows, columns = np.mgrid[: self.height, : self.width].astype(np.float32)
         distance = np.hypot(columns - x * self.width, rows - y * self.height) / self.short
         light = amount * np.exp(-((distance / radius) ** 2))
-        self.pixels += light[..., None] * np.asarray(colour, np.float32)
+        self.pixels += light[..., None] * np.asarray(color, np.float32)
 
-    def ball(self, x: float, y: float, radius: float, colour: ArrayLike, squash: float = 1) -> None:
+    def ball(self, x: float, y: float, radius: float, color: ArrayLike, squash: float = 1) -> None:
         """A glossy ball lit from the upper left; squash is height over width."""
-        self._round(self.ellipse(x, y, radius, radius * squash), colour, gloss=0.6, texture=0.05)
+        self._round(self.ellipse(x, y, radius, radius * squash), color, gloss=0.6, texture=0.05)
 
     def ball_matt(
-        self, x: float, y: float, radius: float, colour: ArrayLike, squash: float = 1
+        self, x: float, y: float, radius: float, color: ArrayLike, squash: float = 1
     ) -> None:
         """A round body without a highlight: skin, fur."""
-        self._round(self.ellipse(x, y, radius, radius * squash), colour, gloss=0.0, texture=0.08)
+        self._round(self.ellipse(x, y, radius, radius * squash), color, gloss=0.0, texture=0.08)
 
-    def _round(self, mask: Mask, colour: ArrayLike, gloss: float, texture: float) -> None:
+    def _round(self, mask: Mask, color: ArrayLike, gloss: float, texture: float) -> None:
         area, coverage = self._area(mask)
         rows, columns = np.mgrid[-1 : 1 : area.shape[0] * 1j, -1 : 1 : area.shape[1] * 1j]
         depth = np.sqrt(np.clip(1 - rows**2 - columns**2, 0, 1))
@@ -174,7 +174,7 @@ class Canvas:
         )
         shine = gloss * np.exp(-(((columns + 0.35) / 0.18) ** 2) - ((rows + 0.4) / 0.16) ** 2)
         grain = 1 + texture * self._patch(self._fine, area)
-        layer = np.asarray(colour) * (light * grain)[..., None] + shine[..., None]
+        layer = np.asarray(color) * (light * grain)[..., None] + shine[..., None]
         area += coverage[..., None] * (layer.astype(np.float32) - area)
 
     def finish(self) -> NDArray[np.uint8]:

@@ -36,7 +36,7 @@ def _jpeg(picture: Picture, level: int, rng: np.random.Generator) -> Picture:
 
 
 def _noise(picture: Picture, level: int, rng: np.random.Generator) -> Picture:
-    """Gaussian noise, grey or coloured; standard deviation in grey values."""
+    """Gaussian noise, gray or colored; standard deviation in gray values."""
     sigma = (14, 28, 50, 85)[level - 1]
     channels = int(rng.choice([1, 3]))
     noise = rng.normal(0, sigma, (*picture.shape[:2], channels))
@@ -93,11 +93,11 @@ def _holes(picture: Picture, level: int, rng: np.random.Generator) -> Picture:
     while missing.mean() / 255 < target:
         angles = np.sort(rng.uniform(0, 2 * np.pi, 11))
         radius = min(rows, columns) * rng.uniform(0.05, 0.14) * rng.uniform(0.6, 1.2, 11)
-        centre = rng.random(2) * (columns, rows)
-        outline = centre + radius[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
+        center = rng.random(2) * (columns, rows)
+        outline = center + radius[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
         cv2.fillPoly(missing, [np.rint(outline).astype(np.int32)], 255)
-    colour = rng.choice([0, 128, 255]) if rng.random() < 0.7 else rng.integers(0, 256, 3)
-    return np.where(missing[..., None] > 0, colour, picture).astype(np.uint8)
+    color = rng.choice([0, 128, 255]) if rng.random() < 0.7 else rng.integers(0, 256, 3)
+    return np.where(missing[..., None] > 0, color, picture).astype(np.uint8)
 
 
 DEGRADATIONS: Mapping[str, Callable[[Picture, int, np.random.Generator], Picture]] = (

@@ -34,16 +34,16 @@ def wall(c: Canvas, foot: float) -> None:
                 c.shade(c.disc(x, y, 0.008), -0.15)
 
 
-def box(c: Canvas, x: float, foot: float, size: float, colour: Image) -> None:
+def box(c: Canvas, x: float, foot: float, size: float, color: Image) -> None:
     """A box with a front, a side and a lid."""
     w, h = 0.5 * size * c.short / c.width, size * c.short / c.height
     c.shadow(x + 0.3 * w, foot, 0.75 * size, 0.12 * size)
-    c.gradient(c.rectangle(x - w, foot - h, x + w, foot), colour, colour * 0.8, 0.05)
+    c.gradient(c.rectangle(x - w, foot - h, x + w, foot), color, color * 0.8, 0.05)
     back = (x + 1.45 * w, foot - 1.2 * h)
     side = [(x + w, foot), (x + w, foot - h), back, (x + 1.45 * w, foot - 0.25 * h)]
-    c.paint(c.polygon(side), colour * 0.5, 0.05)
+    c.paint(c.polygon(side), color * 0.5, 0.05)
     lid = [(x - w, foot - h), (x + w, foot - h), back, (x - 0.55 * w, foot - 1.2 * h)]
-    c.paint(c.polygon(lid), np.minimum(colour * 1.25, 1.0), 0.05)
+    c.paint(c.polygon(lid), np.minimum(color * 1.25, 1.0), 0.05)
     c.shade(c.rectangle(x - 0.12 * w, foot - h, x + 0.12 * w, foot), 0.3)
 
 

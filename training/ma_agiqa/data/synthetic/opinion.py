@@ -13,7 +13,7 @@ Nobody rated these images. Each gets
   after averaging 25 of them. It is seeded, so the set is the same each time.
 
 A pristine scene so scores about 4.65, one shuffled throughout about 1.0, a flat field about 0.4.
-The constants are our judgement of how a person would rank the pictures, not measurements.
+The constants are our judgment of how a person would rank the pictures, not measurements.
 """
 
 from collections.abc import Mapping, Sequence

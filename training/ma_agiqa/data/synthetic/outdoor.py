@@ -315,17 +315,17 @@ def flower(c: Canvas, x: float, y: float, size: float, petals: float, hue: float
         c.paint(
             c.ellipse(leaf, (y + 1) / 2, 0.4 * size, 0.13 * size, -0.5 * side), stem * 1.2, 0.14
         )
-    count, colour = int(c.rng.integers(7, 13)), petals + c.rng.normal(0, 0.04)
+    count, color = int(c.rng.integers(7, 13)), petals + c.rng.normal(0, 0.04)
     for angle in np.arange(count) * 2 * np.pi / count + c.rng.random():
         px = x + 0.55 * size * np.cos(angle) * c.short / c.width
         py = y + 0.55 * size * np.sin(angle) * c.short / c.height
         bright = 0.85 - 0.12 * np.sin(angle) * np.cos(angle)
         c.paint(
             c.ellipse(px, py, 0.45 * size, 0.17 * size, angle),
-            hsv(colour, 0.55, bright * 0.75),
+            hsv(color, 0.55, bright * 0.75),
             0.06,
         )
-        c.paint(c.ellipse(px, py, 0.4 * size, 0.13 * size, angle), hsv(colour, 0.5, bright), 0.06)
+        c.paint(c.ellipse(px, py, 0.4 * size, 0.13 * size, angle), hsv(color, 0.5, bright), 0.06)
     c.ball(x, y, 0.27 * size, hsv(0.12, 0.8, 0.8))
     for angle, far in zip(c.rng.uniform(0, 6.28, 22), c.rng.uniform(0, 0.22, 22), strict=True):
         px, py = x + far * size * np.cos(angle) * c.short / c.width, y + far * size * np.sin(angle)

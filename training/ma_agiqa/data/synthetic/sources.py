@@ -1,10 +1,10 @@
 """What the set is made from: photographs and textures that scikit-image ships, and patterns.
 
 Photographs and textures come from the wheel of scikit-image (the files under `skimage/data`);
-nothing is downloaded. The licences are those that scikit-image states in
+nothing is downloaded. The licenses are those that scikit-image states in
 `skimage/data/_fetchers.py` (the coins: Brooklyn Museum, no known copyright restrictions):
 
-| source              | file          | what it shows            | licence |
+| source              | file          | what it shows            | license |
 | ------------------- | ------------- | ------------------------ | ------- |
 | photograph_astronaut| astronaut.png | Eileen Collins, NASA     | public domain, NASA |
 | photograph_camera   | camera.png    | man with a film camera   | CC0, Lav Varshney |
@@ -87,9 +87,9 @@ def crop(picture: Picture, rng: np.random.Generator, width: int, height: int) ->
 
 
 def tinted(picture: Picture, rng: np.random.Generator) -> Picture:
-    """Give a grey texture a colour."""
-    colour = hsv(rng.random(), rng.uniform(0.0, 0.5), 1.0)
-    return np.rint(picture * colour).astype(np.uint8)
+    """Give a gray texture a color."""
+    color = hsv(rng.random(), rng.uniform(0.0, 0.5), 1.0)
+    return np.rint(picture * color).astype(np.uint8)
 
 
 def _axes(height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -98,7 +98,7 @@ def _axes(height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.floa
 
 
 def _mix(share: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Two random colours, blended by a field of shares 0..1."""
+    """Two random colors, blended by a field of shares 0..1."""
     first, second = (hsv(rng.random(), rng.uniform(0, 0.8), rng.uniform(0.2, 1)) for _ in "ab")
     blend = np.clip(share, 0, 1)[..., None]
     return blend * first + (1 - blend) * second
@@ -147,8 +147,8 @@ def _marble(rng: np.random.Generator, height: int, width: int) -> NDArray[np.flo
 
 def _mosaic(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
     tiles = rng.integers(5, 24)
-    colours = rng.random((tiles, tiles, 3)).astype(np.float32)
-    return cv2.resize(colours, (width, height), interpolation=cv2.INTER_NEAREST)
+    colors = rng.random((tiles, tiles, 3)).astype(np.float32)
+    return cv2.resize(colors, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
 def _scribble(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
@@ -156,8 +156,8 @@ def _scribble(rng: np.random.Generator, height: int, width: int) -> NDArray[np.f
     for _ in range(rng.integers(40, 160)):
         ends = rng.random((2, 2)) * (width, height)
         start, stop = (tuple(map(int, end)) for end in ends)
-        colour = hsv(rng.random(), 0.7, rng.uniform(0.2, 1)).tolist()
-        cv2.line(picture, start, stop, colour, int(rng.integers(1, 8)), cv2.LINE_AA)
+        color = hsv(rng.random(), 0.7, rng.uniform(0.2, 1)).tolist()
+        cv2.line(picture, start, stop, color, int(rng.integers(1, 8)), cv2.LINE_AA)
     return picture
 
 

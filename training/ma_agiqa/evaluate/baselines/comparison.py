@@ -70,7 +70,7 @@ def compare(
     """Run what is missing and measure everything on one part of the split.
 
     Args:
-        config: its data, split, seed and, for training, optimisation are used.
+        config: its data, split, seed and, for training, optimization are used.
         output: folder of the predictions.
         methods: keys of METHODS.
         part: of the split.
@@ -167,11 +167,11 @@ def _train(
         "first_weights": first,
         "split": split.sha256(),
         "seed": config.seed,
-        "optimisation": json.loads(json.dumps(asdict(config.optimisation))),
+        "optimization": json.loads(json.dumps(asdict(config.optimization))),
     }
     folder = RunFolder(weights.with_suffix(""))
     folder.start(run, restart=False)
-    train_network(network, split, config.optimisation, config.seed, folder, options.progress)
+    train_network(network, split, config.optimization, config.seed, folder, options.progress)
     with explain_full_disk(output):
         save_model(network.module, str(weights))
     folder.finish()

@@ -27,7 +27,7 @@ class View:
         square: side to which the image is resized, whatever its shape; 0 leaves it.
         short_side: side to which the shorter side is resized; 0 leaves it.
         crop: side of the random crop in training; 0 for the whole view.
-        five_crops: score the corners and the centre at that size, and take the mean; otherwise
+        five_crops: score the corners and the center at that size, and take the mean; otherwise
             the whole view goes to the network.
         flip: turn left and right round in training, one time in two.
     """

@@ -3,7 +3,7 @@
 pyiqa fetches whatever it misses by itself, on some ways without a time limit. Here every file is
 looked for first, and pyiqa is only started when all are there.
 
-pyiqa's licence (PolyForm Noncommercial 1.0.0) forbids commercial use, and its dependencies need
+pyiqa's license (PolyForm Noncommercial 1.0.0) forbids commercial use, and its dependencies need
 numpy 2, which the embedded server cannot have: it is an extra for an environment of its own.
 """
 
@@ -34,7 +34,7 @@ __all__ = ["PYIQA_METHODS", "PyiqaScorer", "is_installed", "load_first_weights",
 
 _INSTALL = (
     "pyiqa is not installed. It needs numpy 2, so give it an environment without the embedded "
-    "server: pip install -e './training[train,pyiqa]' (its licence, PolyForm Noncommercial 1.0.0, "
+    "server: pip install -e './training[train,pyiqa]' (its license, PolyForm Noncommercial 1.0.0, "
     "forbids commercial use)."
 )
 _CLIP = "RN50"  # the image encoder of CLIPIQA and CLIPIQA+

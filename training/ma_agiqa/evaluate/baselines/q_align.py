@@ -46,7 +46,7 @@ class QAlign(MPlugOwl2Model):
 
     @torch.inference_mode()
     def rate(self, pixel_values: Tensor) -> Tensor:
-        """Map images (B, 3, S, S), normalised with CLIP's mean and deviation, to scores (B,)."""
+        """Map images (B, 3, S, S), normalized with CLIP's mean and deviation, to scores (B,)."""
         ids = torch.tensor(_PROMPT, device=self.device)
         last = self(pixel_values.to(self.device, self.dtype), ids)[:, -1]  # (B, hidden)
         words = self.lm_head(last)[:, list(_LEVELS)].float()

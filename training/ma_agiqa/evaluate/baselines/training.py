@@ -1,7 +1,7 @@
 """Training of others' networks by the paper's recipe (§4.2).
 
 Adam, mean squared error, constant rate, the epoch with the highest validation SRCC + PLCC; the
-numbers come from the config's `optimisation`, whose defaults are the paper's.
+numbers come from the config's `optimization`, whose defaults are the paper's.
 """
 
 import math
@@ -27,7 +27,7 @@ from ma_agiqa.evaluate.baselines.scoring import read_rgb
 from ma_agiqa.files import explain_full_disk
 from ma_agiqa.metrics.agreement import evaluate
 from ma_agiqa.train.callbacks import EpochTable, MarkWhole
-from ma_agiqa.train.config import Optimisation
+from ma_agiqa.train.config import Optimization
 from ma_agiqa.train.run_folder import RunFolder
 
 __all__ = ["train_network"]
@@ -83,7 +83,7 @@ class _NetworkTrainer(Trainer):
 def train_network(
     network: Network,
     split: Split,
-    optimisation: Optimisation,
+    optimization: Optimization,
     seed: int,
     folder: RunFolder,
     progress: bool = False,
@@ -95,7 +95,7 @@ def train_network(
     Args:
         network: on its device.
         split: train and validation part are used.
-        optimisation: epochs, batch size, accumulation, rate, weight decay and precision are used.
+        optimization: epochs, batch size, accumulation, rate, weight decay and precision are used.
         seed: of the order of the images, the crops and dropout.
         folder: of the run, started.
         progress: show bars on stderr.
@@ -107,7 +107,7 @@ def train_network(
     device = next(network.parameters()).device
     trainer = _NetworkTrainer(
         _NetworkWithLoss(network),
-        _arguments(folder, optimisation, seed, progress, device),
+        _arguments(folder, optimization, seed, progress, device),
         train_dataset=_Views(split.train, network.view, training=True),
         eval_dataset=_Views(split.validation, network.view, training=False),
         compute_metrics=_selection_metrics,
@@ -125,24 +125,24 @@ def train_network(
 
 def _arguments(
     folder: RunFolder,
-    optimisation: Optimisation,
+    optimization: Optimization,
     seed: int,
     progress: bool,
     device: torch.device,
 ) -> TrainingArguments:
-    if optimisation.batch_size % optimisation.accumulation:
+    if optimization.batch_size % optimization.accumulation:
         raise ConfigError(
-            f"optimisation.batch_size is {optimisation.batch_size}; it must be a multiple of "
-            f"accumulation, which is {optimisation.accumulation}."
+            f"optimization.batch_size is {optimization.batch_size}; it must be a multiple of "
+            f"accumulation, which is {optimization.accumulation}."
         )
     settings: dict[str, Any] = {
-        "num_train_epochs": optimisation.epochs,
-        "per_device_train_batch_size": optimisation.batch_size // optimisation.accumulation,
-        "gradient_accumulation_steps": optimisation.accumulation,
-        "learning_rate": optimisation.learning_rate,
-        "weight_decay": optimisation.weight_decay,
-        "max_grad_norm": optimisation.max_grad_norm,
-        "bf16": optimisation.precision == "bfloat16",
+        "num_train_epochs": optimization.epochs,
+        "per_device_train_batch_size": optimization.batch_size // optimization.accumulation,
+        "gradient_accumulation_steps": optimization.accumulation,
+        "learning_rate": optimization.learning_rate,
+        "weight_decay": optimization.weight_decay,
+        "max_grad_norm": optimization.max_grad_norm,
+        "bf16": optimization.precision == "bfloat16",
     }
     arguments = TrainingArguments(
         output_dir=str(folder.path),

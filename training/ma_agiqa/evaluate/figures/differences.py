@@ -55,11 +55,11 @@ def draw_differences(
     with styled():
         figure = Figure((WIDTH_INCHES, 4.2), layout="constrained")
         axes = figure.subplots()
-        for (which, values), colour in zip(errors.items(), (BASELINE, OURS), strict=True):
+        for (which, values), color in zip(errors.items(), (BASELINE, OURS), strict=True):
             density, _ = np.histogram(values, edges, density=True)
             label = f"{which}: mean {values.mean():.2f}"
-            axes.stairs(density, edges, fill=True, color=colour, alpha=0.3)
-            axes.stairs(density, edges, color=colour, linewidth=1.8, label=label)
+            axes.stairs(density, edges, fill=True, color=color, alpha=0.3)
+            axes.stairs(density, edges, color=color, linewidth=1.8, label=label)
         axes.set(xlabel="|score - MOS|, in units of MOS", ylabel="density")
         axes.set_xlim(0, edges[-1])
         axes.xaxis.set_major_locator(MultipleLocator(0.5 if last > 1 else 0.2))

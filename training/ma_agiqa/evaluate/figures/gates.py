@@ -13,7 +13,7 @@ from ma_agiqa.tensors import GATE_ORDER
 
 __all__ = ["draw_gates"]
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73")  # of semantic, coherence, quality
+_COLORS = ("#0072B2", "#D55E00", "#009E73")  # of semantic, coherence, quality
 _FIFTHS = 5
 
 
@@ -40,10 +40,10 @@ def draw_gates(frame: pd.DataFrame, name: str) -> Figure:
     with styled():
         figure = Figure((WIDTH_INCHES, 1.8 + 0.3 * len(groups)), layout="constrained")
         panels = figure.subplots(1, 3, sharex=True, sharey=True)
-        for axes, column, word, colour in zip(
-            panels, GATE_COLUMNS, GATE_ORDER, _COLOURS, strict=True
+        for axes, column, word, color in zip(
+            panels, GATE_COLUMNS, GATE_ORDER, _COLORS, strict=True
         ):
-            _draw_weights(axes, [rows[column] for _, rows in groups], colour)
+            _draw_weights(axes, [rows[column] for _, rows in groups], color)
             axes.set_title(word)
         panels[0].set_yticks(range(len(groups)), [label for label, _ in groups])
         panels[0].invert_yaxis()
@@ -73,10 +73,10 @@ def _fifths(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield f"MOS {rows['mos'].min():.2f} to {rows['mos'].max():.2f} ({len(rows):,})", rows
 
 
-def _draw_weights(axes: Axes, weights: list[pd.Series], colour: str) -> None:
+def _draw_weights(axes: Axes, weights: list[pd.Series], color: str) -> None:
     for place, values in enumerate(weights):
         low, middle, high = values.quantile([0.25, 0.5, 0.75])
-        axes.plot([low, high], [place, place], color=colour, linewidth=2.5, alpha=0.45)
-        axes.plot(middle, place, "o", color=colour, markersize=6)
+        axes.plot([low, high], [place, place], color=color, linewidth=2.5, alpha=0.45)
+        axes.plot(middle, place, "o", color=color, markersize=6)
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.12)

@@ -119,9 +119,9 @@ def _draw_image(
     height, width = np.array(pixels.shape[:2]) / max(pixels.shape[:2])
     left = (1 - width) / 2
     axes.imshow(pixels, extent=(left, left + width, 0, height), aspect="equal")
-    for place, (label, value, colour) in enumerate(lines):
+    for place, (label, value, color) in enumerate(lines):
         y = -_LINE * (place + 0.35)
-        style = {"va": "top", "color": colour, "fontsize": 9}
+        style = {"va": "top", "color": color, "fontsize": 9}
         axes.text(0, y, shorten(label), ha="left", **style)
         axes.text(1, y, f"{value:.2f}", ha="right", **style)
     axes.set(xlim=(0, 1), ylim=(-_LINE * (len(lines) + 0.5), 1))

@@ -27,7 +27,7 @@ __all__ = [
 
 FORMATS = ("png", "pdf")
 
-# Okabe and Ito's colours, which the colour-blind can tell apart.
+# Okabe and Ito's colors, which the color-blind can tell apart.
 OURS, BASELINE, CURVE = "#0072B2", "#D55E00", "#000000"
 
 MOS_LABEL = "mean opinion score (MOS)"
@@ -36,7 +36,7 @@ WIDTH_INCHES = 7.2
 """Of a figure; at _DOTS_PER_INCH a little more than a README shows."""
 
 _DOTS_PER_INCH = 160
-_GREY = "#555555"
+_GRAY = "#555555"
 _LONGEST_NAME = 18  # characters
 _STYLE = {
     "font.family": "DejaVu Sans",
@@ -45,13 +45,13 @@ _STYLE = {
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": _GREY,
+    "axes.edgecolor": _GRAY,
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": "#E4E4E4",
     "grid.linewidth": 0.8,
-    "xtick.color": _GREY,
-    "ytick.color": _GREY,
+    "xtick.color": _GRAY,
+    "ytick.color": _GRAY,
     "xtick.labelcolor": "black",
     "ytick.labelcolor": "black",
     "legend.frameon": False,
@@ -72,8 +72,8 @@ def title(axes: Axes, text: str) -> None:
 
 
 def caption(figure: Figure, text: str) -> None:
-    """Write a grey text of one or more lines below everything else."""
-    figure.supxlabel(text, x=0.01, ha="left", fontsize=8.5, color=_GREY)
+    """Write a gray text of one or more lines below everything else."""
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=8.5, color=_GRAY)
 
 
 def shorten(text: str) -> str:

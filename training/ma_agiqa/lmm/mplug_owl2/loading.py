@@ -2,7 +2,7 @@
 
 On a CPU, weights that lie on the disk in the wanted dtype are not read at all: the model uses the
 mapped file, and processes that serve the same file share its memory. The file must then stay as it
-is while the model lives. Other weights are converted or quantised one tensor at a time, except
+is while the model lives. Other weights are converted or quantized one tensor at a time, except
 that the table of token embeddings stays mapped where it has the dtype of the arithmetic.
 """
 
@@ -32,7 +32,7 @@ _LOOKED_UP = {"embed_tokens.weight"}  # a table: mapped, only the rows of the pr
 
 
 def compute_dtype(dtype: str, device: str | torch.device) -> torch.dtype:
-    """The dtype of the arithmetic, and of all weights that are not quantised.
+    """The dtype of the arithmetic, and of all weights that are not quantized.
 
     Raises:
         ConfigError: an unknown format, or one that the device cannot compute in.
@@ -58,7 +58,7 @@ def load_owl(source: str, dtype: str, device: str | torch.device = "cpu") -> MPl
     Args:
         source: hub id or folder, with .bin or safetensors files.
         dtype: what the weights are kept in, of `DTYPES`. With int8, int4 and fp8 weights are
-            quantised while they are read.
+            quantized while they are read.
         device: where the model runs.
 
     Raises:
@@ -88,7 +88,7 @@ def load_owl(source: str, dtype: str, device: str | torch.device = "cpu") -> MPl
 
 
 def quantize_model(model: MPlugOwl2Model, kind: str) -> MPlugOwl2Model:
-    """Quantise a model that is in memory already; it is changed.
+    """Quantize a model that is in memory already; it is changed.
 
     Raises:
         ConfigError: the format does not fit the model's sizes.
@@ -108,7 +108,7 @@ def _prepared(
     floats: torch.dtype,
     device: str | torch.device,
 ) -> dict[str, Tensor]:
-    """Bring a tensor to its dtype and device; a quantised weight becomes several."""
+    """Bring a tensor to its dtype and device; a quantized weight becomes several."""
     layer, _, kind = name.rpartition(".")
     if layer not in layers or kind != "weight":
         leaves_file = bool(layers) and name not in _LOOKED_UP

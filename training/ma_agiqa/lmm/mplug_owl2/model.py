@@ -124,7 +124,7 @@ class MPlugOwl2Model(PreTrainedModel):
         """Turn images into the language model's tokens.
 
         Args:
-            pixel_values: normalised RGB, (B, 3, S, S).
+            pixel_values: normalized RGB, (B, 3, S, S).
 
         Returns:
             (B, queries + 1, hidden).
@@ -163,7 +163,7 @@ class MPlugOwl2Model(PreTrainedModel):
         """Run one prompt on every image, in one plain pass over the full sequence.
 
         Args:
-            pixel_values: normalised RGB, (B, 3, S, S).
+            pixel_values: normalized RGB, (B, 3, S, S).
             input_ids: the prompt's token ids (T,), with `IMAGE_TOKEN_ID` once.
 
         Returns:

@@ -1,7 +1,7 @@
 """Linear layers whose weights take 8 or 4 bits.
 
 int4 and fp8 are for the decoder's, which hold nine tenths of mPLUG-Owl2's weights; with int4 all
-other linear layers are int8, with fp8 they keep 16 bits. A weight is quantised when it is loaded;
+other linear layers are int8, with fp8 they keep 16 bits. A weight is quantized when it is loaded;
 nothing is calibrated. Activations stay in the model's dtype, except for fp8.
 """
 
@@ -21,7 +21,7 @@ __all__ = [
     "weight_format",
 ]
 
-_ROWS_AT_ONCE = 512  # while a weight is quantised: 8 MB of float32 at the paper's width
+_ROWS_AT_ONCE = 512  # while a weight is quantized: 8 MB of float32 at the paper's width
 
 
 class _WeightOnlyLinear(nn.Module):
@@ -61,7 +61,7 @@ class Int8Linear(_WeightOnlyLinear):
 
     @staticmethod
     def quantize(weight: Tensor) -> dict[str, Tensor]:
-        """Quantise a weight (out, in) to this layer's buffers."""
+        """Quantize a weight (out, in) to this layer's buffers."""
         largest = weight.abs().amax(dim=1, keepdim=True).float()
         scale = (largest / 127).clamp(min=1e-12).bfloat16()
         codes = (weight / scale.float()).round_().clamp_(-127, 127)
@@ -107,7 +107,7 @@ class Int4Linear(_WeightOnlyLinear):
 
     @classmethod
     def quantize(cls, weight: Tensor) -> dict[str, Tensor]:
-        """Quantise a weight (out, in) to this layer's buffers."""
+        """Quantize a weight (out, in) to this layer's buffers."""
         grouped = weight.float().unflatten(1, (-1, cls.group(weight.shape[1])))
         low, high = grouped.aminmax(dim=2, keepdim=True)
         scale = ((high - low) / 15).clamp(min=1e-12).bfloat16()
@@ -152,7 +152,7 @@ class Float8Linear(nn.Module):
 
     @classmethod
     def quantize(cls, weight: Tensor) -> dict[str, Tensor]:
-        """Quantise rows (N, in) to this layer's buffers; scales are float32."""
+        """Quantize rows (N, in) to this layer's buffers; scales are float32."""
         scale = weight.abs().amax(dim=1, keepdim=True).float().clamp(min=1e-12) / cls.largest
         return {"weight": (weight.float() / scale).to(torch.float8_e4m3fn), "scale": scale}
 
@@ -173,11 +173,11 @@ class Float8Linear(nn.Module):
 QUANTIZED: dict[str, type[Int8Linear | Int4Linear | Float8Linear]] = {
     layer.kind: layer for layer in (Int8Linear, Int4Linear, Float8Linear)
 }
-"""The quantised layers by the name of their format."""
+"""The quantized layers by the name of their format."""
 
 
 def quantize_weight(kind: str, weight: Tensor) -> dict[str, Tensor]:
-    """Quantise a weight (out, in), in blocks of outputs that stay in a CPU's cache."""
+    """Quantize a weight (out, in), in blocks of outputs that stay in a CPU's cache."""
     made: dict[str, Tensor] = {}
     for start in range(0, len(weight), _ROWS_AT_ONCE):
         rows = weight[start : start + _ROWS_AT_ONCE]
@@ -189,7 +189,7 @@ def quantize_weight(kind: str, weight: Tensor) -> dict[str, Tensor]:
 
 
 def replace_linears(model: nn.Module, kind: str) -> dict[str, str]:
-    """Replace linear layers by quantised ones without values.
+    """Replace linear layers by quantized ones without values.
 
     Args:
         model: mPLUG-Owl2, which is changed.

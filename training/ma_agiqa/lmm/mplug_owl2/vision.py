@@ -84,7 +84,7 @@ class VisionEncoder(nn.Module):
 
 
 class VisionModel(nn.Module):
-    """Normalised pixels (B, 3, S, S) to tokens (B, 1 + patches, hidden), class token first."""
+    """Normalized pixels (B, 3, S, S) to tokens (B, 1 + patches, hidden), class token first."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
