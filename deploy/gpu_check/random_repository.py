@@ -17,7 +17,7 @@ from exporter.cards import official_card, utc_now
 from exporter.new_version import Source, export
 from ma_agiqa.benchmark.random_weights import write_random_weights
 from ma_agiqa.benchmark.scorer import random_scorer
-from ma_agiqa.checkpoints.folder import ModelCard, load_checkpoint
+from ma_agiqa.checkpoints import ModelCard, load_scorer
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config
 from ma_agiqa.lmm.sources import DEMO_EMBEDDER
 from ma_agiqa.networks.scorer import MAAGIQAConfig
@@ -37,7 +37,7 @@ NOTE = "Random weights, to measure speed. The scores mean nothing."
     help="Folder for repository/ and, at the paper's size, 16.4 GB of weights/.",
 )
 def main(preset: str, device: str, dtype: str, output: Path) -> None:
-    config = MAAGIQAConfig() if preset == "paper" else load_checkpoint(DEMO_CHECKPOINT)[0].config
+    config = MAAGIQAConfig() if preset == "paper" else load_scorer(DEMO_CHECKPOINT)[0].config
     owl = DEMO_EMBEDDER
     if preset == "paper":
         weights = output / "weights"

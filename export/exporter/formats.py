@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ma_agiqa.errors import CheckpointError
+from ma_agiqa.networks.fast_maniqa import accelerate
 from ma_agiqa.networks.scorer import MAAGIQA, ScorerOutput
 from ma_agiqa.tensors import MAX_BATCH_SIZE
 
@@ -71,7 +72,7 @@ def choose_arithmetic(model: MAAGIQA, arithmetic: str, gpu: bool, mos_range: flo
     if arithmetic == "exact":
         return model
     dtype = torch.float32 if arithmetic == "auto" else getattr(torch, arithmetic)
-    fast = model.fast(dtype, gpu=gpu)
+    fast = accelerate(model, dtype, gpu=gpu)
     if dtype == torch.float32:
         names, limit = ScorerOutput._fields, TORCHSCRIPT_TOLERANCE
     else:

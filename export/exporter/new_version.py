@@ -1,6 +1,5 @@
 """Writes a checkpoint into a model repository as a new version, and has running servers take it."""
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -16,11 +15,11 @@ from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import serialize_byte_tensor
 
 from exporter import rollout, versions
-from exporter.cards import card_parameters, official_card
+from exporter.cards import card_parameters
 from exporter.config import WARMUP_IMAGE, DeploymentSettings, repository_configs
 from exporter.formats import CHECK_BATCHES, choose_arithmetic, export_onnx, export_torchscript
 from exporter.model_control import ModelControl
-from ma_agiqa.checkpoints.folder import ModelCard, checkpoint_sha256, load_checkpoint
+from ma_agiqa.checkpoints import ModelCard, checkpoint_sha256, load_scorer
 from ma_agiqa.errors import CheckpointError, ConfigError
 from ma_agiqa.files import explain_full_disk
 from ma_agiqa.lmm.sources import DEMO_EMBEDDER, PAPER_EMBEDDER, embedder_config
@@ -66,12 +65,7 @@ def read_checkpoint(path: Path) -> Source:
     Raises:
         CheckpointError: it cannot be read or does not fit.
     """
-    if path.is_dir():
-        model, card = load_checkpoint(path)
-        return Source(model, card, checkpoint_sha256(path))
-    model = MAAGIQA.from_official(path)
-    with open(path, "rb") as file:
-        return Source(model, official_card(), hashlib.file_digest(file, "sha256").hexdigest())
+    return Source(*load_scorer(path), checkpoint_sha256(path))
 
 
 def export(

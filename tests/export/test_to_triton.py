@@ -18,7 +18,8 @@ from tritonclient.grpc import model_config_pb2
 
 import to_triton
 from exporter import formats, new_version, versions
-from ma_agiqa.checkpoints.folder import ModelCard, save_checkpoint
+from ma_agiqa.checkpoints import ModelCard, save_checkpoint
+from ma_agiqa.checkpoints.official import load_official
 from ma_agiqa.errors import CheckpointError, DataError
 from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
 from support.reference import GOLDEN, official_tensors
@@ -166,7 +167,7 @@ def test_scores_that_change_are_served_exactly(checkpoint, monkeypatch):
 @pytest.mark.slow
 def test_reference_weights_amplify_rounding_and_are_served_exactly():
     shapes = json.loads((GOLDEN / "ma_agiqa_full_parameters.json").read_text())
-    model = MAAGIQA.from_official(official_tensors(shapes))
+    model = load_official(official_tensors(shapes))
     assert formats.choose_arithmetic(model, "auto", False, 5.0) is model
 
 

@@ -11,7 +11,7 @@ import tritonclient.grpc
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-from ma_agiqa.checkpoints.folder import checkpoint_sha256, load_checkpoint
+from ma_agiqa.checkpoints import checkpoint_sha256, load_scorer
 from ma_agiqa.images.views import decode, quality_view, semantic_view
 from ma_agiqa.lmm.sources import build_embedder
 from ma_agiqa.networks.scorer import ScorerOutput
@@ -31,7 +31,7 @@ def client(server):
 
 @pytest.fixture(scope="module")
 def in_process():
-    model, _ = load_checkpoint(CHECKPOINT)
+    model, _ = load_scorer(CHECKPOINT)
     embedder = build_embedder("demo")
 
     @torch.inference_mode()

@@ -11,7 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from conftest import ROOT
-from ma_agiqa.checkpoints.folder import checkpoint_sha256, load_checkpoint, save_checkpoint
+from ma_agiqa.checkpoints import checkpoint_sha256, load_scorer, save_checkpoint
 from ma_agiqa.commands.evaluate import main
 from ma_agiqa.data import make_split, read_images
 from ma_agiqa.evaluate import score_selection, score_served, select_own
@@ -51,7 +51,7 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def checkpoint(place):
     """The weights that are served, as a run on these pictures would have saved them."""
-    scorer, card = load_checkpoint(CHECKPOINT)
+    scorer, card = load_scorer(CHECKPOINT)
     config = load_config(place / "config.yaml")
     split = make_split(read_images(config.data), config.split)
     card = dataclasses.replace(card, dataset="examples", training=to_mapping(config))

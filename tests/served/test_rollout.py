@@ -17,7 +17,7 @@ from embedded.server import EmbeddedTriton, ServerFailedError
 from exporter import rollout, versions
 from exporter.golden import Golden, embed_in_process, golden_images
 from exporter.model_control import ModelControl, read_key
-from ma_agiqa.checkpoints.folder import load_checkpoint, save_checkpoint
+from ma_agiqa.checkpoints import load_scorer, save_checkpoint
 from ma_agiqa.errors import CheckpointError, ConfigError
 from ma_agiqa_client import Scorer, WrongModelError
 from support.constant_load import ConstantLoad
@@ -49,7 +49,7 @@ def key_file(own_server) -> Path:
 @pytest.fixture(scope="module")
 def other_checkpoint(tmp_path_factory) -> Path:
     """The demo's scorer, every weight one percent larger."""
-    model, card = load_checkpoint(to_triton.DEMO_CHECKPOINT)
+    model, card = load_scorer(to_triton.DEMO_CHECKPOINT)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.01)
@@ -87,7 +87,7 @@ def start_run(url: str, folder: Path) -> "subprocess.Popen[str]":
 
 
 def score_in_process(checkpoint: Path) -> float:
-    network = load_checkpoint(checkpoint)[0]
+    network = load_scorer(checkpoint)[0]
     golden = Golden.compute(network, embed_in_process, view_size=224, tolerance=1e-3)
     return float(golden.expected[0][0, 0])
 
@@ -152,7 +152,7 @@ def stage(repository: Path, weights: bytes | None) -> tuple[int, str]:
 
 
 def test_the_oldest_of_too_many_goes(repository, own_server, control, other_checkpoint, tmp_path):
-    network = load_checkpoint(other_checkpoint)[0]
+    network = load_scorer(other_checkpoint)[0]
     torch.jit.script(network).save(tmp_path / "model.pt")
     golden = rollout.make_golden(repository, network, control)
     with ConstantLoad(own_server.grpc_url, threads=2) as load:
@@ -183,7 +183,7 @@ def test_the_oldest_of_too_many_goes(repository, own_server, control, other_chec
 def test_a_run_of_the_command_line_has_one_version(
     repository, own_server, control, other_checkpoint, tmp_path, keep, status
 ):
-    network = load_checkpoint(other_checkpoint)[0]
+    network = load_scorer(other_checkpoint)[0]
     torch.jit.script(network).save(tmp_path / "model.pt")
     golden = rollout.make_golden(repository, network, control)
     with Scorer(own_server.grpc_url) as scorer:
@@ -215,7 +215,7 @@ def test_a_run_of_the_command_line_has_one_version(
 def test_a_failed_check_leaves_the_old_version_serving(
     repository, own_server, control, tmp_path, fault, reason
 ):
-    network = load_checkpoint(to_triton.DEMO_CHECKPOINT)[0]
+    network = load_scorer(to_triton.DEMO_CHECKPOINT)[0]
     golden = rollout.make_golden(repository, network, control)
     with torch.no_grad():
         for parameter in network.parameters():

@@ -18,10 +18,11 @@ Shapes leave out the batch dimension.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["GATE_ORDER", "MAX_BATCH_SIZE", "TensorSpec", "tensor_specs"]
-
 MAX_BATCH_SIZE = 32
 """Images in one batch, in every served model."""
+
+QUALITY_SIZE = 224
+"""Side of the quality view in pixels (paper §4.2)."""
 
 GATE_ORDER = ("semantic", "coherence", "quality")
 """Order of the inputs in the gate and in GATE, as in the official code."""

@@ -18,7 +18,7 @@ from ma_agiqa.benchmark.embedder import compare, load, measure_batch, random_ima
 from ma_agiqa.benchmark.machine import GemmShape, PeakMemory, gemm_rate, read_from_disk
 from ma_agiqa.benchmark.operations import cached_flop, gemm_shapes, official_flop
 from ma_agiqa.benchmark.random_weights import write_random_weights
-from ma_agiqa.checkpoints.folder import load_checkpoint
+from ma_agiqa.checkpoints import load_scorer
 from ma_agiqa.commands.benchmark import main
 from ma_agiqa.lmm.embedder import PROMPTS, PromptEmbedder
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config, MPlugOwl2Model
@@ -168,7 +168,7 @@ def test_a_pass_is_measured_as_often_as_asked():
 def test_dtypes_are_compared_on_images_and_scores():
     rng = np.random.default_rng(1)
     images = [rng.integers(0, 256, (90, 120, 3), dtype=np.uint8) for _ in range(3)]
-    scorer, _ = load_checkpoint(ROOT / "training" / "checkpoints" / "demo")
+    scorer, _ = load_scorer(ROOT / "training" / "checkpoints" / "demo")
     exact, half, eight = measure_dtypes(
         images, DEMO_EMBEDDER, scorer.eval(), "float32", ["bfloat16", "int8"], "cpu", batch=2
     )

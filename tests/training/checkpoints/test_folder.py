@@ -8,10 +8,10 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from ma_agiqa.checkpoints.folder import (
+from ma_agiqa.checkpoints import (
     ModelCard,
     checkpoint_sha256,
-    load_checkpoint,
+    load_scorer,
     save_checkpoint,
 )
 from ma_agiqa.errors import CheckpointError
@@ -58,7 +58,7 @@ def folder(tmp_path, model):
 
 
 def test_the_round_trip_keeps_weights_card_and_scores(folder, model):
-    loaded, card = load_checkpoint(folder)
+    loaded, card = load_scorer(folder)
     assert card == CARD
     assert loaded.config == CONFIG
     assert not loaded.training
@@ -102,14 +102,14 @@ def test_a_failed_save_keeps_the_old_folder(folder, model, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(folder, model, CARD)
     assert checkpoint_sha256(folder) == before
-    load_checkpoint(folder)
+    load_scorer(folder)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.yaml", "metrics.json"])
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
     with pytest.raises(CheckpointError, match=name):
-        load_checkpoint(folder)
+        load_scorer(folder)
 
 
 def test_weights_that_do_not_fit_are_listed(folder):
@@ -119,7 +119,7 @@ def test_weights_that_do_not_fit_are_listed(folder):
     state["fusion.gate.weight"] = torch.zeros(2, 2)
     save_file(state, folder / "model.safetensors")
     with pytest.raises(CheckpointError) as caught:
-        load_checkpoint(folder)
+        load_scorer(folder)
     for part in (
         "missing: fusion.gate.bias",
         "unexpected: surplus",
@@ -134,9 +134,9 @@ def test_damaged_weights_and_unknown_settings_are_errors(folder):
     document["scorer"]["color"] = "red"
     config.write_text(yaml.safe_dump(document))
     with pytest.raises(CheckpointError, match="color"):
-        load_checkpoint(folder)
+        load_scorer(folder)
     del document["scorer"]["color"]
     config.write_text(yaml.safe_dump(document))
     (folder / "model.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(CheckpointError, match="cannot be read"):
-        load_checkpoint(folder)
+        load_scorer(folder)

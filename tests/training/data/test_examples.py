@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ma_agiqa.checkpoints.folder import load_checkpoint
+from ma_agiqa.checkpoints import load_scorer
 from ma_agiqa.images.views import decode, quality_view, semantic_view
 from ma_agiqa.lmm.sources import build_embedder
 from ma_agiqa.data.synthetic import Recipe
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def scores():
     """Score of every example, by the shipped checkpoint."""
     embedder = build_embedder("demo")
-    model, _ = load_checkpoint(ROOT / "training" / "checkpoints" / "demo")
+    model, _ = load_scorer(ROOT / "training" / "checkpoints" / "demo")
     found = {}
     for path in (ROOT / "examples").glob("*.jpg"):
         rgb = decode(path.read_bytes())

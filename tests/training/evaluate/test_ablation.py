@@ -8,7 +8,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 
-from ma_agiqa.checkpoints.folder import load_checkpoint
+from ma_agiqa.checkpoints import load_scorer
 from ma_agiqa.evaluate.ablation import FULL, VARIANTS, main
 from ma_agiqa.evaluate.paper_results import ABLATION, DATASETS, FUSION
 from ma_agiqa.networks.initialization import start_at_average
@@ -51,7 +51,7 @@ def test_the_table_has_our_numbers_and_the_papers(ablated):
     table = pd.read_csv(ablated / "ablation.csv").set_index("variant")
     assert tuple(table.index) == CHEAP
     for name in CHEAP:
-        model, card = load_checkpoint(ablated / name)
+        model, card = load_scorer(ablated / name)
         assert table.loc[name, "srcc"] == pytest.approx(card.metrics["srcc"])
         assert table.loc[name, "images"] == 16
         paper = ABLATION["AGIQA-3k"][tuple(sorted(model.config.inputs))]

@@ -10,7 +10,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 
-from ma_agiqa.checkpoints.folder import ModelCard, load_checkpoint, save_checkpoint
+from ma_agiqa.checkpoints import ModelCard, load_scorer, save_checkpoint
 from ma_agiqa.commands.evaluate import main
 from ma_agiqa.data import PARTS, Subset, make_split, read_images
 from ma_agiqa.data.features import ensure_features
@@ -102,7 +102,7 @@ def test_every_image_of_a_part_is_scored_as_alone(place, tmp_path, part):
     assert len(frame) == {"train": 42, "validation": 6, "test": 12, "all": COUNT}[part]
     assert json.loads((tmp_path / "metrics.json").read_text())["results"][0]["count"] == len(frame)
 
-    features, scorer = ensure_features(config, images), load_checkpoint(place / "run")[0]
+    features, scorer = ensure_features(config, images), load_scorer(place / "run")[0]
     at = [image.name for image in images].index(members[-1].name)
     row = features.rows[at]
     with torch.inference_mode():
@@ -235,7 +235,7 @@ def test_a_table_that_changed_since_the_run_is_refused(place, tmp_path):
 
 def test_embeddings_of_another_model_are_refused(place, tmp_path):
     config = load_config(place / "config.yaml")
-    card = load_checkpoint(place / "run")[1]
+    card = load_scorer(place / "run")[1]
     folder = save_run(tmp_path / "run", config, embedder={**card.embedder, "source": "other/owl"})
     printed = run("--checkpoint", folder, code=1)
     assert "source is 'other/owl' there, but 'demo' is wanted" in printed

@@ -7,8 +7,14 @@ import pytest
 import torch
 from torch import nn
 
+from ma_agiqa.checkpoints.official import load_official
 from ma_agiqa.networks import fast_maniqa
-from ma_agiqa.networks.fast_maniqa import FastMANIQA, _PointwiseLinear, _TransposedAttention
+from ma_agiqa.networks.fast_maniqa import (
+    FastMANIQA,
+    _PointwiseLinear,
+    _TransposedAttention,
+    accelerate,
+)
 from ma_agiqa.networks.maniqa import TransposedAttention
 from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
 from support.reference import GOLDEN, official_tensors
@@ -61,7 +67,7 @@ def largest(difference: torch.Tensor) -> float:
 def test_in_float64_it_is_the_same_function(config):
     model = scorer(config).double()
     view, semantic, coherence = batch(config, 3)
-    fast = model.fast(torch.float64)
+    fast = accelerate(model, torch.float64)
     inputs = view, semantic.double(), coherence.double()
     for exact, other in zip(model(*inputs), fast(*inputs), strict=True):
         assert exact.std() > 0
@@ -74,7 +80,7 @@ def test_in_float64_it_is_the_same_function(config):
 def test_rounding_stays_within_the_tolerance_of_its_type(dtype, gpu):
     model = scorer()
     inputs = batch(SHIFTED, 4)
-    exact, fast = model(*inputs), model.fast(dtype, gpu)(*inputs)
+    exact, fast = model(*inputs), accelerate(model, dtype, gpu)(*inputs)
     assert {part.dtype for part in fast} == {torch.float32}
     assert largest(fast.score - exact.score) <= TOLERANCES[dtype][0]
     if dtype != torch.float32:
@@ -84,7 +90,7 @@ def test_rounding_stays_within_the_tolerance_of_its_type(dtype, gpu):
 @pytest.mark.parametrize("dtype", [None, *TOLERANCES], ids=str)
 @torch.inference_mode()
 def test_an_image_scores_the_same_whatever_it_is_batched_with(dtype):
-    model = scorer() if dtype is None else scorer().fast(dtype)
+    model = scorer() if dtype is None else accelerate(scorer(), dtype)
     inputs = batch(SHIFTED, 8)
     limit = TOLERANCES[dtype or torch.float32][1]
     alone = torch.cat([model(*(part[i : i + 1] for part in inputs)).score for i in range(8)])
@@ -101,7 +107,7 @@ def test_the_exact_model_is_left_as_it_was():
     model = scorer()
     inputs = batch(SHIFTED, 2)
     before = model(*inputs)
-    fast = model.fast(torch.bfloat16)
+    fast = accelerate(model, torch.bfloat16)
     fast(*inputs)
     assert isinstance(fast.maniqa, FastMANIQA)
     assert fast.fusion is model.fusion
@@ -135,7 +141,7 @@ def test_a_linear_layer_as_a_convolution(shape):
 def test_large_linear_layers_are_convolutions_on_a_cpu(gpu, monkeypatch):
     monkeypatch.setattr(fast_maniqa, "_LARGE_WEIGHTS", 1)
     model = scorer()
-    fast = model.fast(torch.float32, gpu)
+    fast = accelerate(model, torch.float32, gpu)
     kinds = {type(part) for part in fast.maniqa.stage1.modules()}
     assert (nn.Linear in kinds, _PointwiseLinear in kinds) == (gpu, not gpu)
     for images in (1, 3):
@@ -147,7 +153,7 @@ def test_large_linear_layers_are_convolutions_on_a_cpu(gpu, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @torch.inference_mode()
 def test_torchscript_equals_eager_and_pins_no_device(dtype):
-    model = scorer().fast(dtype)
+    model = accelerate(scorer(), dtype)
     scripted = torch.jit.script(model)
     for images in (1, 3):
         inputs = batch(SHIFTED, images)
@@ -159,7 +165,7 @@ def test_torchscript_equals_eager_and_pins_no_device(dtype):
 def test_a_scorer_without_quality_has_nothing_to_speed_up():
     model = MAAGIQA(MAAGIQAConfig(**{**SHIFTED.__dict__, "inputs": ("semantic",)})).eval()
     inputs = batch(SHIFTED, 2)
-    assert torch.equal(model.fast(torch.bfloat16)(*inputs).score, model(*inputs).score)
+    assert torch.equal(accelerate(model, torch.bfloat16)(*inputs).score, model(*inputs).score)
 
 
 @pytest.mark.slow
@@ -167,7 +173,7 @@ def test_a_scorer_without_quality_has_nothing_to_speed_up():
 def test_full_size_in_float64_equals_the_authors_code():
     """Their weights by rule amplify rounding, so only float64 shows that the function is theirs."""
     shapes = json.loads((GOLDEN / "ma_agiqa_full_parameters.json").read_text())
-    fast = MAAGIQA.from_official(official_tensors(shapes)).double().fast(torch.float64)
+    fast = accelerate(load_official(official_tensors(shapes)).double(), torch.float64)
     with np.load(GOLDEN / "ma_agiqa_full.npz") as arrays:
         names = ("image_rgb_uint8", "semantic", "coherence")
         view, semantic, coherence = (torch.from_numpy(arrays[name][:1]) for name in names)

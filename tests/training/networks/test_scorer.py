@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from ma_agiqa.checkpoints.official import load_official
 from ma_agiqa.errors import CheckpointError, ConfigError
 from ma_agiqa.networks.fusion import AdaptiveFusion
 from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig, ScorerOutput
@@ -47,7 +48,7 @@ def worst_relative_difference(output: ScorerOutput, file: Path) -> float:
 
 @torch.inference_mode()
 def test_full_size_equals_the_authors_code(official_state, inputs):
-    model = MAAGIQA.from_official(official_state)
+    model = load_official(official_state)
     view, semantic, coherence = inputs
     threads = torch.get_num_threads()
     torch.set_num_threads(2)  # as the reference: these weights amplify the order of additions
@@ -67,7 +68,7 @@ def test_checkpoint_file_with_tables_and_dead_layers(tmp_path, official_state):
     }
     path = tmp_path / "AGIQA_3k.pt"
     torch.save({**official_state, **tables}, path)
-    model = MAAGIQA.from_official(path)
+    model = load_official(path)
     path.unlink()
     assert torch.equal(model.fusion.gate.weight, official_state["gating.weight"])
     assert len(model.maniqa.backbone.vit.blocks) == 10
@@ -77,29 +78,29 @@ def test_checkpoint_file_with_tables_and_dead_layers(tmp_path, official_state):
 def test_checkpoints_that_do_not_fit_are_explained(official_state):
     surplus = {**official_state, "fc_new.weight": torch.zeros(2)}
     with pytest.raises(CheckpointError, match=r"the authors' model does not: fc_new\.weight"):
-        MAAGIQA.from_official(surplus)
+        load_official(surplus)
     missing = {k: v for k, v in official_state.items() if k != "gating.bias"}
     with pytest.raises(CheckpointError, match=r"missing: fusion\.gate\.bias"):
-        MAAGIQA.from_official(missing)
+        load_official(missing)
     reshaped = {**official_state, "gating.weight": torch.zeros(3, 7)}
     with pytest.raises(CheckpointError, match=r"gate\.weight \(3, 7\) instead of \(3, 2352\)"):
-        MAAGIQA.from_official(reshaped)
+        load_official(reshaped)
     old = {k: v for k, v in official_state.items() if "_a2." not in k and "_b2." not in k}
     with pytest.raises(CheckpointError, match="before 2024-09-28"):
-        MAAGIQA.from_official(old)
+        load_official(old)
 
 
 def test_files_that_are_no_checkpoint_are_explained(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint at"):
-        MAAGIQA.from_official(tmp_path / "none.pt")
+        load_official(tmp_path / "none.pt")
     page = tmp_path / "page.pt"
     page.write_text("<html>quota exceeded</html>")
     with pytest.raises(CheckpointError, match="web page"):
-        MAAGIQA.from_official(page)
+        load_official(page)
     listing = tmp_path / "list.pt"
     torch.save([1, 2], listing)
     with pytest.raises(CheckpointError, match="holds a list"):
-        MAAGIQA.from_official(listing)
+        load_official(listing)
 
 
 def random_batch(config: MAAGIQAConfig, batch: int) -> tuple[torch.Tensor, ...]:

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ma_agiqa.checkpoints.folder import load_checkpoint
+from ma_agiqa.checkpoints import load_scorer
 from ma_agiqa.data import make_split, read_images
 from ma_agiqa.data.features import ScorerDataset, ensure_features
 from ma_agiqa.errors import ConfigError
@@ -101,7 +101,7 @@ def assert_same_bits(first, second):
 
 
 def test_the_checkpoint_is_complete_and_says_what_it_is(trained):
-    model, card = load_checkpoint(trained)
+    model, card = load_scorer(trained)
     rows = read_rows(trained / "split.csv")
     parts = [row["part"] for row in rows]
     assert card.preset == "demo"
@@ -124,7 +124,7 @@ def test_the_checkpoint_is_complete_and_says_what_it_is(trained):
 
 def test_the_metrics_are_those_of_the_written_weights(config, trained):
     settings = load_config(config)
-    model, card = load_checkpoint(trained)
+    model, card = load_scorer(trained)
     test = make_split(read_images(settings.data), settings.split).test
     features = ensure_features(settings, test)
     scores, _ = predict(model, ScorerDataset(features, range(len(test)), [i.mos for i in test]))
@@ -212,7 +212,7 @@ def test_two_processes_train_as_one(config, without_dropout, tmp_path):
     assert "16 images a step on 2 x cpu" in done.stderr
     for name, value in weights(without_dropout).items():
         torch.testing.assert_close(weights(tmp_path / "two")[name], value, atol=1e-4, rtol=1e-3)
-    one, two = (load_checkpoint(f)[1].metrics for f in (without_dropout, tmp_path / "two"))
+    one, two = (load_scorer(f)[1].metrics for f in (without_dropout, tmp_path / "two"))
     assert two["count"] == one["count"]
     for name in ("srcc", "plcc", "krcc", "rmse"):
         assert two[name] == pytest.approx(one[name], abs=1e-3), name
@@ -383,7 +383,7 @@ def test_the_shipped_metrics_are_those_of_the_shipped_checkpoint(tmp_path):
     settings = load_config(DEMO_CONFIG, {"data.csv": str(table)})
     test = make_split(read_images(settings.data), settings.split).test
     features = ensure_features(settings, test)
-    model, card = load_checkpoint(DEMO_CHECKPOINT)
+    model, card = load_scorer(DEMO_CHECKPOINT)
     scores, _ = predict(model, ScorerDataset(features, range(len(test)), [i.mos for i in test]))
     found = evaluate([i.mos for i in test], scores).to_dict()
     assert len(test) == card.metrics["count"]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ma_agiqa.benchmark.embedder import load, timed_pass
 from ma_agiqa.benchmark.machine import describe, use_threads
-from ma_agiqa.checkpoints.folder import load_checkpoint
+from ma_agiqa.checkpoints import load_scorer
 from ma_agiqa.commands._shared import Command
 from ma_agiqa.commands.benchmark_embedder import (
     device_option,
@@ -211,8 +211,7 @@ def _scorer(checkpoint: Path, owl: str) -> MAAGIQA:
         CheckpointError: it cannot be read.
         ConfigError: it takes embeddings of another width.
     """
-    is_folder = checkpoint.is_dir()
-    scorer = load_checkpoint(checkpoint)[0] if is_folder else MAAGIQA.from_official(checkpoint)
+    scorer, _ = load_scorer(checkpoint)
     width = embedder_config(owl).hidden_size
     if scorer.config.semantic_dim != width:
         raise ConfigError(

@@ -14,8 +14,9 @@ from PIL import Image
 
 from ma_agiqa.benchmark.machine import PeakMemory, seconds
 from ma_agiqa.benchmark.official import OfficialPreprocess
-from ma_agiqa.images.views import PADDING_RGB, QUALITY_SIZE, decode, quality_view, semantic_view
+from ma_agiqa.images.views import PADDING_RGB, decode, quality_view, semantic_view
 from ma_agiqa.lmm.embedder import CLIP_MEAN, CLIP_STD
+from ma_agiqa.tensors import QUALITY_SIZE
 
 __all__ = [
     "OfficialSpeed",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ma_agiqa.benchmark.machine import GemmShape, PeakMemory, gemm_rate, seconds
 from ma_agiqa.benchmark.official import OfficialScorer
+from ma_agiqa.networks.fast_maniqa import accelerate
 from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
 
 __all__ = [
@@ -186,7 +187,7 @@ def measure_scorer(
     Raises:
         ConfigError: the authors' code does not run.
     """
-    measured = model if dtype is None else model.fast(dtype)
+    measured = model if dtype is None else accelerate(model, dtype)
     gemm = gemm_rate([_LARGE_PRODUCT], dtype or torch.float32, device)
     with contextlib.ExitStack() as stack:
         other = None

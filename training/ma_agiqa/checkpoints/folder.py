@@ -9,62 +9,24 @@ history.csv         one row per epoch: rate, loss, validation metrics
 
 import csv
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ma_agiqa.checkpoints.card import ModelCard
 from ma_agiqa.errors import CheckpointError, MAAGIQAError
 from ma_agiqa.networks.exact_loading import load_exactly
 from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
 from ma_agiqa.settings import from_mapping, read_yaml
 
-__all__ = ["ModelCard", "checkpoint_sha256", "load_checkpoint", "save_checkpoint"]
-
-_WEIGHTS, _CONFIG, _METRICS = "model.safetensors", "config.yaml", "metrics.json"
+WEIGHTS, _CONFIG, _METRICS = "model.safetensors", "config.yaml", "metrics.json"
 _SPLIT, _HISTORY = "split.csv", "history.csv"
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What a user of the model must know.
-
-    Attributes:
-        name: of the model.
-        preset: "demo" or "paper": which mPLUG-Owl2 made its prompt embeddings.
-        dataset: what it was trained on.
-        mos_min, mos_max: range of the scale.
-        metrics: srcc, plcc, krcc, rmse, count and more on the held-out part named under "split".
-        mos_quantiles: 101 numbers, the 0..100 % quantiles of the training MOS.
-        created: ISO 8601, UTC.
-        note: a sentence every reader of a score should see; may be empty.
-        embedder: identity of the prompt embedder.
-        training: resolved settings of the run, as `train.config.TrainingConfig` reads them.
-        split_sha256: hash of the split.
-        git_commit: of the code, with "+changes" where it differed; None outside a repository.
-    """
-
-    name: str
-    preset: str
-    dataset: str
-    mos_min: float
-    mos_max: float
-    mos_quantiles: tuple[float, ...]
-    created: str
-    note: str = ""
-    embedder: Mapping[str, Any] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
-    split_sha256: str = ""
-    git_commit: str | None = None
-    metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -89,7 +51,7 @@ def save_checkpoint(
     part.mkdir(parents=True)
     state = model.state_dict()
     weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    save_file(weights, part / _WEIGHTS)
+    save_file(weights, part / WEIGHTS)
     values = dataclasses.asdict(card)
     metrics = values.pop("metrics")
     values["mos_quantiles"] = list(card.mos_quantiles)
@@ -107,7 +69,7 @@ def save_checkpoint(
     return folder
 
 
-def load_checkpoint(folder: str | os.PathLike[str]) -> tuple[MAAGIQA, ModelCard]:
+def load_folder(folder: str | os.PathLike[str]) -> tuple[MAAGIQA, ModelCard]:
     """Read a checkpoint folder.
 
     Returns:
@@ -118,7 +80,7 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> tuple[MAAGIQA, ModelCard]
             the message lists the names.
     """
     folder = Path(folder)
-    if missing := [n for n in (_WEIGHTS, _CONFIG, _METRICS) if not (folder / n).is_file()]:
+    if missing := [n for n in (WEIGHTS, _CONFIG, _METRICS) if not (folder / n).is_file()]:
         raise CheckpointError(
             f"{folder} is no checkpoint folder: {', '.join(missing)} missing. "
             "Give the folder that `python -m ma_agiqa train` wrote."
@@ -128,16 +90,11 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> tuple[MAAGIQA, ModelCard]
         metrics = json.loads((folder / _METRICS).read_text())
         card = from_mapping(ModelCard, {**document["card"], "metrics": metrics}, "card")
         model = MAAGIQA(MAAGIQAConfig.from_dict(document["scorer"]))
-        state = load_file(folder / _WEIGHTS)
+        state = load_file(folder / WEIGHTS)
         load_exactly(model, state)
     except (MAAGIQAError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"The checkpoint in {folder} cannot be read: {error}") from error
     return model.eval(), card
-
-
-def checkpoint_sha256(folder: str | os.PathLike[str]) -> str:
-    """Hash of the weights file, which tells models apart."""
-    return hashlib.sha256((Path(folder) / _WEIGHTS).read_bytes()).hexdigest()
 
 
 def _replace(part: Path, folder: Path) -> None:

@@ -1,20 +1,15 @@
 """The authors' scorer checkpoints: their tensor names, and which of them feed nothing."""
 
+import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ma_agiqa.errors import CheckpointError
 from ma_agiqa.networks.exact_loading import load_exactly, name_some
-
-if TYPE_CHECKING:
-    from ma_agiqa.networks.scorer import MAAGIQA
-
-__all__ = ["load_official", "read_official", "rename_official"]
+from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
 
 _RENAMES = (
     (r"vit\.(cls_token|pos_embed|patch_embed\..+|blocks\..+)", r"maniqa.backbone.vit.\1"),
@@ -43,7 +38,7 @@ _DEAD = re.compile(
 _VIT_BLOCK = re.compile(r"vit\.blocks\.(\d+)\..+")
 
 
-def read_official(path: Path) -> Mapping[str, Tensor]:
+def read_official(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
     """Read a `.pt` file without running code from it.
 
     Raises:
@@ -93,16 +88,27 @@ def rename_official(state: Mapping[str, Tensor], num_blocks: int) -> dict[str, T
     return renamed
 
 
-def load_official(model: "MAAGIQA", state: Mapping[str, Tensor]) -> None:
-    """Copy the authors' tensors into `model`.
+def load_official(
+    source: str | os.PathLike[str] | Mapping[str, Tensor], config: MAAGIQAConfig | None = None
+) -> MAAGIQA:
+    """Build the scorer from a checkpoint of the authors' code.
+
+    Args:
+        source: their `.pt` file, or its tensors by their names.
+        config: sizes, if they are not the published ones.
+
+    Returns:
+        The scorer in evaluation mode, on the CPU.
 
     Raises:
-        CheckpointError: names or shapes differ; the message lists them.
+        CheckpointError: the file cannot be read, or names or shapes differ; the message lists them.
     """
+    state = source if isinstance(source, Mapping) else read_official(source)
     if "fc4096_784_a.weight" in state and "fc4096_784_a2.0.weight" not in state:
         raise CheckpointError(
             "The checkpoint has fc4096_784_a but no fc4096_784_a2: it is from before 2024-09-28, "
             "when both prompts shared one projection. Use the authors' newer checkpoint."
         )
-    renamed = rename_official(state, len(model.maniqa.backbone.vit.blocks))
-    load_exactly(model, renamed)
+    model = MAAGIQA(config or MAAGIQAConfig())
+    load_exactly(model, rename_official(state, len(model.maniqa.backbone.vit.blocks)))
+    return model.eval()

@@ -17,7 +17,6 @@ from ma_agiqa.checkpoints.official import load_official, read_official
 from ma_agiqa.errors import CheckpointError
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Model
 from ma_agiqa.lmm.sources import embedder_config
-from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
 
 __all__ = ["check_checkpoint", "check_owl"]
 
@@ -32,8 +31,7 @@ def check_checkpoint(path: Path) -> None:
     """
     state = {name: value.to("meta") for name, value in read_official(path).items()}
     with torch.device("meta"):
-        model = MAAGIQA(MAAGIQAConfig())
-    load_official(model, state)
+        load_official(state)
 
 
 def check_owl(folder: Path) -> None:

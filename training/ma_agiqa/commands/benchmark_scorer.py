@@ -88,18 +88,16 @@ def scorer(
 
 
 def _model(preset: str, checkpoint: Path | None, random: bool, device: torch.device) -> MAAGIQA:
-    from ma_agiqa.checkpoints.folder import load_checkpoint
+    from ma_agiqa.checkpoints import load_scorer
 
-    if checkpoint is not None and checkpoint.suffix == ".pt":
-        return MAAGIQA.from_official(checkpoint).to(device)
     if checkpoint is not None or (preset == "demo" and not random):
-        return load_checkpoint(checkpoint or _DEMO)[0].to(device)
+        return load_scorer(checkpoint or _DEMO)[0].to(device)
     if not random:
         raise ConfigError(
             "The paper's scorer needs weights: give --checkpoint, or --random-weights, which are "
             "as fast."
         )
-    config = MAAGIQAConfig() if preset == "paper" else load_checkpoint(_DEMO)[0].config
+    config = MAAGIQAConfig() if preset == "paper" else load_scorer(_DEMO)[0].config
     model = random_scorer(config, device)
     by_pictures = picture_deviation(model, device)
     click.echo(f"weights     random; scores deviate by 1, by pictures alone by {by_pictures:.2g}")

@@ -15,7 +15,7 @@ from typing import Any
 import click
 import pandas as pd
 
-from ma_agiqa.checkpoints.folder import ModelCard, checkpoint_sha256, load_checkpoint
+from ma_agiqa.checkpoints import ModelCard, checkpoint_sha256, load_scorer
 from ma_agiqa.commands._shared import (
     Command,
     config_option,
@@ -80,7 +80,7 @@ class _Options:
 
 def _evaluate_checkpoints(options: _Options) -> Iterator[Result]:
     """Score by every checkpoint; without --config each on its own data set and split."""
-    loaded = [(folder, *load_checkpoint(folder)) for folder in options.checkpoints]
+    loaded = [(folder, *load_scorer(folder)) for folder in options.checkpoints]
     names = _distinct([card.name for *_, card in loaded], options.checkpoints)
     for name, (folder, scorer, card) in zip(names, loaded, strict=True):
         selection = options.select(folder, card)
@@ -98,7 +98,7 @@ def _evaluate_served(options: _Options, url: str) -> Result:
     if len(options.checkpoints) > 1:
         raise ConfigError("--url: a server serves one model; give at most one --checkpoint.")
     folder = options.checkpoints[0] if options.checkpoints else None
-    selection = options.select(folder, load_checkpoint(folder)[1] if folder else None)
+    selection = options.select(folder, load_scorer(folder)[1] if folder else None)
     table = selection.config.data.csv
     frame, card = score_served(url, selection.members, table, sys.stderr.isatty())
     notes = selection.notes

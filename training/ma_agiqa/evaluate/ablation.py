@@ -14,7 +14,7 @@ from typing import Any
 import click
 import pandas as pd
 
-from ma_agiqa.checkpoints.folder import ModelCard, load_checkpoint
+from ma_agiqa.checkpoints import ModelCard, load_scorer
 from ma_agiqa.commands._shared import Command, config_option, overrides_option, read_config
 from ma_agiqa.errors import ConfigError
 from ma_agiqa.evaluate.paper_results import ABLATION, DATASETS, FUSION, PaperMetrics
@@ -111,7 +111,7 @@ def ablate(
 def _card(config: TrainingConfig, progress: bool) -> ModelCard:
     if not (Path(config.output) / "config.yaml").is_file():
         train(config, progress=progress)
-    _, card = load_checkpoint(config.output)
+    _, card = load_scorer(config.output)
     if different := sorted(set(differences(card.training, to_mapping(config))) - {"output"}):
         raise ConfigError(
             f"{config.output} was trained with other settings ({', '.join(different)}). Move it "

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ma_agiqa.checkpoints.folder import ModelCard
+from ma_agiqa.checkpoints import ModelCard
 from ma_agiqa.data import PARTS, RatedImage, Split, make_split, read_images, split_from_file
 from ma_agiqa.data.features import FeatureStore, ScorerDataset, ensure_features, wanted_identity
 from ma_agiqa.data.features.identity import differences
@@ -108,7 +108,7 @@ def score_selection(
     """Score the images in this process; features that are missing are made first.
 
     Args:
-        scorer, card: as `checkpoint.load_checkpoint` gives them.
+        scorer, card: as `checkpoint.load_scorer` gives them.
         selection: the images.
         batch_size: images at a time.
         device: by default the GPU if there is one.

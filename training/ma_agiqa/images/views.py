@@ -15,17 +15,7 @@ from PIL import Image
 
 from ma_agiqa.errors import ImageTooLargeError, InvalidImageError
 from ma_agiqa.images.limits import GuardedFile, check_scans
-
-__all__ = [
-    "FORMATS",
-    "MAX_IMAGE_BYTES",
-    "MAX_IMAGE_SIDE",
-    "PREPROCESSING",
-    "QUALITY_SIZE",
-    "decode",
-    "quality_view",
-    "semantic_view",
-]
+from ma_agiqa.tensors import QUALITY_SIZE
 
 RGB = npt.NDArray[np.uint8]
 
@@ -37,9 +27,6 @@ MAX_IMAGE_BYTES = 64 * 2**20
 
 MAX_IMAGE_SIDE = 8192
 """Largest width and height in pixels; the padded square then takes at most 201 MB."""
-
-QUALITY_SIZE = 224
-"""Side of MANIQA's view in pixels."""
 
 PADDING_RGB = (122, 116, 104)
 """CLIP's mean color in 0-255, which pads the semantic view to a square."""

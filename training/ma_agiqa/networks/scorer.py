@@ -1,22 +1,16 @@
 """MA-AGIQA's scorer: MANIQA and the adaptive fusion (paper Fig. 3), without the frozen LMM."""
 
-import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from ma_agiqa.errors import ConfigError
-from ma_agiqa.images.views import QUALITY_SIZE
 from ma_agiqa.networks.fusion import AdaptiveFusion
 from ma_agiqa.networks.maniqa import MANIQA, NO_WEIGHTS, ViTFeatures
-from ma_agiqa.tensors import GATE_ORDER
-
-__all__ = ["MAAGIQA", "MAAGIQAConfig", "ScorerOutput"]
+from ma_agiqa.tensors import GATE_ORDER, QUALITY_SIZE
 
 
 @dataclass(frozen=True)
@@ -157,55 +151,3 @@ class MAAGIQA(nn.Module):
         return ScorerOutput(
             score, gate, patch_score.unflatten(1, shape), patch_weight.unflatten(1, shape)
         )
-
-    def fast(self, dtype: torch.dtype = torch.float32, gpu: bool | None = None) -> "MAAGIQA":
-        """Copy the model for inference: the same function in fewer operations, see `fast_maniqa`.
-
-        The order of the arithmetic differs, and with it the rounding: weights that amplify
-        rounding, such as the reference ones, give other scores. Compare before you rely on it.
-
-        Args:
-            dtype: of MANIQA's blocks, float32, bfloat16 or float16; inputs, fusion and outputs
-                stay float32.
-            gpu: what it is made for; it runs elsewhere too, slower. Default: where this model is.
-
-        Returns:
-            A model in evaluation mode that shares its fusion with this one.
-        """
-        from ma_agiqa.networks.fast_maniqa import FastMANIQA
-
-        model = copy.copy(self)
-        model._modules = dict(self._modules)
-        if self.maniqa is not None:
-            here = next(self.parameters()).device.type == "cuda"
-            model.maniqa = FastMANIQA(self.maniqa, dtype, here if gpu is None else gpu)
-        return model.eval()
-
-    @classmethod
-    def from_official(
-        cls,
-        path_or_state_dict: str | Path | Mapping[str, Tensor],
-        config: MAAGIQAConfig | None = None,
-    ) -> "MAAGIQA":
-        """Import a checkpoint of the authors' code.
-
-        Args:
-            path_or_state_dict: their `.pt` file, or its tensors by their names.
-            config: sizes, if not the published ones.
-
-        Returns:
-            The scorer in evaluation mode.
-
-        Raises:
-            CheckpointError: the file cannot be read, or names or shapes differ; it lists them.
-        """
-        from ma_agiqa.checkpoints.official import load_official, read_official
-
-        state = (
-            path_or_state_dict
-            if isinstance(path_or_state_dict, Mapping)
-            else read_official(Path(path_or_state_dict))
-        )
-        model = cls(config or MAAGIQAConfig())
-        load_official(model, state)
-        return model.eval()

@@ -22,7 +22,7 @@ import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import set_seed
 
-from ma_agiqa.checkpoints.folder import ModelCard, save_checkpoint
+from ma_agiqa.checkpoints import ModelCard, save_checkpoint
 from ma_agiqa.commands._shared import Command, config_option, overrides_option, read_config
 from ma_agiqa.data import RatedImage, Split, make_split, read_images
 from ma_agiqa.data.features import Features, ScorerDataset, ensure_features

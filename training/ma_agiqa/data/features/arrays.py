@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ma_agiqa.errors import DataError
 from ma_agiqa.data.features.source_files import FILE_RECORD
-from ma_agiqa.images.views import QUALITY_SIZE
+from ma_agiqa.tensors import QUALITY_SIZE
 
 __all__ = ["DATA", "PROGRESS", "RowFile", "layout", "reserve_arrays", "write_errors"]
 

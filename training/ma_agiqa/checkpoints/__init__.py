@@ -1,0 +1,38 @@
+"""Scorers on disk: the folders that training writes, and the authors' `.pt` files.
+
+scorer, card = load_scorer("runs/my_model")      # or "AGIQA_3k.pt"
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+from ma_agiqa.checkpoints.card import ModelCard, official_card
+from ma_agiqa.checkpoints.folder import WEIGHTS, load_folder, save_checkpoint
+from ma_agiqa.checkpoints.official import load_official
+from ma_agiqa.networks.scorer import MAAGIQA
+
+__all__ = ["ModelCard", "checkpoint_sha256", "load_scorer", "save_checkpoint"]
+
+
+def load_scorer(path: str | os.PathLike[str]) -> tuple[MAAGIQA, ModelCard]:
+    """Read a checkpoint folder that training wrote, or a `.pt` file of the authors' code.
+
+    Returns:
+        The scorer in evaluation mode, on the CPU, and its card. The card of a `.pt` file is that of
+        the authors' AGIQA-3k checkpoint, without metrics.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the weights do not fit the settings;
+            the message lists the names.
+    """
+    if Path(path).is_dir():
+        return load_folder(path)
+    return load_official(path), official_card()
+
+
+def checkpoint_sha256(path: str | os.PathLike[str]) -> str:
+    """Hash the weights of a checkpoint folder or `.pt` file, which tells models apart."""
+    path = Path(path)
+    with open(path / WEIGHTS if path.is_dir() else path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
