@@ -53,7 +53,7 @@ class PromptEmbedder:
         ConfigError: a prompt without the image, or with several.
     """
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: gradients with respect to pixels need the constants
     def __init__(
         self, model: MPlugOwl2Model, prompts: Mapping[str, Sequence[int]] = PROMPTS
     ) -> None:
@@ -103,9 +103,27 @@ class PromptEmbedder:
         embeddings = self._graphs(images) if replayed else self._embed(images)
         return dict(zip(self._ids, embeddings, strict=True))
 
+    def embed_pixels(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Embed a batch of images, differentiably with respect to their pixels.
+
+        Args:
+            pixels: RGB in 0-1, float (B, 3, S, S), on the model's device. With fp8 weights there
+                is no gradient.
+
+        Returns:
+            As `__call__`, but in float64 if the model is.
+        """
+        mean, std = self._mean[:, None, None], self._std[:, None, None]
+        normalized = ((pixels - mean) / std).to(self.model.dtype)
+        return dict(zip(self._ids, self._embed_normalized(normalized), strict=True))
+
     def _embed(self, images: Tensor) -> Tensor:
         """Embed images as `__call__` takes them: float32 (P, B, hidden)."""
-        tokens = self.model.encode_images(self.pixels(images))  # (B, I, hidden)
+        return self._embed_normalized(self.pixels(images))
+
+    def _embed_normalized(self, pixels: Tensor) -> Tensor:
+        """Embed the model's input (B, 3, S, S): float32 (P, B, hidden)."""
+        tokens = self.model.encode_images(pixels)  # (B, I, hidden)
         prompts, batch = len(self._ids), len(tokens)
         sequence = torch.cat(
             [
@@ -122,7 +140,8 @@ class PromptEmbedder:
             [(k.repeat_interleave(batch, 0), v.repeat_interleave(batch, 0)) for k, v in self._past],
         )
         counted = self._counted[:, None, :, None]  # (P, 1, I + suffix, 1)
-        sums = (hidden.float().unflatten(0, (prompts, batch)) * counted).sum(dim=2)
+        hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        sums = (hidden.unflatten(0, (prompts, batch)) * counted).sum(dim=2)
         return (self._prefix_sum[:, None] + sums) / self._lengths
 
     @torch.inference_mode()
