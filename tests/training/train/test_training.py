@@ -308,7 +308,7 @@ def test_a_full_disk_ends_in_a_sentence_and_loses_nothing(config, trained, tmp_p
         start, capture_output=True, text=True, timeout=200, check=False, preexec_fn=small_files
     )
     assert full.returncode == 1
-    assert "takes no more" in full.stderr
+    assert "is full" in full.stderr
     assert "Traceback" not in full.stderr
     assert not output.exists()
     assert RunFolder(output).newest_whole() is None
