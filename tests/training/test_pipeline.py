@@ -15,7 +15,7 @@ from ma_agiqa.errors import ConfigError, InvalidImageError
 from ma_agiqa.images.tensor_views import quality_pixels, semantic_pixels
 from ma_agiqa.images.views import decode, quality_view, semantic_view
 from ma_agiqa.lmm.embedder import PromptEmbedder
-from ma_agiqa.lmm.sources import DEMO_EMBEDDER, build_embedder, demo_owl
+from ma_agiqa.lmm.sources import DEMO_EMBEDDER, build_embedder, demo_mplug_owl2
 from support.tiny_scorer import CARD, make_scorer
 
 ROOT = Path(__file__).parents[2]
@@ -102,7 +102,7 @@ def test_scores_from_pixels_are_close_to_those_of_the_files(scorer, scores):
 def test_gradients_are_those_of_finite_differences():
     """In float64, along random directions."""
     scorer = ImageScorer(
-        PromptEmbedder(demo_owl().double()), make_scorer(semantic_dim=128).double()
+        PromptEmbedder(demo_mplug_owl2().double()), make_scorer(semantic_dim=128).double()
     )
     pixels = 0.2 + 0.6 * torch.rand(2, 3, 24, 36, dtype=torch.float64)
     assert torch.autograd.gradcheck(

@@ -22,7 +22,7 @@ from ma_agiqa.checkpoints import load_scorer
 from ma_agiqa.commands.benchmark import main
 from ma_agiqa.lmm.embedder import PROMPTS, PromptEmbedder
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config, MPlugOwl2Model
-from ma_agiqa.lmm.mplug_owl2.loading import load_owl
+from ma_agiqa.lmm.mplug_owl2.loading import load_mplug_owl2
 from ma_agiqa.lmm.sources import DEMO_EMBEDDER, embedder_config
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -78,7 +78,7 @@ def test_rates_and_memory_are_measured():
 def test_random_weights_have_the_published_names_and_load(tmp_path):
     config = embedder_config(DEMO_EMBEDDER)
     write_random_weights(config, tmp_path / "owl", torch.bfloat16)
-    model = load_owl(str(tmp_path / "owl"), "bfloat16")
+    model = load_mplug_owl2(str(tmp_path / "owl"), "bfloat16")
     weight = model.layers[0].self_attn.q_proj.weight.float()
     assert weight.std().item() * config.hidden_size**0.5 == pytest.approx(1, rel=0.05)
     embeddings = PromptEmbedder(model)(torch.zeros(1, 224, 224, 3, dtype=torch.uint8))
@@ -108,7 +108,7 @@ def test_random_weights_of_few_layers_are_made_where_asked(tmp_path):
     told = run("embedder", *arguments, "--owl", str(tmp_path / "owl"), "--profile")
     assert "weights in int8" in told
     assert re.search(r"aten::(mm|addmm) ", told)
-    state = load_owl(str(tmp_path / "owl"), "bfloat16").state_dict()
+    state = load_mplug_owl2(str(tmp_path / "owl"), "bfloat16").state_dict()
     assert not any(name.startswith("layers.1.") for name in state)
     vision = {
         name for name in state if re.match(r"vision_model.*layers\.\d+\.mlp.fc1.weight", name)

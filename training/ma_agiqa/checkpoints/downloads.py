@@ -15,7 +15,7 @@ from pathlib import Path
 import huggingface_hub
 
 from ma_agiqa.checkpoints.download_errors import explain_drive, explain_hub
-from ma_agiqa.checkpoints.weight_files import check_checkpoint, check_owl
+from ma_agiqa.checkpoints.weight_files import check_checkpoint, check_mplug_owl2
 from ma_agiqa.errors import CheckpointError, DownloadError
 from ma_agiqa.lmm.sources import PAPER_EMBEDDER
 
@@ -70,7 +70,7 @@ class HubDownload:
     def fault(self) -> str | None:
         """Say what the folder lacks; None if it is complete. Needs no network."""
         try:
-            check_owl(self.folder)
+            check_mplug_owl2(self.folder)
         except CheckpointError as error:
             return str(error)
         return None
@@ -144,7 +144,7 @@ class HubDownload:
         except Exception as error:
             raise explain_hub(error, self.repo, self.by_hand) from error
         try:
-            check_owl(self.folder)
+            check_mplug_owl2(self.folder)
         except CheckpointError as error:
             raise DownloadError(
                 f"{self.page} was fetched, but is not a complete mPLUG-Owl2: {error} Delete that "

@@ -91,4 +91,3 @@ def load_folder(folder: str | os.PathLike[str]) -> tuple[MAAGIQA, ModelCard]:
     except (MAAGIQAError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"The checkpoint in {folder} cannot be read: {error}") from error
     return model.eval(), card
-

@@ -18,7 +18,7 @@ from ma_agiqa.errors import CheckpointError
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Model
 from ma_agiqa.lmm.sources import embedder_config
 
-__all__ = ["check_checkpoint", "check_owl"]
+__all__ = ["check_checkpoint", "check_mplug_owl2"]
 
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 
@@ -34,7 +34,7 @@ def check_checkpoint(path: Path) -> None:
         load_official(state)
 
 
-def check_owl(folder: Path) -> None:
+def check_mplug_owl2(folder: Path) -> None:
     """Check a folder of mPLUG-Owl2: config.json, every shard, every name and shape.
 
     Raises:

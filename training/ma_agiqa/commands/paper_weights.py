@@ -20,7 +20,7 @@ import click
 
 from ma_agiqa.checkpoints.download_errors import explain_lack_of_space
 from ma_agiqa.checkpoints.downloads import DriveDownload, HubDownload, format_bytes
-from ma_agiqa.checkpoints.weight_files import check_checkpoint, check_owl
+from ma_agiqa.checkpoints.weight_files import check_checkpoint, check_mplug_owl2
 from ma_agiqa.errors import ConfigError, MAAGIQAError
 from ma_agiqa.lmm.sources import PAPER_EMBEDDER
 
@@ -133,7 +133,7 @@ def get_weights(output: Path, owl: str | None, checkpoint: Path | None) -> tuple
         _tell(hub.announcement())
     else:
         _tell(f"mPLUG-Owl2: {owl_folder} is given; nothing to fetch.")
-        check_owl(owl_folder)
+        check_mplug_owl2(owl_folder)
     downloads = [download for download in (drive, hub) if download]
     if needed := require_space(output, downloads):
         _tell(f"Still to be fetched: {format_bytes(needed)}. Ctrl-C stops; run again to go on.")

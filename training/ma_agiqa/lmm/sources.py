@@ -18,7 +18,7 @@ from ma_agiqa.lmm.mplug_owl2.loading import (
     DTYPES,
     FLOATS,
     compute_dtype,
-    load_owl,
+    load_mplug_owl2,
     quantize_model,
 )
 
@@ -28,7 +28,7 @@ __all__ = [
     "DTYPE_ALIASES",
     "PAPER_EMBEDDER",
     "build_embedder",
-    "demo_owl",
+    "demo_mplug_owl2",
     "embedder_config",
 ]
 
@@ -71,7 +71,7 @@ _DEMO_SIZES = {
 }
 
 
-def demo_owl() -> MPlugOwl2Model:
+def demo_mplug_owl2() -> MPlugOwl2Model:
     """Make the demo's mPLUG-Owl2: the paper's classes at a small size, random weights."""
     model = MPlugOwl2Model(embedder_config(DEMO_EMBEDDER))
     with torch.no_grad():
@@ -106,10 +106,10 @@ def build_embedder(
         CheckpointError: the weights cannot be read or do not fit.
     """
     if source == DEMO_EMBEDDER:
-        model = demo_owl().to(device, compute_dtype(dtype, device))
+        model = demo_mplug_owl2().to(device, compute_dtype(dtype, device))
         return PromptEmbedder(model if dtype in FLOATS else quantize_model(model, dtype))
     with _explained(source):
-        return PromptEmbedder(load_owl(source, dtype, device))
+        return PromptEmbedder(load_mplug_owl2(source, dtype, device))
 
 
 def embedder_config(source: str = DEMO_EMBEDDER) -> MPlugOwl2Config:

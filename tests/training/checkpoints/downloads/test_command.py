@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ma_agiqa.checkpoints.weight_files import check_owl
+from ma_agiqa.checkpoints.weight_files import check_mplug_owl2
 from ma_agiqa.commands.paper_weights import CHECKPOINT_NAME, fetch_owl, main
 from ma_agiqa.lmm.sources import PAPER_EMBEDDER
 from support.local_hub import LocalHub
@@ -95,7 +95,7 @@ def test_command_fetches_from_the_hub_that_the_environment_names(
     assert process.returncode == 0, err
     assert json.loads(out) == {"checkpoint": str(checkpoint), "owl": str(output / OWL_NAME)}
     assert f"{hub.url}/{PAPER_EMBEDDER}" in err
-    check_owl(output / OWL_NAME)
+    check_mplug_owl2(output / OWL_NAME)
 
 
 def test_interrupted_command_leaves_and_goes_on_later(
@@ -115,5 +115,5 @@ def test_interrupted_command_leaves_and_goes_on_later(
     assert "Run the same command again" in err
     hub.go_on.set()
 
-    check_owl(fetch_owl(tmp_path, endpoint=hub.url))
+    check_mplug_owl2(fetch_owl(tmp_path, endpoint=hub.url))
     assert not list((tmp_path / OWL_NAME).rglob("*.incomplete"))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ma_agiqa.checkpoints.weight_files import check_owl
+from ma_agiqa.checkpoints.weight_files import check_mplug_owl2
 from ma_agiqa.commands.paper_weights import fetch_owl
 from ma_agiqa.errors import DownloadError
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Model
@@ -64,7 +64,7 @@ def test_run_after_a_broken_one_fetches_only_the_rest(hub: LocalHub, tmp_path: P
     hub.silent.clear()
     fetch_owl(tmp_path, endpoint=hub.url)
 
-    check_owl(tmp_path / OWL_NAME)
+    check_mplug_owl2(tmp_path / OWL_NAME)
     assert hub.downloads[SHARDS[0]] == hub.downloads[SHARDS[2]] == 1
 
 
@@ -113,7 +113,7 @@ def test_token_of_the_environment_is_sent(
         fetch_owl(tmp_path, endpoint=hub.url)
 
     monkeypatch.setenv("HF_TOKEN", "hf_local")
-    check_owl(fetch_owl(tmp_path, endpoint=hub.url))
+    check_mplug_owl2(fetch_owl(tmp_path, endpoint=hub.url))
 
 
 def test_hub_where_nothing_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +145,7 @@ def test_only_the_missing_bytes_must_fit(
         fetch_owl(tmp_path, endpoint=hub.url)
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(size))
-    check_owl(fetch_owl(tmp_path, endpoint=hub.url))
+    check_mplug_owl2(fetch_owl(tmp_path, endpoint=hub.url))
 
 
 def test_disk_that_becomes_full(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ma_agiqa.checkpoints.weight_files import check_checkpoint, check_owl
+from ma_agiqa.checkpoints.weight_files import check_checkpoint, check_mplug_owl2
 from ma_agiqa.errors import CheckpointError
 from support.published_weights import INDEX, SHARDS, WEB_PAGE, write_small_checkpoint
 
@@ -61,10 +61,10 @@ def test_damaged_owl_folder_is_told_apart(
     published: Path, tmp_path: Path, damage: Callable[[Path], None], said: str
 ) -> None:
     folder = shutil.copytree(published, tmp_path / "owl")
-    check_owl(folder)
+    check_mplug_owl2(folder)
     damage(folder)
     with pytest.raises(CheckpointError, match=said):
-        check_owl(folder)
+        check_mplug_owl2(folder)
 
 
 def test_full_size_checkpoint_is_accepted(checkpoint: Path) -> None:
