@@ -37,12 +37,7 @@ class ImageScorer:
     """
 
     def __init__(self, embedder: PromptEmbedder, scorer: MAAGIQA) -> None:
-        if scorer.config.semantic_dim != embedder.hidden_size:
-            raise ConfigError(
-                f"The scorer takes embeddings of width {scorer.config.semantic_dim}, but the "
-                f"embedder makes them {embedder.hidden_size} wide. Give the embedder that the "
-                "scorer was trained with."
-            )
+        require_width(scorer, embedder.hidden_size)
         self.embedder = embedder
         self.scorer = scorer.eval().requires_grad_(False)
 
@@ -132,6 +127,23 @@ def make_views(images: Sequence[bytes | RGB], semantic_size: int) -> tuple[Tenso
     quality = np.stack([quality_view(rgb) for rgb in pixels])
     semantic = np.stack([semantic_view(rgb, semantic_size) for rgb in pixels])
     return torch.from_numpy(quality), torch.from_numpy(semantic)
+
+
+def require_width(scorer: MAAGIQA, width: int) -> None:
+    """Refuse a scorer that takes embeddings of another width.
+
+    Args:
+        scorer: the network.
+        width: width of the embedder's embeddings.
+
+    Raises:
+        ConfigError: the widths differ.
+    """
+    if scorer.config.semantic_dim != width:
+        raise ConfigError(
+            f"The scorer takes embeddings of width {scorer.config.semantic_dim}, but the embedder "
+            f"makes them {width} wide. Give the embedder that the scorer was trained with."
+        )
 
 
 def _pixels(image: bytes | RGB) -> RGB:
