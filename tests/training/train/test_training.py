@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ma_agiqa.checkpoints import load_scorer
+from ma_agiqa.commands.train import main
 from ma_agiqa.data import make_split, read_images
 from ma_agiqa.data.features import ScorerDataset, ensure_features
 from ma_agiqa.errors import ConfigError
@@ -30,7 +31,7 @@ from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
 from ma_agiqa.train.config import load_config
 from ma_agiqa.train.predict import predict
 from ma_agiqa.train.run_folder import RunFolder
-from ma_agiqa.train.training import freeze, main
+from ma_agiqa.train.training import freeze
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = ROOT / "training" / "configs"
@@ -78,7 +79,8 @@ def command(config, *options, launcher=("-m",)):
     return [
         sys.executable,
         *launcher,
-        "ma_agiqa.train.training",
+        "ma_agiqa",
+        "train",
         "--config",
         str(config),
         *map(str, options),

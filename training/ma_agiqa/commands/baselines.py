@@ -110,7 +110,3 @@ def _given(texts: tuple[str, ...]) -> dict[str, Path]:
     if wrong := ["".join(pair) for pair in pairs if not all(pair)]:
         raise ConfigError(f"--predictions {wrong[0]}: write NAME=FILE, such as MANIQA=maniqa.csv.")
     return {name: Path(file) for name, _, file in pairs}
-
-
-if __name__ == "__main__":
-    main(prog_name="python -m ma_agiqa baselines")

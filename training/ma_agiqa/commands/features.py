@@ -12,8 +12,6 @@ from ma_agiqa.data.features.ensure import extract_features
 from ma_agiqa.data.features.extract import Extraction
 from ma_agiqa.torchrun import joined_processes
 
-__all__ = ["main"]
-
 _EPILOG = """\b
 Examples:
   python -m ma_agiqa features --config training/configs/demo.yaml
@@ -68,7 +66,3 @@ def _summary(done: Extraction, folder: Path) -> str:
         f"time    {done.seconds:.1f} s{rate}\n"
         f"folder  {folder}, {size / 1e6:,.1f} MB"
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -124,7 +124,3 @@ def _on_mos(frame: pd.DataFrame) -> pd.DataFrame:
     if parameters is None:
         raise DataError("--fitted: the logistic curve cannot be fitted to these scores.")
     return frame.assign(score=logistic(frame["score"], *parameters))
-
-
-if __name__ == "__main__":
-    main(prog_name="python -m ma_agiqa figures")
