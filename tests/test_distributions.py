@@ -1,9 +1,9 @@
 """The two distributions: one version, and extras that are what the documentation names."""
 
-import tomllib
 from pathlib import Path
 
 import pytest
+import tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 

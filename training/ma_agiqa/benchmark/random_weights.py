@@ -7,6 +7,7 @@ authors' code load it. Random weights compute as fast as trained ones, but under
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ def write_random_weights(config: MPlugOwl2Config, folder: Path, dtype: torch.dty
 def cut_layers(config: MPlugOwl2Config, layers: int) -> MPlugOwl2Config:
     """Keep the widths, but only this many decoder layers; the other parts are cut in proportion."""
     share = layers / config.num_hidden_layers
-    parts = {"visual_model": config.vision, "visual_abstractor": config.abstractor}
+    parts: dict[str, Any] = {"visual_model": config.vision, "visual_abstractor": config.abstractor}
     visual = {
         name: {**vars(part), "num_hidden_layers": max(1, round(share * part.num_hidden_layers))}
         for name, part in parts.items()

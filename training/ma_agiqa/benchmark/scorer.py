@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,9 +70,10 @@ def random_scorer(config: MAAGIQAConfig, device: torch.device) -> MAAGIQA:
         model = MAAGIQA(config).eval().to(device)
     with torch.inference_mode():
         if model.maniqa is not None:
-            model.maniqa.score_head[3].bias.fill_(1.0)
+            head: Any = model.maniqa.score_head[3]
+            head.bias.fill_(1.0)
         score = _sample_scores(model, device)
-        last = model.fusion.regression
+        last: Any = model.fusion.regression
         last.weight.div_(score.std())
         last.bias.copy_((last.bias - score.mean()) / score.std() + SCALE / 2)
     return model

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub.file_download import DryRunFileInfo
@@ -93,7 +94,7 @@ class HubDownload:
     @cached_property
     def _files(self) -> list[DryRunFileInfo]:
         """The needed files on the hub; safetensors are preferred where there are both kinds."""
-        files: list[DryRunFileInfo] = self._transfer(allow_patterns=_PATTERNS, dry_run=True)
+        files: list[DryRunFileInfo] = self._transfer(allow_patterns=list(_PATTERNS), dry_run=True)
         if any(fnmatch.fnmatch(file.filename, _SAFETENSORS) for file in files):
             files = [file for file in files if not fnmatch.fnmatch(file.filename, _BIN)]
         return files
@@ -132,7 +133,7 @@ class HubDownload:
             ) from error
         return self.folder
 
-    def _transfer(self, **settings: object) -> list[DryRunFileInfo]:
+    def _transfer(self, **settings: Any) -> Any:
         try:
             return huggingface_hub.snapshot_download(
                 self.repo, local_dir=self.folder, endpoint=self.endpoint, **settings

@@ -23,7 +23,7 @@ from ma_agiqa.errors import CheckpointError, MAAGIQAError
 from ma_agiqa.files import replace_folder
 from ma_agiqa.networks.exact_loading import load_exactly
 from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
-from ma_agiqa.settings import from_mapping, read_yaml
+from ma_agiqa.settings import from_mapping, read_yaml, to_mapping
 
 WEIGHTS, _CONFIG, _METRICS = "model.safetensors", "config.yaml", "metrics.json"
 _SPLIT, _HISTORY = "split.csv", "history.csv"
@@ -50,7 +50,7 @@ def save_checkpoint(
     values = dataclasses.asdict(card)
     metrics = values.pop("metrics")
     values["mos_quantiles"] = list(card.mos_quantiles)
-    document = {"card": values, "scorer": model.config.to_dict()}
+    document = {"card": values, "scorer": to_mapping(model.config)}
     with replace_folder(folder) as part:
         save_file(state, part / WEIGHTS)
         (part / _CONFIG).write_text(yaml.safe_dump(document, sort_keys=False, width=100))
@@ -85,7 +85,7 @@ def load_folder(folder: str | os.PathLike[str]) -> tuple[MAAGIQA, ModelCard]:
         document = read_yaml(folder / _CONFIG)
         metrics = json.loads((folder / _METRICS).read_text())
         card = from_mapping(ModelCard, {**document["card"], "metrics": metrics}, "card")
-        model = MAAGIQA(MAAGIQAConfig.from_dict(document["scorer"]))
+        model = MAAGIQA(from_mapping(MAAGIQAConfig, document["scorer"], "scorer"))
         state = load_file(folder / WEIGHTS)
         load_exactly(model, state)
     except (MAAGIQAError, KeyError, TypeError, ValueError, SafetensorError) as error:

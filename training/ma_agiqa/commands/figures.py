@@ -93,7 +93,8 @@ def main(
         names = (name, baseline_name or baseline.stem)
         pair = (frame, theirs)
         if fitted:
-            names, pair = tuple(f"{n}, fitted" for n in names), tuple(map(_on_mos, pair))
+            names = (f"{names[0]}, fitted", f"{names[1]}, fitted")
+            pair = (_on_mos(frame), _on_mos(theirs))
         figures["differences"] = draw_differences(*pair, *names, worst)
         if images is not None:
             figures["panel"] = draw_panel(*pair, images, *names, panel_images)

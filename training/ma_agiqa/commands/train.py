@@ -9,6 +9,7 @@ command is given again.
 import dataclasses
 import json
 import sys
+from typing import Any
 
 import click
 import torch
@@ -48,7 +49,7 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     config = read_config(config_path, overrides)
-    given = {"output": output, "backbone_weights": backbone_weights}
+    given: dict[str, Any] = {"output": output, "backbone_weights": backbone_weights}
     config = dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
     folder = train(config, restart, progress=sys.stderr.isatty())
     if process_state().is_main_process:

@@ -14,6 +14,7 @@ from ma_agiqa.data.features.identity import differences
 from ma_agiqa.errors import ConfigError, DataError
 from ma_agiqa.evaluate.predictions import build_predictions
 from ma_agiqa.networks.scorer import MAAGIQA
+from ma_agiqa.settings import to_mapping
 from ma_agiqa.train.config import TrainingConfig, build_config
 from ma_agiqa.train.predict import predict
 
@@ -121,7 +122,7 @@ def score_selection(
         ConfigError: the config's features come from another embedder than the scorer's.
         DataError: an image that cannot be read; names its row.
     """
-    config = replace(selection.config, scorer=scorer.config.to_dict())  # not the config's scorer
+    config = replace(selection.config, scorer=to_mapping(scorer.config))  # not the config's scorer
     _check_embedder(card, wanted_identity(config.embedder, config.features.dtype)["embedder"])
     # A new store gets a row for every image, as training needs it; a store that is there need not
     # be complete for the images that are not scored.

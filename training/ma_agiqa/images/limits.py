@@ -19,8 +19,6 @@ from PIL import Image
 
 from ma_agiqa.errors import InvalidImageError
 
-__all__ = ["MAX_HEADER_BYTES", "MAX_READS", "MAX_SCANS", "GuardedFile", "check_scans"]
-
 MAX_READS = 250_000
 """Times a parser may read a file, 1 us each: a PNG of 64 MiB in chunks of 8 KiB needs 33,000."""
 

@@ -9,14 +9,13 @@ import logging
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ma_agiqa.lmm.cuda_graphs import BatchGraphs
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Model
 from ma_agiqa.lmm.mplug_owl2.decoder import KeyValues, Segment
 from ma_agiqa.lmm.mplug_owl2.model import split_prompt
-
-__all__ = ["CLIP_MEAN", "CLIP_STD", "PROMPTS", "PromptEmbedder"]
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +98,10 @@ class PromptEmbedder:
             not depend on the others in its batch but for rounding: a batch's size chooses the
             order of sums.
         """
-        replayed = self._graphs is not None and images.dtype == torch.uint8
-        embeddings = self._graphs(images) if replayed else self._embed(images)
+        if self._graphs is not None and images.dtype == torch.uint8:
+            embeddings = self._graphs(images)
+        else:
+            embeddings = self._embed(images)
         return dict(zip(self._ids, embeddings, strict=True))
 
     def embed_pixels(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -171,10 +172,12 @@ class PromptEmbedder:
             hidden, past = self.model.decode(embeddings, Segment(len(ids), len(ids)), positions)
             sums.append(hidden[0].float().sum(dim=0))
             pad = (0, 0, longest - len(ids), 0)
-            padded.append([tuple(torch.nn.functional.pad(t, pad) for t in kv) for kv in past])
-        layers = zip(*padded, strict=True)
-        past = [tuple(torch.cat(tensors) for tensors in zip(*kv, strict=True)) for kv in layers]
-        return past, torch.stack(sums)  # each (P, kv_heads, longest, head_dim); (P, hidden)
+            padded.append([(F.pad(keys, pad), F.pad(values, pad)) for keys, values in past])
+        past = []
+        for layer in zip(*padded, strict=True):
+            keys, values = zip(*layer, strict=True)
+            past.append((torch.cat(keys), torch.cat(values)))  # (P, kv_heads, longest, head_dim)
+        return past, torch.stack(sums)  # (P, hidden)
 
     def _embed_suffixes(self, suffixes: Sequence[Tensor]) -> Tensor:
         """Embed each prompt's end, padded on the right, where causality hides the padding."""

@@ -7,6 +7,7 @@ every machine and every version of torch makes the same ones.
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,23 +15,13 @@ import torch
 from ma_agiqa.errors import CheckpointError, MAAGIQAError
 from ma_agiqa.lmm.embedder import PromptEmbedder
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config, MPlugOwl2Model
+from ma_agiqa.lmm.mplug_owl2.loading import DTYPES as DTYPES
 from ma_agiqa.lmm.mplug_owl2.loading import (
-    DTYPES,
     FLOATS,
     compute_dtype,
     load_mplug_owl2,
     quantize_model,
 )
-
-__all__ = [
-    "DEMO_EMBEDDER",
-    "DTYPES",
-    "DTYPE_ALIASES",
-    "PAPER_EMBEDDER",
-    "build_embedder",
-    "demo_mplug_owl2",
-    "embedder_config",
-]
 
 DEMO_EMBEDDER = "demo"
 """Source of the demo's embedding model: seeded random weights, which understand nothing."""
@@ -42,7 +33,7 @@ DTYPE_ALIASES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 """Short names that the command lines take too."""
 
 _DEMO_SEED = 20
-_DEMO_SIZES = {
+_DEMO_SIZES: dict[str, Any] = {
     "vocab_size": 32000,
     "hidden_size": 128,
     "intermediate_size": 256,
@@ -106,7 +97,7 @@ def build_embedder(
         CheckpointError: the weights cannot be read or do not fit.
     """
     if source == DEMO_EMBEDDER:
-        model = demo_mplug_owl2().to(device, compute_dtype(dtype, device))
+        model = demo_mplug_owl2().to(device, compute_dtype(dtype, device))  # type: ignore[arg-type]
         return PromptEmbedder(model if dtype in FLOATS else quantize_model(model, dtype))
     with _explained(source):
         return PromptEmbedder(load_mplug_owl2(source, dtype, device))

@@ -137,7 +137,7 @@ class TrainingConfig:
         Raises:
             ConfigError: an unknown name among them.
         """
-        return MAAGIQAConfig.from_dict(self.scorer)
+        return from_mapping(MAAGIQAConfig, self.scorer, "scorer")
 
     @property
     def feature_folder(self) -> Path:

@@ -3,7 +3,6 @@
 Nothing is fetched unless that is asked for, so a machine without a network answers at once.
 """
 
-import hashlib
 import http.client
 import socket
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 
 from ma_agiqa.errors import DownloadError
+from ma_agiqa.files import sha256
 
 __all__ = ["HubFile", "UrlFile", "hub_offline", "require"]
 
@@ -47,7 +47,7 @@ class UrlFile:
         """What is wrong with the file on this machine; None if it can be used."""
         if not self.path.is_file():
             return "is not on this machine"
-        if self.sha256 is not None and _sha256(self.path) != self.sha256:
+        if self.sha256 is not None and sha256(self.path) != self.sha256:
             return f"is another file than the published one (SHA-256 {self.sha256})"
         return None
 
@@ -129,8 +129,3 @@ def hub_offline() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
