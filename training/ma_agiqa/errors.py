@@ -8,19 +8,19 @@
     ├── ConfigError                a setting with an unknown name or an impossible value
     ├── DataError                  a table or image of a data set that cannot be used
     ├── QuestionError              a question to the LMM that is empty or too long
-    ├── CannotAnswerError          an LMM that has no words: random weights, no head, no tokenizer
-    └── DownloadError             weights that could not be fetched
+    ├── CannotAnswerError          an LMM without words: random weights, no head, no tokenizer
+    └── DownloadError              weights that could not be downloaded
 
-A message says what was received, what was expected, and what to do next; it never holds a path
-of the server, so it may be shown to whoever sent the request.
+A message states what was received, what was expected, and what to do next. Those of images and
+questions never hold a path of the server, so they may be shown to whoever sent the request.
 """
 
 
 class MAAGIQAError(Exception):
-    """Root of every error this package raises on purpose."""
+    """Root of every error that this package raises on purpose."""
 
 
-class ImageError(MAAGIQAError, ValueError):
+class ImageError(MAAGIQAError):
     """The given bytes cannot be scored."""
 
 
@@ -32,25 +32,25 @@ class ImageTooLargeError(ImageError):
     """The image has more bytes or pixels than the limit."""
 
 
-class CheckpointError(MAAGIQAError, ValueError):
+class CheckpointError(MAAGIQAError):
     """Weights that do not fit the model, or cannot be read."""
 
 
-class ConfigError(MAAGIQAError, ValueError):
+class ConfigError(MAAGIQAError):
     """A setting with an unknown name or an impossible value."""
 
 
-class DataError(MAAGIQAError, ValueError):
+class DataError(MAAGIQAError):
     """A table or an image of a data set that cannot be used."""
 
 
-class QuestionError(MAAGIQAError, ValueError):
+class QuestionError(MAAGIQAError):
     """A question to the LMM that is empty, too long, or asks for too long an answer."""
 
 
-class CannotAnswerError(MAAGIQAError, RuntimeError):
-    """The LMM that is served has no words: random weights, no language head or no tokenizer."""
+class CannotAnswerError(MAAGIQAError):
+    """The served LMM cannot answer: random weights, no language head or no tokenizer."""
 
 
-class DownloadError(MAAGIQAError, RuntimeError):
-    """Weights that could not be fetched."""
+class DownloadError(MAAGIQAError):
+    """Weights that could not be downloaded."""

@@ -73,7 +73,7 @@ def explain_full_disk(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Turn the errors of a full disk into one that says what to do.
 
     Args:
-        folder: what is written inside goes to this folder.
+        folder: folder that the guarded code writes to.
 
     Raises:
         DataError: the disk is full, or the user's quota on it is used up.

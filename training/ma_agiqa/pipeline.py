@@ -52,10 +52,10 @@ class ImageScorer:
         """Load both networks.
 
         Args:
-            checkpoint: of the scorer, as `checkpoints.load_scorer` takes it.
+            checkpoint: path of the scorer, as `checkpoints.load_scorer` takes it.
             embedder: source of the embedder, as `lmm.sources.build_embedder` takes it; by default
                 the one that the checkpoint's card names.
-            device: where both run.
+            device: device of both networks.
             dtype: what the embedder's weights are kept in, of `lmm.sources.DTYPES`; the scorer's
                 are float32.
 

@@ -1,4 +1,4 @@
-"""Frozen dataclasses from YAML: unknown names and wrong types are errors."""
+"""Frozen dataclasses from plain values, as in YAML; unknown names and wrong types are errors."""
 
 import contextlib
 import dataclasses
@@ -37,7 +37,8 @@ def from_mapping(cls: type[_T], values: Mapping[str, Any], where: str) -> _T:
 
     Args:
         cls: a dataclass; fields without default must be given.
-        values: as YAML gives them; an int is taken for a float, a list for a tuple.
+        values: plain values, as YAML gives them; an int is accepted for a float, a list for a
+            tuple.
         where: name of the section, for messages.
 
     Raises:

@@ -1,5 +1,4 @@
-"""The tensors that travel between the served models: one description for Python, export and
-`config.pbtxt`.
+"""The tensors between the served models: one description for Python, export and `config.pbtxt`.
 
     IMAGE --preprocess--> QUALITY_VIEW, SEMANTIC_VIEW
     SEMANTIC_VIEW --mplug_owl2--> SEMANTIC, COHERENCE                          (paper Eq. 3)

@@ -19,7 +19,7 @@ class DtypeResult:
     """One dtype, compared with the reference.
 
     Attributes:
-        dtype: what the weights were kept in.
+        dtype: format of the weights.
         weight_bytes: size of the weights.
         peak_bytes: most memory in use while they were loaded.
         load_s: seconds to load them.
@@ -65,7 +65,7 @@ def measure_dtypes(
         scorer: the scorer in float32; None compares the embeddings alone.
         reference: dtype that the others are compared with.
         others: dtypes, of `lmm.sources.DTYPES`.
-        device: where the embedder runs.
+        device: device of the embedder.
         batch: number of images in a pass.
 
     Raises:

@@ -21,8 +21,8 @@ class LoadedEmbedder:
 
     Attributes:
         embedder: the embedder, ready to use.
-        dtype: what its weights are kept in, of `lmm.sources.DTYPES`.
-        device: where it runs.
+        dtype: format of its weights, of `lmm.sources.DTYPES`.
+        device: its device.
         load_s: seconds until it was ready, the constant beginnings of the prompts included.
         load_peak_bytes: most memory in use meanwhile.
         load_disk_bytes: bytes read from disks meanwhile; near 0 if the files were in memory.
@@ -75,8 +75,8 @@ def load(source: str, dtype: str, device: str) -> LoadedEmbedder:
 
     Args:
         source: source of the weights, as `lmm.sources.build_embedder` takes it.
-        dtype: what the weights are kept in, of `lmm.sources.DTYPES`.
-        device: where the embedder runs.
+        dtype: format of the weights, of `lmm.sources.DTYPES`.
+        device: device of the embedder.
 
     Raises:
         CheckpointError, ConfigError: see `lmm.sources.build_embedder`.

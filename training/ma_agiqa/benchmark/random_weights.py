@@ -1,4 +1,4 @@
-"""A checkpoint of random weights, for measuring where the published one cannot be had.
+"""A checkpoint of random weights, for measuring where the published one is not available.
 
 It has the published names and shapes, the language head included, so that both our code and the
 authors' code load it. Random weights compute as fast as trained ones, but understand nothing.

@@ -125,7 +125,7 @@ def measure_scorer(
         model: the exact scorer, on `device`, in evaluation mode.
         batches: number of images in a forward pass, for each measurement.
         dtype: dtype of the fast arithmetic; None measures the exact one.
-        device: what computes.
+        device: device of the scorer.
         rounds: forward passes that are timed, after one that is not.
     """
     measured = model if dtype is None else accelerate(model, dtype)

@@ -1,4 +1,4 @@
-"""What a user of a scorer must know; it travels with the weights."""
+"""The card of a scorer: facts that its users need and that travel with its weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,21 +23,22 @@ _AGIQA_3K_QUANTILES = (
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a user of the model must know.
+    """Facts that users of a scorer need.
 
     Attributes:
-        name: of the model.
+        name: name of the model.
         preset: "demo" or "paper": which mPLUG-Owl2 made its prompt embeddings.
-        dataset: what it was trained on.
-        mos_min, mos_max: range of the scale.
+        dataset: data set that it was trained on.
+        mos_min, mos_max: ends of the scale.
         metrics: srcc, plcc, krcc, rmse, count and more on the held-out part named under "split".
         mos_quantiles: 101 numbers, the 0..100 % quantiles of the training MOS.
-        created: ISO 8601, UTC.
-        note: a sentence every reader of a score should see; may be empty.
+        created: time of creation, ISO 8601, UTC.
+        note: a sentence that every reader of a score should see; may be empty.
         embedder: identity of the prompt embedder.
         training: resolved settings of the run, as `train.config.TrainingConfig` reads them.
         split_sha256: hash of the split.
-        git_commit: of the code, with "+changes" where it differed; None outside a repository.
+        git_commit: commit of the code, with "+changes" if files differed from it; None outside a
+            repository.
     """
 
     name: str

@@ -237,7 +237,7 @@ def fetch_weights(
         output: folder of the weights.
         embedder: folder of mPLUG-Owl2, or a hub id; by default the paper's.
         checkpoint: `.pt` file of the authors' code; by default theirs for AGIQA-3k.
-        tell: is told what will happen, before it does.
+        tell: gets texts about what will happen, before it does.
 
     Returns:
         The checkpoint's file and mPLUG-Owl2's folder.

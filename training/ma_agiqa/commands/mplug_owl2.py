@@ -1,4 +1,4 @@
-"""Command line: write mPLUG-Owl2's weights anew, as they are served fastest."""
+"""`python -m ma_agiqa mplug-owl2`: convert mPLUG-Owl2's weights for serving."""
 
 from pathlib import Path
 
@@ -11,9 +11,10 @@ from ma_agiqa.lmm.sources import DTYPE_ALIASES
 
 _EPILOG = """\b
 Examples:
-  python -m ma_agiqa mplug-owl2 MAGAer13/mplug-owl2-llama2-7b weights/owl-bf16
-  python -m ma_agiqa mplug-owl2 weights/mplug-owl2-llama2-7b weights/owl-bf16
-  python export/to_triton.py --checkpoint AGIQA_3k.pt --owl weights/owl-bf16 --device cpu
+  python -m ma_agiqa mplug-owl2 MAGAer13/mplug-owl2-llama2-7b weights/mplug-owl2-bf16
+  python -m ma_agiqa mplug-owl2 weights/mplug-owl2-llama2-7b weights/mplug-owl2-bf16
+  python export/to_triton.py --checkpoint AGIQA_3k.pt --device cpu \\
+      --embedder weights/mplug-owl2-bf16
 """
 
 
@@ -25,7 +26,7 @@ Examples:
     type=click.Choice([*DTYPE_ALIASES, *FLOATS]),
     default="bf16",
     show_default=True,
-    help="Of the tensors: what you will serve.",
+    help="Dtype of the weights, the one that you will serve.",
 )
 def main(source: str, folder: Path, dtype: str) -> None:
     """Convert the weights of SOURCE, a hub id or a folder, to safetensors of one dtype in FOLDER.

@@ -1,8 +1,8 @@
 """Answers of the LMM in words (paper Fig. 5): greedy decoding with keys and values kept.
 
-An answer is made one token per call, and every call names all that came before: a call depends on
-nothing that happened earlier. What earlier calls computed is kept for the latest answers only, so
-that the next token costs one position and not the whole sequence.
+Every call gives one token and is given all tokens before it, so that it depends on no earlier call.
+The keys and values of the latest answers are kept, so that their next token costs one position and
+not the whole sequence.
 """
 
 import hashlib
@@ -31,10 +31,10 @@ class Answerer:
     """Answers questions about an image with the embedder's own weights and the language head.
 
     Args:
-        embedder: whose mPLUG-Owl2 answers.
-        head: `lm_head.weight`, (vocabulary, hidden), of the model's dtype and on its device.
-        kept: answers whose keys and values are kept. At the paper's size and in 16 bits each
-            takes 0.5 MiB per position (2 x 32 layers x 4096 x 2 bytes), about 130 MiB for an
+        embedder: the embedder whose mPLUG-Owl2 answers.
+        head: `lm_head.weight`, (vocabulary, hidden), in the model's dtype and on its device.
+        kept: number of answers whose keys and values are kept. At the paper's size and in 16 bits
+            each takes 0.5 MiB per position (2 x 32 layers x 4096 x 2 bytes), about 130 MiB for an
             answer of 150 tokens to one of the paper's questions.
     """
 
@@ -66,7 +66,7 @@ class Answerer:
         self._check(ids)
         digest = hashlib.blake2b(view.cpu().numpy().tobytes(), digest_size=16).digest()
         past = self._kept.pop((digest, tuple(ids[:-1])), None)
-        hidden, present = self._start(view, ids) if past is None else self._go_on(ids, past)
+        hidden, present = self._start(view, ids) if past is None else self._continue(ids, past)
         self._kept[digest, tuple(ids)] = present
         while len(self._kept) > self._room:
             self._kept.popitem(last=False)
@@ -101,7 +101,7 @@ class Answerer:
         hidden, present = model.decode(sequence, place, positions)
         return hidden[0, -1], present
 
-    def _go_on(self, ids: Sequence[int], past: KeyValues) -> tuple[Tensor, KeyValues]:
+    def _continue(self, ids: Sequence[int], past: KeyValues) -> tuple[Tensor, KeyValues]:
         """Run the last token after what is kept."""
         model = self._model
         length = past[0][0].shape[2]
@@ -119,8 +119,8 @@ def language_head(source: str, model: MPlugOwl2Model) -> Tensor:
     """Read the language head, which embeddings do without, from a checkpoint.
 
     Args:
-        source: of the weights, as `ma_agiqa.lmm.sources.build_embedder` takes it.
-        model: for whose sizes, dtype and device.
+        source: source of the weights, as `ma_agiqa.lmm.sources.build_embedder` takes it.
+        model: the model that the head has to fit; it gets its dtype and device.
 
     Returns:
         `lm_head.weight`, (vocabulary, hidden).
@@ -135,12 +135,12 @@ def language_head(source: str, model: MPlugOwl2Model) -> Tensor:
     except Exception as error:  # the hub, the disk and the parsers raise errors of every kind
         raise CannotAnswerError(
             f"The language head ({_HEAD}) cannot be read from the served checkpoint, so the model "
-            "cannot answer questions. Fetch the checkpoint again."
+            "cannot answer questions. Download the checkpoint again."
         ) from error
     expected = (model.config.vocab_size, model.config.hidden_size)
     if head.shape != expected:
         raise CannotAnswerError(
             f"The language head has shape {tuple(head.shape)} instead of {expected}, so the model "
-            "cannot answer questions. Fetch the checkpoint again."
+            "cannot answer questions. Download the checkpoint again."
         )
     return head.to(model.device, model.dtype)

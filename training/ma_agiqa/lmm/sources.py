@@ -1,4 +1,4 @@
-"""The two embedding models that are served: the published mPLUG-Owl2, and a small random one.
+"""Where an embedder comes from: the published mPLUG-Owl2, or a small one with random weights.
 
 The demo's weights are never stored: they follow from a seed and the parameters' names, so that
 every machine and every version of torch makes the same ones.
@@ -24,13 +24,13 @@ from ma_agiqa.lmm.mplug_owl2.loading import (
 )
 
 DEMO_EMBEDDER = "demo"
-"""Source of the demo's embedding model: seeded random weights, which understand nothing."""
+"""Source of the demo's embedder: seeded random weights, which understand nothing."""
 
 PAPER_EMBEDDER = "MAGAer13/mplug-owl2-llama2-7b"
-"""Source of the paper's embedding model on the Hugging Face hub (16.4 GB)."""
+"""Source of the paper's embedder on the Hugging Face hub (16.4 GB)."""
 
 DTYPE_ALIASES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-"""Short names that the command lines take too."""
+"""Short names of dtypes on the command line."""
 
 _DEMO_SEED = 20
 _DEMO_SIZES: dict[str, Any] = {
@@ -84,13 +84,13 @@ def _seeded(name: str, shape: tuple[int, ...], is_norm: bool) -> np.ndarray:
 def build_embedder(
     source: str = DEMO_EMBEDDER, device: str | torch.device = "cpu", dtype: str = "float32"
 ) -> PromptEmbedder:
-    """Load an embedding model with the paper's two prompts.
+    """Load an embedder with the paper's two prompts.
 
     Args:
         source: `DEMO_EMBEDDER`, a hub id such as `PAPER_EMBEDDER`, or a local folder of it.
-        device: where the model runs.
-        dtype: what its weights are kept in, of `DTYPES`. With float32, float16 and bfloat16 it is
-            the arithmetic's too; with int8 and int4 that is 16 bits wide.
+        device: device of the model.
+        dtype: format of the weights, of `DTYPES`. float32, float16 and bfloat16 are the dtype of
+            the arithmetic, too; with int8 and int4 that is 16 bits wide.
 
     Raises:
         ConfigError: an unknown dtype, or one that the device or the model's sizes do not allow.
@@ -104,10 +104,10 @@ def build_embedder(
 
 
 def embedder_config(source: str = DEMO_EMBEDDER) -> MPlugOwl2Config:
-    """Read an embedding model's sizes without its weights.
+    """Read an embedder's sizes without its weights.
 
     Raises:
-        CheckpointError: config.json cannot be had or read.
+        CheckpointError: config.json cannot be downloaded or read.
     """
     if source == DEMO_EMBEDDER:
         return MPlugOwl2Config(**_DEMO_SIZES)
@@ -117,7 +117,7 @@ def embedder_config(source: str = DEMO_EMBEDDER) -> MPlugOwl2Config:
 
 @contextmanager
 def _explained(source: str) -> Iterator[None]:
-    """Say what to do when loading fails: the hub, the disk and the parsers raise all kinds."""
+    """Explain a failed loading: the hub, the disk and the parsers raise errors of all kinds."""
     try:
         yield
     except MAAGIQAError:

@@ -24,13 +24,13 @@ QUESTIONS: Mapping[str, str] = {
 """The paper's two questions (§3.2)."""
 
 MAX_QUESTION_TOKENS = 1000
-"""Longest question; with the image (65) and the longest answer it fits LLaMA-2's 4096 positions."""
+"""Longest question; with the image (65) and an answer it fits LLaMA-2's 4096 positions."""
 
 MAX_QUESTION_CHARACTERS = 10 * MAX_QUESTION_TOKENS
-"""Longer text is refused before it is cut into tokens."""
+"""Longer text is refused before it is split into tokens."""
 
 MAX_ANSWER_TOKENS = 512
-"""Longest answer."""
+"""Longest answer in tokens."""
 
 IMAGE_ID = -200
 """Stands for the image in a list of token ids; `ma_agiqa.lmm.mplug_owl2.IMAGE_TOKEN_ID`."""
@@ -65,22 +65,22 @@ class Tokenizer:
         except (OSError, RuntimeError, TypeError) as error:
             raise CannotAnswerError(
                 "The language model's tokenizer.model cannot be read, so it cannot answer. "
-                "Fetch the checkpoint again."
+                "Download the checkpoint again."
             ) from error
         end = tuple(self._pieces.encode(" ASSISTANT:"))
         if end != ASSISTANT_IDS:
             raise CannotAnswerError(
                 f"The tokenizer writes ' ASSISTANT:' as {list(end)}, LLaMA-2's as "
-                f"{list(ASSISTANT_IDS)}: it is not the language model's, which cannot answer "
-                "with it. Fetch the checkpoint again."
+                f"{list(ASSISTANT_IDS)}: it is not the language model's tokenizer, so the "
+                "model cannot answer with it. Download the checkpoint again."
             )
 
     @classmethod
     def of_checkpoint(cls, source: str) -> "Tokenizer":
-        """Read the tokenizer beside mPLUG-Owl2's weights.
+        """Read the tokenizer that comes with mPLUG-Owl2's weights.
 
         Args:
-            source: of the weights, as `ma_agiqa.lmm.sources.build_embedder` takes it.
+            source: source of the weights, as `ma_agiqa.lmm.sources.build_embedder` takes it.
 
         Raises:
             CannotAnswerError: the demo, whose weights are random; or there is no tokenizer.
@@ -95,8 +95,8 @@ class Tokenizer:
             raise
         except Exception as error:  # the hub's client raises errors of every kind
             raise CannotAnswerError(
-                "The language model's tokenizer.model cannot be fetched, so it cannot answer. "
-                "Fetch the whole checkpoint once on a machine with a network."
+                "The language model's tokenizer.model cannot be downloaded, so it cannot answer. "
+                "Download the whole checkpoint once on a machine with a network."
             ) from error
 
     @property

@@ -18,7 +18,7 @@ _WINDOW, _STRIDE = 8, 4  # pixels of a window whose frequencies are measured, an
 _CHROMA_ORDER = 3  # color varies slowly: only frequencies below this order are measured
 _STRENGTH = (-3.5, 0.65)  # average and deviation of log-amplitudes, over the synthetic set
 _SPREAD = (0.55, 0.25)  # the same of their deviations within a patch
-_FLOOR = 0.01  # amplitude that counts as nothing; pixel values lie in -1..1
+_FLOOR = 0.01  # added to amplitudes before their logarithm; pixel values are in -1..1
 _OPPONENT = ((0.299, 0.587, 0.114), (0.5, 0.0, -0.5), (-0.25, 0.5, -0.25))  # Y, red-blue, green
 
 
@@ -30,7 +30,7 @@ class SpectralPatchEmbed(nn.Module):
         patch_size: side of a patch in pixels, a multiple of 4.
         in_chans: must be 3.
         embed_dim: width of a token.
-        arguments: what timm passes besides, which has no meaning here.
+        arguments: further arguments of timm, which are ignored.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Loading tensors by name, with nothing missing and nothing left over."""
+"""Loading tensors by name, with none missing and none left over."""
 
 from collections.abc import Mapping, Sequence
 
@@ -35,11 +35,11 @@ def check_names(own: Mapping[str, torch.Size], state: Mapping[str, torch.Size]) 
         ],
     }
     if any(faults.values()):
-        told = "; ".join(f"{kind}: {name_some(names)}" for kind, names in faults.items() if names)
-        raise CheckpointError(f"The checkpoint does not fit the model. Tensors {told}.")
+        listed = "; ".join(f"{kind}: {name_some(names)}" for kind, names in faults.items() if names)
+        raise CheckpointError(f"The checkpoint does not fit the model. Tensors {listed}.")
 
 
 def name_some(names: Sequence[str], limit: int = 8) -> str:
-    """List the first names, and say how many more there are."""
+    """List the first names and the number of the others."""
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + rest

@@ -96,7 +96,7 @@ class _TransposedAttention(nn.Module):
 
 
 class _WindowBlock(nn.Module):
-    """A Swin block on tokens that already lie in the order of its windows."""
+    """A Swin block on tokens that are already in the order of its windows."""
 
     bias: Tensor
 

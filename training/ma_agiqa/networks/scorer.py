@@ -35,7 +35,7 @@ class MAAGIQA(nn.Module):
         backbone_weights: initial weights of the ViT, see `maniqa.ViTFeatures`.
 
     Raises:
-        ConfigError: an impossible setting, or backbone weights that cannot be had.
+        ConfigError: an impossible setting, or backbone weights that cannot be loaded.
     """
 
     def __init__(self, config: MAAGIQAConfig, backbone_weights: str = NO_WEIGHTS) -> None:

@@ -1,7 +1,7 @@
 """The language decoder of mPLUG-Owl2: LLaMA-2 with the modality-adaptive module.
 
 Keys, values and both norms have two sets of weights: way 0 for text, way 1 for image tokens. The
-image's tokens stand together, so a sequence is cut into at most three slices instead of being
+image's tokens are contiguous, so a sequence is cut into at most three slices instead of being
 gathered token by token.
 """
 
@@ -20,7 +20,7 @@ KeyValues = list[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Segment:
-    """Where the image's tokens lie in a sequence: positions start <= t < stop."""
+    """Where the image's tokens are in a sequence: positions start <= t < stop."""
 
     start: int
     stop: int
@@ -48,7 +48,7 @@ class Multiway(nn.Module):
         self.multiway = nn.ModuleList([text, image])
 
     def forward(self, hidden: Tensor, image: Segment) -> Tensor:
-        """Map (B, T, width); each slice is made contiguous, since strided bf16 products crawl."""
+        """Map (B, T, width); slices are made contiguous, as strided bf16 products are slow."""
         text_way, image_way = self.multiway
         slices = (
             (text_way, 0, image.start),

@@ -1,9 +1,9 @@
-"""Loading mPLUG-Owl2 straight to its dtype and device, with the weights in memory once.
+"""Loading mPLUG-Owl2 directly to its dtype and device, with the weights in memory once.
 
-On a CPU, weights that lie on the disk in the wanted dtype are not read at all: the model uses the
-mapped file, and processes that serve the same file share its memory. The file must then stay as it
-is while the model lives. Other weights are converted or quantized one tensor at a time, except
-that the table of token embeddings stays mapped where it has the dtype of the arithmetic.
+On a CPU, weights that are on the disk in the wanted dtype are not read at all: the model uses the
+mapped file, and processes that serve the same file share its memory. The file must then not change
+while the model is in use. Other weights are converted or quantized one tensor at a time, except
+that the table of token embeddings stays mapped if it has the dtype of the arithmetic.
 """
 
 import ctypes
@@ -21,10 +21,10 @@ from ma_agiqa.lmm.mplug_owl2.weight_files import read_tensors
 from ma_agiqa.networks.exact_loading import check_names
 
 FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-"""Formats that are a dtype of torch."""
+"""Weight formats that are a dtype of torch."""
 
 DTYPES = (*FLOATS, *QUANTIZED)
-"""Formats that weights can be kept in."""
+"""All weight formats."""
 
 _LOOKED_UP = {"embed_tokens.weight"}  # a table: mapped, only the rows of the prompts are in memory
 
@@ -55,9 +55,9 @@ def load_mplug_owl2(source: str, dtype: str, device: str | torch.device = "cpu")
 
     Args:
         source: hub id or folder, with .bin or safetensors files.
-        dtype: what the weights are kept in, of `DTYPES`. With int8, int4 and fp8 weights are
-            quantized while they are read.
-        device: where the model runs.
+        dtype: format of the weights, of `DTYPES`. For int8, int4 and fp8 the weights are quantized
+            while they are read.
+        device: device of the model.
 
     Raises:
         ConfigError: see `compute_dtype`.
@@ -118,7 +118,7 @@ def _prepared(
 
 
 def _return_freed_memory() -> None:
-    """Give freed memory back to the system, where the C library (glibc) keeps it: 0.9 GB in all."""
+    """Return freed memory to the system, as the C library (glibc) keeps it: 0.9 GB in all."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -110,11 +110,12 @@ class MPlugOwl2Model(PreTrainedModel):
             "of another shape": sorted(str(item) for item in info["mismatched_keys"]),
         }
         if any(faults.values()):
-            told = "; ".join(
+            listed = "; ".join(
                 f"{kind}: {name_some(names)}" for kind, names in faults.items() if names
             )
             raise CheckpointError(
-                f"{pretrained_model_name_or_path} is not mPLUG-Owl2 of these sizes. Tensors {told}."
+                f"{pretrained_model_name_or_path} is not mPLUG-Owl2 of these sizes. Tensors "
+                f"{listed}."
             )
         return model.eval()
 

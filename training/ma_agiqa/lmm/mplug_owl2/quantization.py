@@ -213,7 +213,7 @@ def replace_linears(model: nn.Module, kind: str) -> dict[str, str]:
 
 
 def weight_format(model: nn.Module) -> str:
-    """Name what a model's weights are kept in: a format of `QUANTIZED`, or its dtype.
+    """Name the format of a model's weights: one of `QUANTIZED`, or its dtype.
 
     With int4 some layers are int8.
     """

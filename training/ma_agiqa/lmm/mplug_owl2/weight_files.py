@@ -16,7 +16,7 @@ from ma_agiqa.errors import CheckpointError
 
 _WHOLE = ("model.safetensors", "pytorch_model.bin")  # in the order of preference
 _SHARD_BYTES = 2 * 2**30
-_BESIDE = (
+_OTHER_FILES = (
     "generation_config.json",
     "preprocessor_config.json",
     "special_tokens_map.json",
@@ -28,7 +28,7 @@ Named = tuple[str, Tensor]
 
 
 def read_tensors(source: str, stay_mapped: bool) -> Iterator[Named]:
-    """Read a checkpoint tensor by tensor; each lies in the mapped file until it is copied.
+    """Read a checkpoint tensor by tensor; each is in the mapped file until it is copied.
 
     Args:
         source: a hub id or a local folder, with safetensors or .bin files, whole or in shards.
@@ -102,7 +102,7 @@ def convert_weights(source: str, folder: Path, dtype: torch.dtype) -> None:
         for name, value in read_tensors(source, stay_mapped=False)
     )
     write_tensors(folder, settings, tensors)
-    for name in _BESIDE:
+    for name in _OTHER_FILES:
         if file := _find(source, name):
             shutil.copyfile(file, folder / name)
 
