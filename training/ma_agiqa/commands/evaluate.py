@@ -150,6 +150,26 @@ def _named_file(
     return [(name, Path(path)) for name, _, path in pairs]
 
 
+predictions_option = click.option(
+    "--predictions",
+    "files",
+    multiple=True,
+    callback=_named_file,
+    metavar="NAME=FILE",
+    help="Measure a CSV file of predictions too; repeatable.",
+)
+"""`--predictions NAME=FILE`, given as pairs of a name and a path."""
+
+resamples_option = click.option(
+    "--resamples",
+    default=RESAMPLES,
+    show_default=True,
+    type=click.IntRange(2),
+    help="Number of resamples of the bootstrap that gives the intervals.",
+)
+"""`--resamples N`."""
+
+
 @click.command(cls=Command, help=__doc__, epilog=_EPILOG)
 @click.option(
     "--checkpoint",
@@ -168,25 +188,12 @@ def _named_file(
     help="Images to score.",
 )
 @click.option("--url", metavar="HOST:PORT", help="Score by the model served there.")
-@click.option(
-    "--predictions",
-    "files",
-    multiple=True,
-    callback=_named_file,
-    metavar="NAME=FILE",
-    help="Measure a CSV file of predictions too; repeatable.",
-)
+@predictions_option
 @click.option("--output", metavar="DIR", help="Write report.md, metrics.json, predictions.csv.")
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1))
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1. Default: the GPU if any.")
-@click.option(
-    "--resamples",
-    default=RESAMPLES,
-    show_default=True,
-    type=click.IntRange(2),
-    help="Of the bootstrap that gives the intervals.",
-)
-@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
+@resamples_option
+@click.option("--seed", default=0, show_default=True, help="Seed of the bootstrap.")
 @overrides_option
 def main(
     url: str | None, files: Sequence[tuple[str, Path]], output: str | None, **options: Any

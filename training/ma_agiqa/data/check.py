@@ -16,8 +16,6 @@ from ma_agiqa.data.table import RatedImage
 from ma_agiqa.errors import DataError, ImageError
 from ma_agiqa.images.views import decode
 
-__all__ = ["Report", "check"]
-
 _SHOWN = 20
 _BARS, _BAR_WIDTH = 10, 40
 

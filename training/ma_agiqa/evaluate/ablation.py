@@ -26,8 +26,6 @@ from ma_agiqa.torchrun import process_state
 from ma_agiqa.train.config import TrainingConfig
 from ma_agiqa.train.training import train
 
-__all__ = ["VARIANTS", "Variant", "ablate", "main"]
-
 _EPILOG = """\b
 Examples:
   python -m ma_agiqa ablate --config training/configs/agiqa_3k.yaml --output runs/agiqa_3k_ablation

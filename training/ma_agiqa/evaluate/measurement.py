@@ -13,8 +13,6 @@ from ma_agiqa.evaluate.tables import METRIC_HEADINGS
 from ma_agiqa.metrics.agreement import Metrics, evaluate
 from ma_agiqa.metrics.intervals import RESAMPLES, Intervals, bootstrap
 
-__all__ = ["Group", "Measurement", "measure", "measure_generators", "measure_subsets"]
-
 
 @dataclass(frozen=True)
 class Measurement:

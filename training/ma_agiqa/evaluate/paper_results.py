@@ -10,20 +10,6 @@ and 4 the paper's own network with the quality feature alone.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = [
-    "ABLATION",
-    "AGIQA_3K",
-    "AIGCQA_20K",
-    "COMPARISON",
-    "CROSS",
-    "DATASETS",
-    "DIGITAL_SUBSET_SRCC",
-    "FUSION",
-    "METHODS",
-    "OURS",
-    "PaperMetrics",
-]
-
 AGIQA_3K = "AGIQA-3k"
 AIGCQA_20K = "AIGCQA-20k"
 DATASETS = (AGIQA_3K, AIGCQA_20K)

@@ -16,8 +16,6 @@ from ma_agiqa.evaluate.paper_results import COMPARISON, CROSS, PaperMetrics
 from ma_agiqa.evaluate.selection import ALL_PARTS, Selection
 from ma_agiqa.metrics.intervals import RESAMPLES
 
-__all__ = ["Result"]
-
 
 @dataclass(frozen=True)
 class Result:

@@ -14,8 +14,6 @@ from ma_agiqa.evaluate.predictions import build_predictions
 if TYPE_CHECKING:
     from ma_agiqa_client import ModelCard, Score
 
-__all__ = ["score_served"]
-
 
 def score_served(
     url: str, images: Sequence[RatedImage], table: str, progress: bool = False

@@ -7,6 +7,7 @@ every machine and every version of torch makes the same ones.
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ __all__ = [
     "PAPER_EMBEDDER",
     "build_embedder",
     "demo_owl",
+    "demo_recipe",
     "embedder_config",
 ]
 
@@ -69,6 +71,11 @@ _DEMO_SIZES = {
         },
     },
 }
+
+
+def demo_recipe() -> dict[str, Any]:
+    """What decides every weight of the demo's model."""
+    return {"seed": _DEMO_SEED, "generator": "crc32 of the name, normal", **_DEMO_SIZES}
 
 
 def demo_owl() -> MPlugOwl2Model:

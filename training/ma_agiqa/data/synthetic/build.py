@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ma_agiqa.errors import ConfigError, DataError
+from ma_agiqa.data.settings import Recipe
 from ma_agiqa.data.synthetic.degradations import DEGRADATIONS, LEVELS, degrade
 from ma_agiqa.data.synthetic.opinion import rate
 from ma_agiqa.data.synthetic.scenes import SCENE_KINDS, draw_scene
@@ -30,8 +30,7 @@ from ma_agiqa.data.synthetic.sources import (
     load,
     tinted,
 )
-
-__all__ = ["COLUMNS", "Recipe", "View", "build", "draw_view", "ensure", "views"]
+from ma_agiqa.errors import DataError
 
 COLUMNS = ("image", "mos", "source", "degradation", "level")
 
@@ -40,38 +39,6 @@ _SIZES = ((320, 320), (384, 256), (256, 384), (288, 352), (352, 264), (448, 336)
 _logger = logging.getLogger(__name__)
 
 Picture = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What decides every byte of the set.
-
-    Attributes:
-        seed: of all randomness.
-        scenes_per_kind: procedural scenes of each of the ten kinds; each is a source.
-        crops_per_photograph: views of each photograph; all of one photograph are one source.
-        crops_per_texture: views of each photographed texture; one source per texture.
-        patterns_per_kind: pictures of each of the ten kinds of pattern; each is a source.
-        degraded_per_view: degraded versions of each scene and crop, each of another degradation;
-            at most 7.
-    """
-
-    seed: int = 20
-    scenes_per_kind: int = 30
-    crops_per_photograph: int = 10
-    crops_per_texture: int = 8
-    patterns_per_kind: int = 9
-    degraded_per_view: int = 6
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not isinstance(value, int) or value < 0:
-                raise ConfigError(f"Recipe {name} is {value!r}; expected an integer of 0 or more.")
-        if self.degraded_per_view > len(DEGRADATIONS):
-            raise ConfigError(
-                f"degraded_per_view is {self.degraded_per_view}; "
-                f"there are only {len(DEGRADATIONS)} degradations."
-            )
 
 
 @dataclass(frozen=True)

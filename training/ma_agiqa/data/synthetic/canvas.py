@@ -7,8 +7,6 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Canvas", "Mask", "fractal_noise", "hsv"]
-
 _SUPERSAMPLING = 2  # painted at twice the size, then averaged down
 _SUBPIXEL_BITS = 4  # cv2's fixed-point coordinates
 

@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ma_agiqa.data.synthetic.build import Recipe, View, draw_view
+from ma_agiqa.data.settings import Recipe
+from ma_agiqa.data.synthetic.build import View, draw_view
 from ma_agiqa.data.synthetic.degradations import degrade
 from ma_agiqa.data.synthetic.sources import load
-
-__all__ = ["EXAMPLES", "NO_CONTENT", "write_examples"]
 
 _JPEG_QUALITY = 90
 _PHOTOGRAPH_SIZE = (384, 256)

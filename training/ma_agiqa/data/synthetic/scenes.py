@@ -10,8 +10,6 @@ from ma_agiqa.errors import ConfigError
 from ma_agiqa.data.synthetic import indoor, outdoor
 from ma_agiqa.data.synthetic.canvas import Canvas
 
-__all__ = ["SCENE_KINDS", "draw_scene"]
-
 SCENE_KINDS: Mapping[str, Callable[[Canvas], None]] = MappingProxyType(
     {
         "landscape": outdoor.landscape,

@@ -31,8 +31,6 @@ from ma_agiqa.errors import DataError
 from ma_agiqa.images.views import decode
 from ma_agiqa.data.synthetic.canvas import fractal_noise, hsv
 
-__all__ = ["PATTERN_KINDS", "PHOTOGRAPHS", "TEXTURES", "crop", "draw_pattern", "load", "tinted"]
-
 Picture = NDArray[np.uint8]
 
 PHOTOGRAPHS: Mapping[str, str] = MappingProxyType(

@@ -17,8 +17,6 @@ from ma_agiqa.images.views import RGB, semantic_view
 from ma_agiqa.lmm.embedder import CLIP_MEAN, CLIP_STD
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config, MPlugOwl2Model
 
-__all__ = ["QALIGN_REPO", "QAlign", "QAlignScorer"]
-
 QALIGN_REPO = "q-future/one-align"
 """The published weights on the Hugging Face hub (16 GB)."""
 
@@ -57,7 +55,7 @@ class QAlignScorer:
     """Q-Align with its published weights, 1 (bad) to 5 (excellent).
 
     Args:
-        device: where it runs; float16 on a GPU, as published, else bfloat16.
+        device: where it runs; in float16 on a GPU, as published, else in bfloat16.
         download: fetch the weights if they are not in the hub's cache.
 
     Raises:

@@ -7,8 +7,6 @@ from matplotlib.ticker import MultipleLocator
 
 from ma_agiqa.evaluate.figures.style import BASELINE, OURS, WIDTH_INCHES, caption, styled, title
 
-__all__ = ["BIN_WIDTH", "WORST", "draw_differences", "worst_images"]
-
 WORST = 300
 """Images of the paper's figure."""
 

@@ -21,8 +21,6 @@ from ma_agiqa.evaluate.figures.style import (
 )
 from ma_agiqa.images.views import decode
 
-__all__ = ["PANEL_IMAGES", "choose_images", "draw_panel"]
-
 PANEL_IMAGES = 8
 """Images of a panel where nothing else is asked for."""
 

@@ -8,8 +8,6 @@ from ma_agiqa.evaluate.figures.style import CURVE, MOS_LABEL, OURS, WIDTH_INCHES
 from ma_agiqa.evaluate.tables import number
 from ma_agiqa.metrics.agreement import evaluate, fit_logistic, logistic
 
-__all__ = ["draw_scatter"]
-
 _FEW, _FAINTEST = 300, 0.15  # points that may be opaque, and the opacity of very many
 _CURVE_POINTS = 200
 

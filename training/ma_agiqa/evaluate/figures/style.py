@@ -11,20 +11,6 @@ from matplotlib.figure import Figure
 
 from ma_agiqa.errors import DataError
 
-__all__ = [
-    "BASELINE",
-    "CURVE",
-    "FORMATS",
-    "MOS_LABEL",
-    "OURS",
-    "WIDTH_INCHES",
-    "caption",
-    "save",
-    "shorten",
-    "styled",
-    "title",
-]
-
 FORMATS = ("png", "pdf")
 
 # Okabe and Ito's colors, which the color-blind can tell apart.
