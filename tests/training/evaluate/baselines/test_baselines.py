@@ -11,13 +11,13 @@ import skimage.data
 import torch
 import yaml
 from click.testing import CliRunner
+from ma_agiqa.evaluate.baselines.loading import Options, load
 from scipy import stats
 
 from ma_agiqa.commands.baselines import main
 from ma_agiqa.data import make_split, read_images
 from ma_agiqa.errors import ConfigError, DataError, DownloadError
 from ma_agiqa.evaluate.baselines import comparison, handcrafted, methods, results, scoring
-from ma_agiqa.evaluate.baselines.loading import Options, load
 from ma_agiqa.evaluate.paper_results import COMPARISON, METHODS, OURS
 from ma_agiqa.evaluate.predictions import build_predictions, read_predictions, write_predictions
 from ma_agiqa.metrics.agreement import evaluate

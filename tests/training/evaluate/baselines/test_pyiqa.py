@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
+from ma_agiqa.evaluate.baselines.loading import Options, load
 
 from ma_agiqa.errors import CheckpointError, DataError, DownloadError
 from ma_agiqa.evaluate.baselines import pyiqa_metrics
-from ma_agiqa.evaluate.baselines.loading import Options, load
 from ma_agiqa.evaluate.baselines.pyiqa_metrics import load_first_weights, load_metric
 
 pytest.importorskip("pyiqa", reason="pyiqa is not installed (extra pyiqa)")

@@ -23,7 +23,7 @@ from ma_agiqa.errors import DataError, ImageError
 from ma_agiqa.images.views import decode, quality_view, semantic_view
 
 BadImage = tuple[int, str]
-"""Row in the table of an image that cannot be read, and a sentence."""
+"""Row in the table of an image that cannot be read, and the reason."""
 
 _BATCHES_AHEAD = 2  # that are decoded while others are embedded
 
@@ -102,7 +102,7 @@ def _read(image: RatedImage, side: int) -> _Views | BadImage:
         rgb = decode(data)
     except (OSError, ImageError) as error:
         reason = f"{error.strerror}." if isinstance(error, OSError) else str(error)
-        return image.row, f"{image.path} (row {image.row}): {reason}"
+        return image.row, reason
     key = hashlib.sha256(data).hexdigest()
     return _Views(image, key, quality_view(rgb), semantic_view(rgb, side))
 
