@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from ma_agiqa.evaluate.baselines.loading import Options, load
+from ma_agiqa.evaluate.baselines.scoring import Options, load
 
 from ma_agiqa.errors import CheckpointError
 from ma_agiqa.evaluate.baselines import q_align
