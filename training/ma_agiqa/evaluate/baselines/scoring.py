@@ -96,7 +96,7 @@ def score_images(
     cores = len(os.sched_getaffinity(0))
     jobs = _Scores(scorer if method.cpu_bound else None, images)
     workers = cores if method.cpu_bound else min(cores, _MOST_DECODERS)
-    found = DataLoader(jobs, batch_size=None, num_workers=workers)
+    found = DataLoader(jobs, batch_size=None, num_workers=workers, collate_fn=lambda item: item)
     bar = tqdm(found, method.name, len(images), unit="image", disable=not progress)
     values = []
     for image, item in zip(images, bar, strict=True):
