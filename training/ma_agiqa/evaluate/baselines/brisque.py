@@ -6,6 +6,7 @@ them. pyiqa, which has the authors' support vectors, is therefore preferred if i
 
 import importlib
 import importlib.metadata
+import math
 from typing import Any
 
 from ma_agiqa.errors import ConfigError, DataError
@@ -37,6 +38,9 @@ class BrisquePackage:
             DataError: the image has no statistics, because it is flat or tiny.
         """
         try:
-            return float(self._brisque.score(rgb))
+            found = float(self._brisque.score(rgb))
         except (ArithmeticError, IndexError, ValueError) as error:
             raise DataError(f"BRISQUE cannot measure this image: {error}.") from error
+        if not math.isfinite(found):
+            raise DataError(f"BRISQUE cannot measure this image: its value is {found}.")
+        return found
