@@ -1,4 +1,4 @@
-"""Look at a data set before hours are spent on it."""
+"""Check a data set before hours are spent on it."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -26,7 +26,7 @@ class Report:
 
     Attributes:
         facts: counts and distributions, a line each.
-        warnings: what may be meant, but changes what the numbers say.
+        warnings: what may be intended, but changes what the numbers mean.
         problems: what would stop a run; a sentence each, with file and row.
     """
 
@@ -46,8 +46,8 @@ def check(
     """Read the table, decode every image and divide them.
 
     Args:
-        data, settings: of a config.
-        workers: threads that decode.
+        data, settings: sections `data` and `split` of a config.
+        workers: number of threads that decode.
         progress: show a bar on stderr.
     """
     try:

@@ -1,8 +1,8 @@
 """Train and compare the variants of the paper's ablations (Tables 3, 4 and 5).
 
 Seven combinations of the three inputs, and concatenation instead of the mixture of experts. A
-variant whose checkpoint is there, made with the same settings, is not trained again; the full model
-is the config's own output. Everything else is as in the config: data, split, recipe, seed.
+variant whose checkpoint is there and was made with the same settings is not trained again; the full
+model is the config's own output. All else is as in the config: data, split, recipe, seed.
 """
 
 import dataclasses
@@ -42,8 +42,8 @@ class Variant:
     """One row of the paper's ablation tables.
 
     Attributes:
-        name: of the variant, and of its folder.
-        inputs: of the scorer, in the gate's order.
+        name: name of the variant and of its folder.
+        inputs: inputs of the scorer, in the gate's order.
         fusion: "moe" or "concat".
     """
 
@@ -52,7 +52,7 @@ class Variant:
     fusion: str = "moe"
 
     def configure(self, config: TrainingConfig, output: Path) -> TrainingConfig:
-        """The config of this variant's run."""
+        """Make the config of this variant's run."""
         if self == FULL:
             return config
         scorer = {**config.scorer, "inputs": list(self.inputs), "fusion": self.fusion}
@@ -60,7 +60,7 @@ class Variant:
         return dataclasses.replace(config, name=name, output=str(folder), scorer=scorer)
 
     def paper(self, dataset: str) -> PaperMetrics | None:
-        """What the paper reports for this variant; None for other data sets."""
+        """Look up what the paper reports for this variant; None for other data sets."""
         if dataset not in DATASETS:
             return None
         if self.inputs == GATE_ORDER:
@@ -92,9 +92,9 @@ def ablate(
     """Train the variants that are missing.
 
     Args:
-        config: of the full model.
+        config: settings of the full model.
         output: folder of the other variants' checkpoints.
-        variants: which ones.
+        variants: variants to train.
         progress: show bars on stderr.
 
     Returns:
@@ -158,10 +158,10 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _report(config: TrainingConfig, rows: Sequence[Mapping[str, Any]]) -> str:
-    beside = " (in brackets: the paper's, Tables 3-5)" if "paper_srcc" in rows[0] else ""
+    paper = " (in brackets: the paper's, Tables 3-5)" if "paper_srcc" in rows[0] else ""
     return (
         f"# Ablation on {config.data.name}\n\n"
-        f"Test part: {rows[0]['images']} images, one training each, seed {config.seed}{beside}. "
+        f"Test part: {rows[0]['images']} images, one training each, seed {config.seed}{paper}. "
         f"The best number of a column is bold.\n\n{_table(rows)}\n"
     )
 

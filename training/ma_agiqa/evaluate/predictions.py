@@ -95,7 +95,7 @@ def write_predictions(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path
 
     Args:
         frame: with COLUMNS, as `build_predictions` gives them.
-        path: of the CSV file; its folder is made.
+        path: the CSV file; its folder is made.
 
     Raises:
         DataError: the file cannot be written.

@@ -2,8 +2,8 @@
 
 The best epoch is the one with the highest validation SRCC + PLCC (paper §4.2); the checkpoint holds
 its weights, and its metrics on every image of the validation and the test part. Features that are
-missing are made first. A run that was killed goes on where it was, and ends with the same weights,
-when the same command is given again.
+missing are made first. A run that was interrupted continues when the same command is given again,
+and ends with the same weights.
 """
 
 import dataclasses

@@ -124,7 +124,7 @@ class FeatureStore:
         """Write a shard.
 
         Args:
-            keys: of the images (B,).
+            keys: keys of the images (B,).
             values: the arrays of a shard, each (B, ...).
 
         Raises:
@@ -138,7 +138,7 @@ class FeatureStore:
         """Read the features of images: the arrays of a shard, each (B, ...), in this order.
 
         Args:
-            keys: of the images (B,); all must be there.
+            keys: keys of the images (B,); all must be there.
         """
         found = [(self._shard(name), row) for name, row in (self._places[key] for key in keys)]
         return {n: np.stack([shard.get_slice(n)[row] for shard, row in found]) for n in _ARRAYS}

@@ -5,7 +5,6 @@ import json
 import logging
 import multiprocessing
 import os
-import shutil
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -31,6 +30,7 @@ from ma_agiqa.data.synthetic.sources import (
     tinted,
 )
 from ma_agiqa.errors import DataError
+from ma_agiqa.files import replace_folder
 
 COLUMNS = ("image", "mos", "source", "degradation", "level")
 
@@ -103,23 +103,23 @@ def build(folder: str | os.PathLike[str], recipe: Recipe | None = None, workers:
     folder, recipe = Path(folder), recipe or Recipe()
     if folder.exists():
         raise DataError(f"{folder} exists already; name a new folder or remove this one first.")
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    (part / "images").mkdir(parents=True)
     spawn = multiprocessing.get_context("spawn")  # a fork can inherit locks of OpenCV and torch
-    with ProcessPoolExecutor(workers, spawn, cv2.setNumThreads, (1,)) as pool:
+    with (
+        replace_folder(folder) as part,
+        ProcessPoolExecutor(workers, spawn, cv2.setNumThreads, (1,)) as pool,
+    ):
+        (part / "images").mkdir()
         jobs = [(view, recipe, part / "images") for view in views(recipe)]
         rows = [row for batch in pool.map(_write_view, *zip(*jobs, strict=True)) for row in batch]
-    with open(part / "data.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([COLUMNS, *rows])
-    (part / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
-    os.replace(part, folder)
+        with open(part / "data.csv", "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([COLUMNS, *rows])
+        (part / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
     _logger.info("Wrote %d images and data.csv to %s.", len(rows), folder)
     return folder / "data.csv"
 
 
 def ensure(folder: str | os.PathLike[str], recipe: Recipe) -> Path:
-    """The `data.csv` of the set in a folder, which is built where it does not exist.
+    """Find the `data.csv` of the set in a folder, which is made if it does not exist.
 
     Raises:
         DataError: the folder holds something else, or a set made with another recipe.
@@ -134,7 +134,7 @@ def ensure(folder: str | os.PathLike[str], recipe: Recipe) -> Path:
     if found != asdict(recipe):
         raise DataError(
             f"{folder} was made with the recipe {found}, expected {asdict(recipe)}; "
-            "remove it, and it will be built again."
+            "remove it, and it will be made again."
         )
     return folder / "data.csv"
 

@@ -61,7 +61,7 @@ def write_examples(folder: str | os.PathLike[str], recipe: Recipe) -> Path:
 
     Args:
         folder: is made if it does not exist.
-        recipe: of the set; its seed decides the scenes and what is damaged.
+        recipe: recipe of the set; its seed decides the scenes and the damage.
 
     Returns:
         The folder.

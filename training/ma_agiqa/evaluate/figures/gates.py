@@ -23,7 +23,7 @@ def draw_gates(frame: pd.DataFrame, name: str) -> Figure:
 
     Args:
         frame: predictions with gates, see `ma_agiqa.evaluate.predictions`.
-        name: of the model.
+        name: name of the model.
 
     Raises:
         DataError: predictions without gates.

@@ -37,7 +37,7 @@ def choose_images(
 
     Args:
         frame, baseline: predictions of the same images in the same order.
-        count: at most so many, the furthest first.
+        count: at most this many, the furthest first.
     """
     ours = (frame["score"] - frame["mos"]).abs()
     theirs = (baseline["score"] - baseline["mos"]).abs()
@@ -58,12 +58,12 @@ def draw_panel(
     Args:
         frame, baseline: predictions of the same images in the same order.
         images: folder of the image files.
-        name, baseline_name: of the models.
-        count: images to show.
+        name, baseline_name: names of the models.
+        count: number of images to show.
 
     Raises:
-        DataError: the model is nowhere nearer than the baseline, or an image cannot be read;
-            names it and its row.
+        DataError: the model is nowhere nearer than the baseline, or an image cannot be read; the
+            message names it and its row.
     """
     chosen = choose_images(frame, baseline, count)
     if not len(chosen):

@@ -17,7 +17,7 @@ def draw_scatter(frame: pd.DataFrame, name: str) -> Figure:
 
     Args:
         frame: predictions, see `ma_agiqa.evaluate.predictions`.
-        name: of the model.
+        name: name of the model.
 
     Raises:
         DataError: fewer than 5 images.
