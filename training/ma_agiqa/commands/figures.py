@@ -45,9 +45,7 @@ Examples:
     metavar="FILE",
     help="Predictions of another model for the same images.",
 )
-@click.option(
-    "--baseline-name", metavar="NAME", help="Its name. Default: that of its file."
-)
+@click.option("--baseline-name", metavar="NAME", help="Its name. Default: that of its file.")
 @click.option(
     "--images",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
