@@ -19,7 +19,6 @@ FIRST_ROW = 2
 """Row of the first values; the header is row 1."""
 
 
-
 @dataclass(frozen=True)
 class Columns:
     """Names of the columns of a table.
@@ -149,9 +148,7 @@ def read_csv(path: Path, required: Sequence[str], hint: str) -> pd.DataFrame:
             "header. Put values with commas in quotation marks."
         )
     if missing := [name for name in required if name not in table]:
-        raise DataError(
-            f"{path} has no column {missing}; its columns are {list(table)}. {hint}"
-        )
+        raise DataError(f"{path} has no column {missing}; its columns are {list(table)}. {hint}")
     if table.empty:
         raise DataError(f"{path} has a header but no rows.")
     return table.fillna("")

@@ -161,7 +161,7 @@ def test_an_image_that_changes_meanwhile_is_named(tmp_path, images, monkeypatch)
         return extract(*arguments)
 
     monkeypatch.setattr("ma_agiqa.data.features.ensure.extract", extract_late)
-    with pytest.raises(DataError, match=r"002\.png \(row 4\) changed"):
+    with pytest.raises(DataError, match=r"002\.png \(row 4\): changed"):
         ensure(tmp_path / "new", images)
     assert ensure(tmp_path / "new", images).made == 0
 

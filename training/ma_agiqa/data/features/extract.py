@@ -84,7 +84,10 @@ def extract(
 
 
 def _make_shard(
-    store: FeatureStore, embedder: Embedder, readers: ThreadPoolExecutor, batch: Sequence[RatedImage]
+    store: FeatureStore,
+    embedder: Embedder,
+    readers: ThreadPoolExecutor,
+    batch: Sequence[RatedImage],
 ) -> list[BadImage]:
     """Write the shard of a batch; returns the images that cannot be read."""
     found = list(readers.map(partial(_read, side=embedder.image_size), batch))

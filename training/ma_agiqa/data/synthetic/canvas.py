@@ -115,9 +115,7 @@ class Canvas:
 
     # Painting
 
-    def paint(
-        self, mask: Mask, color: ArrayLike, texture: float = 0.05, fade: float = 1.0
-    ) -> None:
+    def paint(self, mask: Mask, color: ArrayLike, texture: float = 0.05, fade: float = 1.0) -> None:
         """Cover a mask with a color, roughened by texture (relative standard deviation)."""
         area, coverage = self._area(mask)
         if area.size == 0:
