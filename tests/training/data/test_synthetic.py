@@ -9,11 +9,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from ma_agiqa.errors import ConfigError, DataError
+from ma_agiqa.commands.synthetic import main
 from ma_agiqa.data import Recipe
 from ma_agiqa.data.settings import MOST_DEGRADED
 from ma_agiqa.data.synthetic import build, ensure
-from ma_agiqa.commands.synthetic import main
 from ma_agiqa.data.synthetic.build import COLUMNS, views
 from ma_agiqa.data.synthetic.degradations import DEGRADATIONS, LEVELS, degrade
 from ma_agiqa.data.synthetic.opinion import CONTENT, SEVERITY, expected_mos, rate
@@ -26,6 +25,7 @@ from ma_agiqa.data.synthetic.sources import (
     draw_pattern,
     load,
 )
+from ma_agiqa.errors import ConfigError, DataError
 
 SMALL = Recipe(
     seed=3,

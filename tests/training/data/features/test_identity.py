@@ -1,7 +1,6 @@
 """Identities: what tells embedders apart, how differences are named, what weights hash to."""
 
 import json
-import os
 import shutil
 
 import pytest
