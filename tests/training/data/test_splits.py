@@ -140,7 +140,7 @@ def test_impossible_splits_are_errors():
             make_split(rated(4), SplitSettings(kind))
     with pytest.raises(DataError, match=r"needs the prompt.*3 have none, such as 0\.png \(row 2\)"):
         make_split(rated(3), SplitSettings("prompt-disjoint"))
-    with pytest.raises(DataError, match="Cannot read none.csv"):
+    with pytest.raises(DataError, match=r"Cannot read none\.csv"):
         make_split(rated(3), SplitSettings("file", file="none.csv"))
 
 
