@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-WANTED = ("ma-agiqa[train,export,serve]", "ma-agiqa-client", "pytest", "setuptools", "trustme")
+WANTED = ("ma-agiqa[train,export,embedded]", "ma-agiqa-client", "pytest", "setuptools", "trustme")
 OURS = ("ma-agiqa", "ma-agiqa-client")
 ON_THE_MACHINE = ("torch", "torchvision")  # with all that they need: several GB
 

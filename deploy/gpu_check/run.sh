@@ -82,17 +82,17 @@ SERVED_DEVICE=$([ "$DEVICE" = cuda ] && echo gpu || echo cpu)
 # The weights are written once, and read by the first two.
 part repository "$PY" deploy/gpu_check/random_repository.py --preset "$PRESET" --dtype "$LONG" \
   --device "$SERVED_DEVICE" --output "$OUTPUT/random"
-OWL=()
-[ "$PRESET" = paper ] && OWL=(--owl "$OUTPUT/random/weights")
-# shellcheck disable=SC2086  # several batch sizes are several words
+EMBEDDER=()
+[ "$PRESET" = paper ] && EMBEDDER=(--embedder "$OUTPUT/random/weights")
+read -ra SIZES <<< "$BATCHES"
 for dtype in $DTYPES; do
-  part "embedder-$dtype" "${BENCHMARK[@]}" embedder --preset "$PRESET" "${OWL[@]}" \
-    --dtype "$dtype" --device "$DEVICE" --batch $BATCHES
+  part "embedder-$dtype" "${BENCHMARK[@]}" embedder --preset "$PRESET" "${EMBEDDER[@]}" \
+    --dtype "$dtype" --device "$DEVICE" "${SIZES[@]/#/--batch=}"
   part "scorer-$dtype" "${BENCHMARK[@]}" scorer --preset "$PRESET" --random-weights \
-    --dtype "$dtype" --device "$DEVICE" --batch $BATCHES
+    --dtype "$dtype" --device "$DEVICE" "${SIZES[@]/#/--batch=}"
 done
 part served "${BENCHMARK[@]}" served --repository "$OUTPUT/random/repository" \
-  --concurrency 1 8 32 64 --seconds 5 --rounds 2
+  --concurrency={1,8,32,64} --seconds 5 --rounds 2
 part gpu-tests "$PY" -m pytest -q -m gpu tests
 
 {

@@ -209,7 +209,7 @@ def test_a_failed_move_leaves_no_half_version(repository, checkpoint, monkeypatc
 
     monkeypatch.setattr(os, "rename", full)
     monkeypatch.setattr(new_version, "export_onnx", lambda *_: 0.0)
-    with pytest.raises(DataError, match=r"takes no more: .*No space left.*Make room"):
+    with pytest.raises(DataError, match=r"is full: .*No space left.*Free some space"):
         small_export(checkpoint, repository)
     assert set(files(repository)) == before
 

@@ -45,7 +45,17 @@ def test_both_are_measured_on_the_same_images(server):
 
 
 def test_the_command_starts_a_server_and_shows_where_the_time_goes():
-    options = ["served", "--concurrency", "1", "2", "--seconds", "0.5", "--rounds", "1"]
+    options = [
+        "served",
+        "--concurrency",
+        "1",
+        "--concurrency",
+        "2",
+        "--seconds",
+        "0.5",
+        "--rounds",
+        "1",
+    ]
     done = CliRunner().invoke(main, [*options, "--images", str(EXAMPLES[0])])
     assert done.exit_code == 0, done.output
     assert re.search(r"start +[\d.]+ s", done.stdout)

@@ -37,8 +37,9 @@ from ma_agiqa_client import (
 )
 from ma_agiqa_client._core.plan import Core
 from ma_agiqa_client._programs.console import printable
+from support.answers import generate
 from support.llama_tokenizer import write_tokenizer
-from support.published_weights import write_owl
+from support.published_weights import write_mplug_owl2
 
 ROOT = Path(__file__).resolve().parents[2]
 REPOSITORY = ROOT / "model_repository"
@@ -52,7 +53,7 @@ def owl(tiny_owl, tmp_path_factory) -> Path:
     """The small mPLUG-Owl2 as a folder of the hub, with a tokenizer. It never ends an answer."""
     folder = tmp_path_factory.mktemp("owl")
     config = {**tiny_owl["config"], "max_position_embeddings": 2048}
-    write_owl(folder, config, tiny_owl["state"])
+    write_mplug_owl2(folder, config, tiny_owl["state"])
     write_tokenizer(folder)
     return folder
 
@@ -94,7 +95,9 @@ def in_process(owl):
 
     def answer(image: bytes, question: str, max_tokens: int) -> str:
         view = torch.from_numpy(semantic_view(decode(image), embedder.image_size))
-        return tokenizer.text(list(answerer.generate(view, tokenizer.prompt(question), max_tokens)))
+        return tokenizer.text(
+            list(generate(answerer, view, tokenizer.prompt(question), max_tokens))
+        )
 
     return answer
 

@@ -91,7 +91,7 @@ def test_a_full_disk_in_export_leaves_the_repository_as_it_was(tmp_path):
         check=False,
     )
     assert done.returncode == 1
-    assert f"The disk of {disk}/models takes no more" in done.stderr
+    assert f"The disk of {disk}/models is full" in done.stderr
     assert "Traceback" not in done.stderr
     shipped = ROOT / "model_repository"
     ignored = shutil.ignore_patterns("__pycache__")

@@ -8,7 +8,6 @@ import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -31,7 +30,6 @@ class LocalHub:
         stall: file name -> bytes after which nothing more is sent until `go_on` is set.
         refusals: part of a path -> (HTTP status, the hub's error code) for requests of it.
         token: if set, files are only given to who sends it.
-        fake_sizes: file name -> size that the listing claims.
     """
 
     def __init__(self, folder: Path, repo: str) -> None:
@@ -44,7 +42,6 @@ class LocalHub:
         self.stalled, self.go_on = threading.Event(), threading.Event()
         self.refusals: dict[str, tuple[int, str]] = {}
         self.token: str | None = None
-        self.fake_sizes: dict[str, int] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 
@@ -56,12 +53,7 @@ class LocalHub:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.go_on.set()
         self._server.shutdown()
         self._server.server_close()
@@ -74,10 +66,10 @@ class LocalHub:
         return sum(n for name, n in self.downloads.items() if name.endswith((".bin", "tensors")))
 
 
-def _describe(hub: LocalHub, path: Path) -> dict:
+def _describe(path: Path) -> dict:
     """Describe a file as the listings do; binary files are in large-file storage."""
     data = path.read_bytes()
-    size = hub.fake_sizes.get(path.name, len(data))
+    size = len(data)
     described = {"size": size, "oid": hashlib.sha1(b"blob %d\0" % size + data).hexdigest()}
     if path.suffix in (".bin", ".safetensors", ".model"):
         sha256 = hashlib.sha256(data).hexdigest()
@@ -116,20 +108,20 @@ def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
         def _model(self) -> dict:
             siblings = []
             for path in hub.files():
-                described = _describe(hub, path)
+                described = _describe(path)
                 described["blobId"] = described.pop("oid")
                 siblings.append({"rfilename": path.name, **described})
             return {"id": hub.repo, "modelId": hub.repo, "sha": COMMIT, "siblings": siblings}
 
         def _tree(self) -> list[dict]:
-            return [{"type": "file", "path": p.name, **_describe(hub, p)} for p in hub.files()]
+            return [{"type": "file", "path": p.name, **_describe(p)} for p in hub.files()]
 
         def _send_file(self, revision: str, path: Path, with_body: bool) -> None:
             if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
                 return self._send(401, b"{}", {"X-Error-Code": "GatedRepo"}, with_body)
             if revision not in (COMMIT, "main") or not path.is_file():
                 return self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"}, with_body)
-            data, described = path.read_bytes(), _describe(hub, path)
+            data, described = path.read_bytes(), _describe(path)
             etag = described.get("lfs", described)["oid"]
             headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
             if not with_body:

@@ -1,4 +1,4 @@
-"""Weight files laid out as the published ones."""
+"""Weight files laid out as the published ones, and their downloads."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,15 @@ from typing import Any
 
 import torch
 
-OWL_NAME = "mplug-owl2-llama2-7b"
+from ma_agiqa.checkpoints.downloads import (
+    CHECKPOINT_NAME,
+    DriveDownload,
+    HubDownload,
+    require_space,
+)
+from ma_agiqa.lmm.sources import PAPER_EMBEDDER
+
+FOLDER_NAME = "mplug-owl2-llama2-7b"
 INDEX = "pytorch_model.bin.index.json"
 SHARDS = [f"pytorch_model-{i}-of-3.bin" for i in (1, 2, 3)]
 WANTED = {
@@ -21,7 +29,9 @@ WANTED = {
 WEB_PAGE = b"<!DOCTYPE html><html><title>Google Drive - Quota exceeded</title></html>"
 
 
-def write_owl(folder: Path, config: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> None:
+def write_mplug_owl2(
+    folder: Path, config: Mapping[str, Any], state: Mapping[str, torch.Tensor]
+) -> None:
     """Write a model in float16 .bin shards, among files that are not needed."""
     weight_map = {name: SHARDS[i * 3 // len(state)] for i, name in enumerate(state)}
     for shard in SHARDS:
@@ -41,3 +51,17 @@ def write_small_checkpoint(path: Path, shapes: Mapping[str, Sequence[int]]) -> P
     number = torch.zeros(300_000)[0]
     torch.save({name: number.expand(*shape) for name, shape in shapes.items()}, path)
     return path
+
+
+def fetch_mplug_owl2(output: Path, endpoint: str) -> Path:
+    """Download as the command does, from a hub at this address."""
+    download = HubDownload(output / FOLDER_NAME, PAPER_EMBEDDER, endpoint)
+    require_space(output, [download])
+    return download.run()
+
+
+def fetch_checkpoint(output: Path) -> Path:
+    """Download as the command does."""
+    download = DriveDownload(output / CHECKPOINT_NAME)
+    require_space(output, [download])
+    return download.run()

@@ -7,8 +7,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from ma_agiqa.commands.train import main
 from ma_agiqa.train.config import TrainingConfig, load_config
-from ma_agiqa.train.training import main
 from support.generated_agiqa_3k import write_tree
 
 SMALL_SCORER = {

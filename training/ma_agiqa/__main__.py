@@ -4,41 +4,46 @@ import importlib
 
 import click
 
-_COMMANDS = {
-    "datasets": ("ma_agiqa.commands.datasets", "Check a table of rated images before training."),
-    "features": (
-        "ma_agiqa.commands.features",
-        "Compute the features of a data set, once.",
-    ),
-    "train": ("ma_agiqa.train.training", "Train the scorer and write its checkpoint."),
-    "evaluate": ("ma_agiqa.commands.evaluate", "Measure a checkpoint or a served model."),
-    "ablate": ("ma_agiqa.evaluate.ablation", "Train and compare the paper's ablations."),
-    "baselines": ("ma_agiqa.commands.baselines", "Compare with other quality metrics."),
-    "figures": ("ma_agiqa.commands.figures", "Draw the paper's figures from predictions."),
-    "benchmark": ("ma_agiqa.commands.benchmark", "Measure how fast everything is here."),
-    "synthetic": ("ma_agiqa.commands.synthetic", "Write the data set of the demo model."),
-    "paper-weights": ("ma_agiqa.commands.paper_weights", "Download the paper's weights."),
-    "mplug-owl2": ("ma_agiqa.commands.mplug_owl2", "Convert mPLUG-Owl2's weights for serving."),
+from ma_agiqa.commands._shared import HELP_WIDTH
+
+COMMANDS = {
+    "datasets": "Check a table of rated images before training.",
+    "features": "Compute the features of a data set, once.",
+    "train": "Train the scorer and write its checkpoint.",
+    "evaluate": "Measure a checkpoint or a served model.",
+    "ablate": "Train and compare the paper's ablations.",
+    "baselines": "Compare with other quality metrics.",
+    "figures": "Draw the paper's figures from predictions.",
+    "benchmark": "Measure how fast everything is on this machine.",
+    "synthetic": "Write the data set of the demo model.",
+    "paper-weights": "Download the paper's weights.",
+    "mplug-owl2": "Convert mPLUG-Owl2's weights for serving.",
 }
+"""The commands and what they do; each is `main` of the module of its name in `commands`."""
 
 
 class _Commands(click.Group):
-    """Imports a command's module when it is run: listing them all takes no torch."""
+    """Imports the module of a command only when it is run, so that listing all is fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        """Give the names."""
+        return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in _COMMANDS:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command."""
+        if cmd_name not in COMMANDS:
             return None
-        return importlib.import_module(_COMMANDS[name][0]).main
+        module = importlib.import_module(f"ma_agiqa.commands.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.main
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list, without importing the commands."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=_Commands)
+@click.group(cls=_Commands, context_settings=HELP_WIDTH)
 def main() -> None:
     """MA-AGIQA: networks, data, training and evaluation."""
 

@@ -15,19 +15,6 @@ A message says what was received, what was expected, and what to do next; it nev
 of the server, so it may be shown to whoever sent the request.
 """
 
-__all__ = [
-    "CannotAnswerError",
-    "CheckpointError",
-    "ConfigError",
-    "DataError",
-    "DownloadError",
-    "ImageError",
-    "ImageTooLargeError",
-    "InvalidImageError",
-    "MAAGIQAError",
-    "QuestionError",
-]
-
 
 class MAAGIQAError(Exception):
     """Root of every error this package raises on purpose."""

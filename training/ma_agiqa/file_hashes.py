@@ -1,13 +1,12 @@
 """SHA-256 of files, computed once for each state of a file."""
 
-import hashlib
 import json
 import os
 import time
 from pathlib import Path
 
 from ma_agiqa.errors import DataError
-from ma_agiqa.files import write_whole
+from ma_agiqa.files import sha256, write_whole
 
 _SETTLED_NS = 2 * 10**9  # file systems keep times coarsely: a newer file may still change unseen
 
@@ -39,8 +38,7 @@ class FileHashes:
         *noted, digest = self._known.get(name, [None])
         if noted == state:
             return str(digest)
-        with open(name, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256(name)
         if time.time_ns() - max(state[2:]) > _SETTLED_NS:
             self._known[name] = [*state, digest]
             self._changed = True

@@ -1,6 +1,7 @@
-"""Files and folders that are written whole or not at all, and errors of a full disk explained."""
+"""Files and folders that are written whole or not at all, hashes, and a full disk explained."""
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -87,6 +88,12 @@ def explain_full_disk(folder: str | os.PathLike[str]) -> Iterator[None]:
             f"The disk of {folder} is full: {error}. {_free(Path(folder))} is free. Free some "
             "space and run the same command again; what was finished is kept."
         ) from error
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Hash a file's content; 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[attr-defined]
 
 
 def _free(folder: Path) -> str:

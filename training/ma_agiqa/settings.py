@@ -12,8 +12,6 @@ import yaml
 
 from ma_agiqa.errors import ConfigError
 
-__all__ = ["differences", "from_mapping", "read_yaml", "to_mapping"]
-
 _T = TypeVar("_T")
 
 

@@ -12,20 +12,18 @@ from accelerate import PartialState
 
 from ma_agiqa.errors import ConfigError, MAAGIQAError
 
-__all__ = ["Processes", "joined_processes", "process_state"]
-
 _T = TypeVar("_T")
 
-_PATIENCE = timedelta(days=7)  # one process may be hours ahead of another
+_TIMEOUT = timedelta(days=7)  # one process may be hours ahead of another
 
 
 class Processes:
-    """What the processes of one job do together.
+    """The processes of one job, and what they do together.
 
     Attributes:
-        index: of this process; 0 is the main one.
-        local_index: of this process on its machine.
-        count: of all processes.
+        index: index of this process; 0 is the main one.
+        local_index: index of this process on its machine.
+        count: number of processes.
     """
 
     def __init__(self, state: PartialState, group: Any) -> None:
@@ -33,24 +31,24 @@ class Processes:
         self.count, self._group = state.num_processes, group
 
     def require_one_machine(self) -> None:
-        """Refuse several machines: memory-mapped files are shared within one.
+        """Refuse several machines: memory-mapped files are shared within one only.
 
         Raises:
-            ConfigError: torchrun was started on several.
+            ConfigError: torchrun was started on several machines.
         """
         local = int(os.environ.get("LOCAL_WORLD_SIZE", self.count))
         if local < self.count:
             raise ConfigError(
-                f"Features are made by the processes of one machine; {local} of the {self.count} "
-                "processes run on this one. Run `python -m ma_agiqa features` with torchrun "
-                "--nnodes 1 first."
+                f"Features are computed by the processes of one machine, but only {local} of the "
+                f"{self.count} processes run on this one. Run `python -m ma_agiqa features` with "
+                "torchrun --nnodes 1 first."
             )
 
     def on_main(self, action: Callable[[], _T]) -> _T:
-        """Do something in the main process; every process gets its result.
+        """Do something in the main process, and give every process its result.
 
-        After an error of this package the main process raises it, and the others end (SystemExit),
-        so that it is said once.
+        The main process raises an error of this package; the other processes exit (SystemExit), so
+        that the error is reported once.
         """
         outcome: list[Any] = [None, None]
         if self.index == 0:
@@ -60,13 +58,13 @@ class Processes:
                 outcome[1] = error
         if self._group is not None:
             torch.distributed.broadcast_object_list(outcome, src=0, group=self._group)
-        result, error = outcome
-        if error is not None:
-            raise error if self.index == 0 else SystemExit(1)
+        result, failure = outcome
+        if failure is not None:
+            raise failure if self.index == 0 else SystemExit(1)
         return result
 
     def gather(self, values: list[_T]) -> list[_T]:
-        """Wait for all processes; every one gets the values of all, in the order of processes."""
+        """Wait for all processes, and give each the values of all, in the order of processes."""
         if self._group is None:
             return values
         lists: list[Any] = [None] * self.count
@@ -75,7 +73,7 @@ class Processes:
 
 
 def process_state() -> PartialState:
-    """Accelerate's view of the job; without GPUs its processes meet only if it is told so."""
+    """Accelerate's view of the job; without GPUs it has to be told to use the CPU."""
     return PartialState(cpu=not torch.cuda.is_available())
 
 
@@ -85,7 +83,7 @@ def joined_processes() -> Iterator[Processes]:
     state = process_state()
     group = None
     if state.num_processes > 1:
-        group = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
+        group = torch.distributed.new_group(backend="gloo", timeout=_TIMEOUT)
     try:
         yield Processes(state, group)
     finally:

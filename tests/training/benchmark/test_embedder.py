@@ -1,8 +1,6 @@
 """The benchmarks of the embedding model: what they count, what they compare, what they say."""
 
-import os
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,24 +8,20 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from ma_agiqa.benchmark.dtypes import measure_dtypes
-from ma_agiqa.benchmark.embedder import compare, load, measure_batch, random_images
+from ma_agiqa.benchmark.embedder import load, measure_batch, random_images
 from ma_agiqa.benchmark.machine import GemmShape, PeakMemory, gemm_rate, read_from_disk
-from ma_agiqa.benchmark.operations import cached_flop, gemm_shapes, official_flop
+from ma_agiqa.benchmark.operations import count_operations
 from ma_agiqa.benchmark.random_weights import write_random_weights
 from ma_agiqa.checkpoints import load_scorer
 from ma_agiqa.commands.benchmark import main
-from ma_agiqa.lmm.embedder import PROMPTS, PromptEmbedder
-from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config, MPlugOwl2Model
-from ma_agiqa.lmm.mplug_owl2.loading import load_owl
+from ma_agiqa.lmm.embedder import PromptEmbedder
+from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Model
+from ma_agiqa.lmm.mplug_owl2.loading import load_mplug_owl2
 from ma_agiqa.lmm.sources import DEMO_EMBEDDER, embedder_config
 
 ROOT = Path(__file__).resolve().parents[3]
-CHECKOUT = os.environ.get("MA_AGIQA_OFFICIAL")
-PYTHON = os.environ.get("MA_AGIQA_OFFICIAL_PYTHON")
 
 
 def run(*arguments: str) -> str:
@@ -36,33 +30,13 @@ def run(*arguments: str) -> str:
     return done.stdout
 
 
-def counted(work, *arguments) -> int:
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        work(*arguments)
-    return counter.get_total_flops()
-
-
-def test_the_formula_counts_what_torch_counts(tiny_owl):
+def test_the_cached_path_takes_fewer_operations_than_plain_passes(tiny_owl):
     config = tiny_owl["build"]()
     embedder = PromptEmbedder(MPlugOwl2Model.from_official(config, tiny_owl["state"]))
     pixels = tiny_owl["reference"]["pixel_values"][:1]
-    assert counted(embedder, pixels) == pytest.approx(cached_flop(config, PROMPTS), rel=1e-9)
-    plain = counted(embedder.full_sequence, pixels)
-    heads = sum(
-        2 * (len(ids) - 1 + config.num_image_tokens) * config.hidden_size * config.vocab_size
-        for ids in PROMPTS.values()
-    )
-    assert 2 * (plain + heads) == pytest.approx(official_flop(config, PROMPTS), rel=1e-9)
-
-
-def test_full_size_takes_a_third_of_the_official_operations():
-    config = MPlugOwl2Config()
-    flop = cached_flop(config, PROMPTS)
-    assert flop == pytest.approx(2.608e12, rel=1e-3)
-    assert official_flop(config, PROMPTS) / flop == pytest.approx(3.151, rel=1e-3)
-    for batch in (1, 8):
-        products = sum(shape.flop for shape in gemm_shapes(config, PROMPTS, batch))
-        assert 0.9 < products / (batch * flop) < 1
+    cached, shapes = count_operations(lambda: embedder(pixels))
+    plain, _ = count_operations(lambda: embedder.full_sequence(pixels))
+    assert sum(shape.flop for shape in shapes) < cached < plain
 
 
 def test_rates_and_memory_are_measured():
@@ -78,7 +52,7 @@ def test_rates_and_memory_are_measured():
 def test_random_weights_have_the_published_names_and_load(tmp_path):
     config = embedder_config(DEMO_EMBEDDER)
     write_random_weights(config, tmp_path / "owl", torch.bfloat16)
-    model = load_owl(str(tmp_path / "owl"), "bfloat16")
+    model = load_mplug_owl2(str(tmp_path / "owl"), "bfloat16")
     weight = model.layers[0].self_attn.q_proj.weight.float()
     assert weight.std().item() * config.hidden_size**0.5 == pytest.approx(1, rel=0.05)
     embeddings = PromptEmbedder(model)(torch.zeros(1, 224, 224, 3, dtype=torch.uint8))
@@ -87,7 +61,17 @@ def test_random_weights_have_the_published_names_and_load(tmp_path):
 
 def test_the_command_states_every_number():
     told = run(
-        "embedder", "--dtype", "fp32", "--rounds", "1", "--threads", "1", "--batch", "1", "2"
+        "embedder",
+        "--dtype",
+        "fp32",
+        "--rounds",
+        "1",
+        "--threads",
+        "1",
+        "--batch",
+        "1",
+        "--batch",
+        "2",
     )
     assert re.search(r"machine  \S.*, 1 threads, no GPU in use, torch \d", told)
     assert re.search(
@@ -105,10 +89,10 @@ def test_the_command_states_every_number():
 
 def test_random_weights_of_few_layers_are_made_where_asked(tmp_path):
     arguments = ["--random-weights", "--layers", "1", "--rounds", "1", "--dtype", "int8"]
-    told = run("embedder", *arguments, "--owl", str(tmp_path / "owl"), "--profile")
+    told = run("embedder", *arguments, "--embedder", str(tmp_path / "owl"), "--profile")
     assert "weights in int8" in told
     assert re.search(r"aten::(mm|addmm) ", told)
-    state = load_owl(str(tmp_path / "owl"), "bfloat16").state_dict()
+    state = load_mplug_owl2(str(tmp_path / "owl"), "bfloat16").state_dict()
     assert not any(name.startswith("layers.1.") for name in state)
     vision = {
         name for name in state if re.match(r"vision_model.*layers\.\d+\.mlp.fc1.weight", name)
@@ -116,52 +100,17 @@ def test_random_weights_of_few_layers_are_made_where_asked(tmp_path):
     assert len(vision) == 2  # half of the decoder's layers, and about half of the vision's three
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--layers", "2"], "--random-weights"),
-        (["--official", "."], "belong together"),
-        (["--official", ".", "--official-python", "x"], "--owl FOLDER"),
-        (["--official", ".", "--official-python", "x", "--dtype", "int8"], "16-bit"),
-        (["--official", ".", "--official-python", "x", "--random-weights"], "no mplug_owl2/model"),
-    ],
-)
-def test_what_cannot_be_measured_is_said(arguments, said):
-    done = CliRunner().invoke(main, ["embedder", "--rounds", "1", *arguments])
+def test_layers_belong_to_random_weights():
+    done = CliRunner().invoke(main, ["embedder", "--layers", "2"])
     assert done.exit_code == 1
-    assert said in done.stderr
-
-
-def test_authors_code_that_does_not_start_is_said(tmp_path):
-    (tmp_path / "mplug_owl2" / "model").mkdir(parents=True)  # empty: nothing to import
-    arguments = ["--random-weights", "--rounds", "1", "--official", str(tmp_path)]
-    done = CliRunner().invoke(main, ["embedder", *arguments, "--official-python", sys.executable])
-    assert done.exit_code == 1
-    assert "ended with status 1: ImportError" in done.stderr
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not (CHECKOUT and PYTHON),
-    reason="needs the authors' code: set MA_AGIQA_OFFICIAL and MA_AGIQA_OFFICIAL_PYTHON",
-)
-@pytest.mark.parametrize(("dtype", "cosine"), [("float32", 0.999999), ("bfloat16", 0.9995)])
-def test_the_authors_code_gives_the_same_features(tmp_path, dtype, cosine):
-    config = embedder_config(DEMO_EMBEDDER)
-    write_random_weights(config, tmp_path / "owl", getattr(torch, dtype))
-    loaded = load(str(tmp_path / "owl"), dtype, "cpu")
-    made = compare(loaded, tmp_path / "owl", Path(CHECKOUT), PYTHON, batch=2, rounds=1)
-    assert made.cosine >= cosine
-    assert len(made.ours_s) == len(made.official_s) == 1
-    if dtype == "float32":
-        assert made.difference < 1e-4
+    assert "--random-weights" in done.stderr
 
 
 def test_a_pass_is_measured_as_often_as_asked():
     loaded = load(DEMO_EMBEDDER, "float32", "cpu")
     speed = measure_batch(loaded, 2, rounds=2)
     assert 0 < speed.fastest_s <= speed.seconds
-    assert speed.flop_per_s == pytest.approx(2 * loaded.flop / speed.seconds)
+    assert speed.flop_per_s == pytest.approx(speed.flop / speed.seconds)
     assert torch.equal(random_images(loaded.embedder, 2), random_images(loaded.embedder, 2))
 
 

@@ -5,8 +5,7 @@ import re
 import pytest
 from click.testing import CliRunner
 
-from ma_agiqa.benchmark import measure_training
-from ma_agiqa.benchmark.training import _TimedTrainer
+from ma_agiqa.benchmark.training import _TimedTrainer, measure_training
 from ma_agiqa.commands.benchmark import main
 from ma_agiqa.train.config import load_config
 from support.rated_images import write_config, write_images

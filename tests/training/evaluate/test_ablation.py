@@ -8,7 +8,8 @@ import torch
 from click.testing import CliRunner
 
 from ma_agiqa.checkpoints import load_scorer
-from ma_agiqa.evaluate.ablation import FULL, VARIANTS, main
+from ma_agiqa.commands.ablate import main
+from ma_agiqa.evaluate.ablation import FULL, VARIANTS
 from ma_agiqa.evaluate.paper_results import ABLATION, DATASETS, FUSION
 from ma_agiqa.networks.initialization import start_at_average
 from ma_agiqa.networks.scorer import MAAGIQA

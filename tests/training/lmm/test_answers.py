@@ -10,7 +10,8 @@ from ma_agiqa.lmm.answers import Answerer, language_head
 from ma_agiqa.lmm.embedder import PromptEmbedder
 from ma_agiqa.lmm.mplug_owl2 import IMAGE_TOKEN_ID, MPlugOwl2Model
 from ma_agiqa.lmm.tokenizer import IMAGE_ID
-from support.published_weights import write_owl
+from support.answers import generate
+from support.published_weights import write_mplug_owl2
 
 PROMPTS = ("semantic", "coherence")
 TOKENS = 24
@@ -72,17 +73,17 @@ def test_an_answer_equals_a_loop_over_the_full_sequence(answerer, model, tiny_ow
     ids = {**tiny_owl["input_ids"], "own": [1, 5, 77, IMAGE_ID, 6]}[prompt]
     pixels = answerer._embedder.pixels(view[None])
     expected = plain_answer(model, tiny_owl, pixels, ids, TOKENS)
-    assert list(answerer.generate(view, ids, TOKENS)) == expected
+    assert list(generate(answerer, view, ids, TOKENS)) == expected
     assert len(set(expected)) > 3  # or a constant would pass too
 
 
 def test_answers_that_take_turns_do_not_mix(model, tiny_owl, view):
     views = [view, view.flip(0), 255 - view]
     ids = tiny_owl["input_ids"]["coherence"]
-    alone = [list(make(model, tiny_owl).generate(each, ids, 12)) for each in views]
+    alone = [list(generate(make(model, tiny_owl), each, ids, 12)) for each in views]
     for kept in (0, 1, 2, 3):  # with fewer than three, some are computed anew
         answerer = make(model, tiny_owl, kept)
-        turns = zip(*(answerer.generate(each, ids, 12) for each in views), strict=True)
+        turns = zip(*(generate(answerer, each, ids, 12) for each in views), strict=True)
         assert [list(answer) for answer in zip(*turns, strict=True)] == alone
         assert len(answerer._kept) == kept
 
@@ -97,17 +98,17 @@ def test_a_kept_answer_costs_one_position_per_token(answerer, model, tiny_owl, v
 
     ids = tiny_owl["input_ids"]["semantic"]
     monkeypatch.setattr(MPlugOwl2Model, "decode", counting)
-    list(answerer.generate(view, ids, 5))
+    list(generate(answerer, view, ids, 5))
     assert lengths == [len(ids) - 1 + model.config.num_image_tokens, 1, 1, 1, 1]
 
 
 def test_an_answer_ends_at_the_end_token_and_is_forgotten(tiny_owl, view):
     model = MPlugOwl2Model.from_official(tiny_owl["build"](), tiny_owl["state"])
     ids = tiny_owl["input_ids"]["semantic"]
-    answer = list(make(model, tiny_owl).generate(view, ids, 8))
+    answer = list(generate(make(model, tiny_owl), view, ids, 8))
     model.config.eos_token_id = answer[4]
     answerer = make(model, tiny_owl)
-    assert list(answerer.generate(view, ids, 8)) == answer[:4]
+    assert list(generate(answerer, view, ids, 8)) == answer[:4]
     assert not answerer._kept
 
 
@@ -126,12 +127,12 @@ def test_impossible_prompts_are_refused(answerer, view, ids, error, sentence):
 
 def test_half_precision_answers(tiny_owl, view):
     half = MPlugOwl2Model.from_official(tiny_owl["build"](), tiny_owl["state"]).bfloat16()
-    answer = list(make(half, tiny_owl).generate(view, tiny_owl["input_ids"]["semantic"], 6))
+    answer = list(generate(make(half, tiny_owl), view, tiny_owl["input_ids"]["semantic"], 6))
     assert len(answer) == 6
 
 
 def test_the_head_comes_from_the_shard_that_holds_it(tmp_path, model, tiny_owl):
-    write_owl(tmp_path, tiny_owl["config"], tiny_owl["state"])
+    write_mplug_owl2(tmp_path, tiny_owl["config"], tiny_owl["state"])
     head = language_head(str(tmp_path), model)
     expected = tiny_owl["state"]["lm_head.weight"].half().float()
     torch.testing.assert_close(head, expected, atol=0, rtol=0)

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from ma_agiqa.commands.mplug_owl2 import main as convert
 from ma_agiqa.errors import CheckpointError
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Model
-from ma_agiqa.lmm.mplug_owl2.loading import load_owl, quantize_model
+from ma_agiqa.lmm.mplug_owl2.loading import load_mplug_owl2, quantize_model
 from ma_agiqa.lmm.mplug_owl2.weight_files import write_tensors
 from ma_agiqa.lmm.sources import build_embedder
 
@@ -59,11 +59,11 @@ def same(model: MPlugOwl2Model, tiny_owl: dict, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_shards_of_the_hub_load_in_every_dtype(published, tiny_owl, dtype):
-    same(load_owl(str(published), str(dtype).removeprefix("torch.")), tiny_owl, dtype)
+    same(load_mplug_owl2(str(published), str(dtype).removeprefix("torch.")), tiny_owl, dtype)
 
 
 def test_converted_weights_are_the_same_and_stay_mapped(converted, tiny_owl):
-    model = load_owl(str(converted), "bfloat16")
+    model = load_mplug_owl2(str(converted), "bfloat16")
     same(model, tiny_owl, torch.bfloat16)
     assert str(converted) in mapped_files()
     assert (converted / "tokenizer.model").read_bytes() == b"words"
@@ -73,14 +73,14 @@ def test_converted_weights_are_the_same_and_stay_mapped(converted, tiny_owl):
 
 
 def test_weights_of_another_dtype_let_go_of_the_file(converted):
-    model = load_owl(str(converted), "float16")
+    model = load_mplug_owl2(str(converted), "float16")
     assert model.dtype == torch.float16
     assert str(converted) not in mapped_files()
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
 def test_of_quantized_weights_only_the_table_of_tokens_stays_mapped(converted, dtype):
-    model = load_owl(str(converted), dtype)
+    model = load_mplug_owl2(str(converted), dtype)
     assert model.dtype == torch.bfloat16
     places = [
         range(*(int(end, 16) for end in line.split()[0].split("-")))
@@ -96,8 +96,8 @@ def test_of_quantized_weights_only_the_table_of_tokens_stays_mapped(converted, d
 
 
 def test_quantizing_while_loading_equals_quantizing_afterwards(converted):
-    loaded = load_owl(str(converted), "int4").state_dict()
-    afterwards = quantize_model(load_owl(str(converted), "bfloat16"), "int4").state_dict()
+    loaded = load_mplug_owl2(str(converted), "int4").state_dict()
+    afterwards = quantize_model(load_mplug_owl2(str(converted), "bfloat16"), "int4").state_dict()
     for name, value in afterwards.items():
         torch.testing.assert_close(loaded[name], value, atol=0, rtol=0)
 
@@ -117,7 +117,7 @@ def test_a_lost_shard_is_named(tmp_path, tiny_owl):
     settings = {**tiny_owl["config"], "model_type": "mplug_owl2"}
     write_tensors(tmp_path / "owl", settings, tiny_owl["state"].items())
     (tmp_path / "owl" / "model-00001.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"lacks model-00001\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"model-00001\.safetensors is missing"):
         build_embedder(str(tmp_path / "owl"))
 
 

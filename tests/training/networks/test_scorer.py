@@ -11,6 +11,7 @@ from ma_agiqa.checkpoints.official import load_official
 from ma_agiqa.errors import CheckpointError, ConfigError
 from ma_agiqa.networks.fusion import AdaptiveFusion
 from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig, ScorerOutput
+from ma_agiqa.settings import from_mapping, to_mapping
 from support.reference import GOLDEN, official_tensors
 
 SMALL = MAAGIQAConfig(
@@ -185,8 +186,8 @@ def test_torchscript_equals_eager_and_pins_no_device(fusion):
 
 
 def test_impossible_settings_are_explained():
-    with pytest.raises(ConfigError, match="Unknown scorer settings"):
-        MAAGIQAConfig.from_dict({"back_bone": "x"})
+    with pytest.raises(ConfigError, match=r"scorer: unknown settings \['back_bone'\]"):
+        from_mapping(MAAGIQAConfig, {"back_bone": "x"}, "scorer")
     with pytest.raises(ConfigError, match="Vision Transformer"):
         small(backbone="resnet18", backbone_args={})
     with pytest.raises(ConfigError, match="3 blocks"):
@@ -198,4 +199,5 @@ def test_impossible_settings_are_explained():
 
 
 def test_config_survives_plain_values():
-    assert MAAGIQAConfig.from_dict(json.loads(json.dumps(SMALL.to_dict()))) == SMALL
+    values = json.loads(json.dumps(to_mapping(SMALL)))
+    assert from_mapping(MAAGIQAConfig, values, "scorer") == SMALL

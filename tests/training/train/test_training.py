@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ma_agiqa.checkpoints import load_scorer
+from ma_agiqa.commands.train import main
 from ma_agiqa.data import make_split, read_images
 from ma_agiqa.data.features import ScorerDataset
 from ma_agiqa.errors import ConfigError
@@ -30,7 +31,7 @@ from ma_agiqa.train.config import load_config
 from ma_agiqa.train.predict import predict
 from ma_agiqa.train.run_folder import RunFolder
 from ma_agiqa.train.trainer import ScorerTrainer
-from ma_agiqa.train.training import freeze, main, part_datasets, run_features
+from ma_agiqa.train.training import freeze, part_datasets, run_features
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = ROOT / "training" / "configs"

@@ -9,7 +9,7 @@ import torch
 
 from ma_agiqa.benchmark.overload import Overload, measure_overload
 from ma_agiqa.benchmark.served import ServedSpeed, measure_served, read_files
-from ma_agiqa.commands._several_values import Several, SeveralCommand
+from ma_agiqa.commands._shared import Command
 
 __all__ = ["overload", "served"]
 
@@ -17,7 +17,7 @@ _CLONE = Path(__file__).resolve().parents[3]
 _EPILOG = """\b
 Examples:
   python -m ma_agiqa benchmark served
-  python -m ma_agiqa benchmark served --concurrency 1 8 32 --images my_images
+  python -m ma_agiqa benchmark served --concurrency 8 --concurrency 32 --images my_images
   python -m ma_agiqa benchmark served --url localhost:8001 --repository model_repository
 """
 
@@ -34,25 +34,25 @@ _repository_option = click.option(
 )
 _images_option = click.option(
     "--images",
-    cls=Several,
+    multiple=True,
     type=click.Path(exists=True, path_type=Path),
     default=(_CLONE / "examples",),
     show_default="examples of this checkout",
-    help="Files and folders of images, sent in turn.",
+    help="File or folder of images, sent in turn; repeatable.",
 )
 
 
-@click.command(cls=SeveralCommand, epilog=_EPILOG)
+@click.command(cls=Command, epilog=_EPILOG)
 @_url_option
 @_repository_option
 @click.option(
     "--concurrency",
     "concurrencies",
-    cls=Several,
+    multiple=True,
     type=click.IntRange(min=1),
     default=(1, 8, 32),
-    show_default="1 8 32",
-    help="How many requests are on their way; several are measured in turn.",
+    show_default="1, 8 and 32",
+    help="Number of requests in flight; repeatable.",
 )
 @_images_option
 @click.option(
@@ -90,7 +90,7 @@ def served(
     click.echo(_table(speed))
 
 
-@click.command(cls=SeveralCommand)
+@click.command(cls=Command)
 @_url_option
 @_repository_option
 @_images_option

@@ -8,26 +8,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 import torch.nn.functional as F
-
-__all__ = [
-    "GemmShape",
-    "PeakMemory",
-    "describe",
-    "finish",
-    "gemm_rate",
-    "read_from_disk",
-    "seconds",
-    "use_threads",
-]
 
 _GEMM_TRIES_S = 0.3  # how long a shape is measured; the best try counts
 
 
 @dataclass(frozen=True)
 class GemmShape:
-    """A product (rows, inner) x (inner, outer) that one pass of a model makes `times` times."""
+    """A product (rows, inner) x (inner, outer) that one pass of a model computes `times` times."""
 
     rows: int
     inner: int
@@ -36,7 +26,7 @@ class GemmShape:
 
     @property
     def flop(self) -> float:
-        """Of all of them: two for each multiplication and addition."""
+        """Operations of all of them, two for each multiplication with its addition."""
         return 2.0 * self.rows * self.inner * self.outer * self.times
 
 
@@ -57,7 +47,7 @@ def _best_time(shape: GemmShape, dtype: torch.dtype, device: str | torch.device)
 
 
 def seconds(work: Callable[[], object], device: str | torch.device) -> float:
-    """Time `work` until the device has done it."""
+    """Time `work` until the device has finished it."""
     finish(device)
     start = time.perf_counter()
     work()
@@ -66,16 +56,16 @@ def seconds(work: Callable[[], object], device: str | torch.device) -> float:
 
 
 def finish(device: str | torch.device) -> None:
-    """Wait until a device has done what it was given."""
+    """Wait until a device has finished all its work."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class PeakMemory:
-    """Most memory in use since it was made, in bytes.
+    """Most memory in use since this object was made, in bytes.
 
-    On a GPU what torch had taken there; on a CPU the process's resident memory, mapped files
-    included, as Linux counts it (elsewhere 0).
+    On a GPU: what torch allocated there. On a CPU: the resident memory of the process, mapped files
+    included, from Linux's own peak counter, which no library resets (elsewhere 0).
     """
 
     def __init__(self, device: str | torch.device) -> None:
@@ -88,7 +78,7 @@ class PeakMemory:
         self._device = device
 
     def read(self) -> int:
-        """Look it up."""
+        """Give the peak so far."""
         if self._gpu:
             return torch.cuda.max_memory_allocated(self._device)
         with suppress(OSError):
@@ -103,15 +93,12 @@ def read_from_disk() -> int:
 
     Weights that do not fit into memory are read again at every pass.
     """
-    with suppress(OSError):
-        for line in Path("/proc/self/io").read_text().splitlines():
-            if line.startswith("read_bytes:"):
-                return int(line.split()[1])
-    return 0
+    process = psutil.Process()
+    return process.io_counters().read_bytes if hasattr(process, "io_counters") else 0
 
 
 def use_threads(threads: int | None) -> int:
-    """Compute with this many threads, or with as many as this process may use cores."""
+    """Compute with this many threads; by default one for each core that this process may use."""
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     return torch.get_num_threads()
 

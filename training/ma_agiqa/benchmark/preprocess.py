@@ -1,7 +1,7 @@
-"""Speed of preparing images, beside decoding every file twice as the authors' code does."""
+"""Speed of preprocessing, compared with decoding every file twice as the authors' code does."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import median
@@ -13,19 +13,8 @@ import torch
 from PIL import Image
 
 from ma_agiqa.benchmark.machine import PeakMemory, seconds
-from ma_agiqa.benchmark.official import OfficialPreprocess
 from ma_agiqa.images.views import PADDING_RGB, decode, quality_view, semantic_view
-from ma_agiqa.lmm.embedder import CLIP_MEAN, CLIP_STD
 from ma_agiqa.tensors import QUALITY_SIZE
-
-__all__ = [
-    "OfficialSpeed",
-    "PreprocessSpeed",
-    "generated_file",
-    "measure_official",
-    "measure_preprocess",
-    "prepare_twice",
-]
 
 Views = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
 
@@ -37,15 +26,15 @@ class PreprocessSpeed:
     """What was measured over all files.
 
     Attributes:
-        images: prepared in a round.
-        megapixels: of one, on average.
-        seconds_per_image: one after the other: decoding and both views.
-        pooled_seconds_per_image: the files side by side on `threads` threads, as served.
-        twice_seconds_per_image: one after the other, each file decoded by OpenCV and by Pillow.
+        images: number of images in a round.
+        megapixels: average size of an image.
+        seconds_per_image: decoding and both views, one file after the other.
+        pooled_seconds_per_image: the same on `threads` threads in parallel, as served.
+        twice_seconds_per_image: one file after the other, each decoded by OpenCV and by Pillow.
         decode_s, quality_s, semantic_s: the parts of `seconds_per_image`.
-        equal_images: whose views equal, bit for bit, those made by decoding twice.
-        threads: of the pool.
-        peak_memory_bytes: of this process.
+        equal_images: number of images whose views equal, bit for bit, those of decoding twice.
+        threads: number of threads in the pool.
+        peak_memory_bytes: most resident memory of this process.
     """
 
     images: int
@@ -70,7 +59,7 @@ def prepare_once(data: bytes, semantic_size: int) -> Views:
 def prepare_twice(data: bytes, semantic_size: int) -> Views:
     """Make both views as the authors' two programs do: OpenCV for one, Pillow for the other.
 
-    It stops at 8-bit pixels, as ours does; making floats of them is left out on both sides.
+    It stops at 8-bit pixels, as `prepare_once` does.
     """
     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     bgr = cv2.resize(bgr, (QUALITY_SIZE, QUALITY_SIZE), interpolation=cv2.INTER_CUBIC)
@@ -99,13 +88,13 @@ def generated_file(width: int, height: int, image_format: str, seed: int = 0) ->
 def measure_preprocess(
     files: Sequence[bytes], semantic_size: int, threads: int, rounds: int
 ) -> PreprocessSpeed:
-    """Prepare all files in turns: once decoded, twice decoded, and in a pool.
+    """Prepare all files, alternating between decoding once, decoding twice, and a pool.
 
     Args:
         files: encoded images.
         semantic_size: side of the semantic view in pixels.
-        threads: of the pool.
-        rounds: over all files, after one that is not timed.
+        threads: number of threads in the pool.
+        rounds: number of rounds over all files, after one that is not timed.
 
     Raises:
         ImageError: a file that cannot be scored.
@@ -117,7 +106,7 @@ def measure_preprocess(
     equal = sum(all(map(np.array_equal, a, b)) for a, b in zip(once, twice, strict=True))
     decoded = [decode(data) for data in files]
     with ThreadPoolExecutor(threads) as pool:
-        work = {
+        work: dict[str, Callable[[], object]] = {
             "once": lambda: [prepare_once(data, semantic_size) for data in files],
             "twice": lambda: [prepare_twice(data, semantic_size) for data in files],
             "pool": lambda: list(pool.map(lambda data: prepare_once(data, semantic_size), files)),
@@ -125,7 +114,7 @@ def measure_preprocess(
             "quality": lambda: [quality_view(rgb) for rgb in decoded],
             "semantic": lambda: [semantic_view(rgb, semantic_size) for rgb in decoded],
         }
-        times = {name: [] for name in work}
+        times: dict[str, list[float]] = {name: [] for name in work}
         for _ in range(rounds):
             for name, task in work.items():
                 times[name].append(seconds(task, _CPU))
@@ -145,62 +134,24 @@ def measure_preprocess(
     )
 
 
-@dataclass(frozen=True)
-class OfficialSpeed:
-    """Both ways from files to the normalized floats that the networks take, one after the other.
-
-    Attributes:
-        ours_s: seconds for an image, decoded once.
-        quality_s: seconds of the authors' code for MANIQA's input.
-        semantic_s: seconds of the authors' code for mPLUG-Owl2's input, which it makes anew for
-            each of the two prompts.
-        largest_difference: between the two ways' inputs, of normalized values (-2 to 2).
-    """
-
-    ours_s: float
-    quality_s: float
-    semantic_s: float
-    largest_difference: float
-
-
-def network_inputs(views: Views) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalize an image's views as both networks do: float32 (3, 224, 224) and (3, S, S)."""
-    quality, semantic = map(torch.from_numpy, views)
-    mean, std = torch.tensor(CLIP_MEAN), torch.tensor(CLIP_STD)
-    return (
-        (quality.permute(2, 0, 1).float() / 255 - 0.5) / 0.5,
-        ((semantic.float() / 255 - mean) / std).permute(2, 0, 1),
+def summary(speed: PreprocessSpeed) -> str:
+    """Describe a measurement in six lines."""
+    once, pool, twice = (
+        f"{1000 * value:.2f} ms/image, {1 / value:,.0f} images/s"
+        for value in (
+            speed.seconds_per_image,
+            speed.pooled_seconds_per_image,
+            speed.twice_seconds_per_image,
+        )
     )
-
-
-def measure_official(
-    files: Sequence[bytes], semantic_size: int, official: OfficialPreprocess, rounds: int
-) -> OfficialSpeed:
-    """Prepare all files by turns, ours and theirs.
-
-    Args:
-        files: encoded images.
-        semantic_size: side of the semantic view in pixels, as `official` has it.
-        official: at work.
-        rounds: over all files, after one that is not timed.
-
-    Raises:
-        ImageError: a file that cannot be scored.
-        ConfigError: the authors' code has ended.
-    """
-
-    def prepare() -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return [network_inputs(prepare_once(data, semantic_size)) for data in files]
-
-    made = [torch.stack(inputs) for inputs in zip(*prepare(), strict=True)]
-    *_, expected = official.prepare(files)
-    ours, quality, semantic = [], [], []
-    for _ in range(rounds):
-        ours.append(seconds(prepare, _CPU))
-        quality_s, semantic_s, _ = official.prepare(files)
-        quality.append(quality_s)
-        semantic.append(semantic_s)
-    return OfficialSpeed(
-        *(median(values) / len(files) for values in (ours, quality, semantic)),
-        max(float((a - b).abs().max()) for a, b in zip(made, expected, strict=True)),
+    return (
+        f"images    {speed.images} of {speed.megapixels:.2f} megapixels, "
+        f"{speed.equal_images} with the same pixels both ways\n"
+        f"once      {once}: {1000 * speed.decode_s:.2f} decoding, "
+        f"{1000 * speed.quality_s:.2f} quality view, {1000 * speed.semantic_s:.2f} semantic view\n"
+        f"pool      {pool}, on {speed.threads} threads\n"
+        f"twice     {twice}, decoded by OpenCV and by Pillow\n"
+        f"ratio     {speed.twice_seconds_per_image / speed.seconds_per_image:.2f} one by one, "
+        f"{speed.twice_seconds_per_image / speed.pooled_seconds_per_image:.2f} with the pool\n"
+        f"memory    {speed.peak_memory_bytes / 2**30:.2f} GiB at most"
     )

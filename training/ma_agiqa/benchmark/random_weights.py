@@ -1,12 +1,13 @@
 """A checkpoint of random weights, for measuring where the published one cannot be had.
 
-It has the published names and shapes, the language head included, so that our code and the
-authors' both load it. Random weights compute as fast as trained ones; they understand nothing.
+It has the published names and shapes, the language head included, so that both our code and the
+authors' code load it. Random weights compute as fast as trained ones, but understand nothing.
 """
 
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,16 @@ from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config, MPlugOwl2Model
 from ma_agiqa.lmm.mplug_owl2.abstractor import AbstractorAttention
 from ma_agiqa.lmm.mplug_owl2.weight_files import write_tensors
 
-__all__ = ["write_random_weights"]
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "rms_norm_eps",
+)
 
 
 def write_random_weights(config: MPlugOwl2Config, folder: Path, dtype: torch.dtype) -> None:
@@ -32,16 +42,16 @@ def write_random_weights(config: MPlugOwl2Config, folder: Path, dtype: torch.dty
     write_tensors(folder, settings, _tensors(config, dtype))
 
 
-_SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "max_position_embeddings",
-    "rms_norm_eps",
-)
+def cut_layers(config: MPlugOwl2Config, layers: int) -> MPlugOwl2Config:
+    """Keep the widths, but only this many decoder layers; the other parts are cut in proportion."""
+    share = layers / config.num_hidden_layers
+    parts: dict[str, Any] = {"visual_model": config.vision, "visual_abstractor": config.abstractor}
+    visual = {
+        name: {**vars(part), "num_hidden_layers": max(1, round(share * part.num_hidden_layers))}
+        for name, part in parts.items()
+    }
+    sizes = {"num_hidden_layers": layers, "visual_config": visual}
+    return MPlugOwl2Config(**{**config.to_dict(), **sizes})
 
 
 def _tensors(config: MPlugOwl2Config, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:

@@ -21,8 +21,6 @@ from ma_agiqa.train.run_folder import RunFolder
 from ma_agiqa.train.trainer import ScorerTrainer
 from ma_agiqa.train.training import freeze, part_datasets, run_features
 
-__all__ = ["TrainingSpeed", "measure_training"]
-
 _WARMUP_STEPS = 5  # the first ones allocate memory and compile kernels
 
 
@@ -31,12 +29,12 @@ class TrainingSpeed:
     """What was measured.
 
     Attributes:
-        device: that trained.
-        processes: that shared each step.
-        threads: of the CPU, in each process.
+        device: name of the device that trained.
+        processes: number of processes that shared each step.
+        threads: number of CPU threads in each process.
         batch_size: images per step, over all processes.
-        steps: that were measured.
-        step_ms: a step from end to end: waiting for data, forward, backward, Adam.
+        steps: number of steps that were measured.
+        step_ms: time of a whole step: waiting for data, forward, backward, Adam.
         wait_ms: the part of it in which the trainer waits for its samples.
         loader_images_per_s: what the loaders of all processes give when nothing else is done.
     """
@@ -52,12 +50,12 @@ class TrainingSpeed:
 
     @property
     def images_per_s(self) -> float:
-        """Of training."""
+        """Rate of training."""
         return self.batch_size / self.step_ms * 1000
 
     @property
     def wait_share(self) -> float:
-        """Share of a step that waits for data, 0..1."""
+        """Share of a step that waits for data, 0 to 1."""
         return self.wait_ms / self.step_ms
 
 
@@ -65,12 +63,12 @@ def measure_training(config: TrainingConfig, steps: int, progress: bool = False)
     """Train for some steps and keep nothing.
 
     The features are made first where they are missing. The backbone starts from random weights,
-    which are as fast as others. The loader is measured first, so that the steps find the
+    which cost the same time. The loader is measured first, so that the steps find the
     samples in memory.
 
     Args:
-        config: of the run.
-        steps: to measure, after a few that are not.
+        config: settings of the run.
+        steps: number of steps to measure, after a few that are not.
         progress: show a bar on stderr while features are made.
 
     Raises:
@@ -92,6 +90,19 @@ def measure_training(config: TrainingConfig, steps: int, progress: bool = False)
             datasets["validation"],
         )
         return trainer.measure(steps)
+
+
+def summary(speed: TrainingSpeed) -> str:
+    """Describe a measurement in four lines."""
+    processes = f"{speed.processes} process{'es' if speed.processes > 1 else ''}"
+    machine = f"{speed.device}, {processes} with {speed.threads} threads, torch {torch.__version__}"
+    return (
+        f"machine  {machine}\n"
+        f"step     {speed.images_per_s:.1f} images/s: {speed.step_ms:.1f} ms for "
+        f"{speed.batch_size} images, over {speed.steps} steps\n"
+        f"loader   {speed.loader_images_per_s:,.0f} images/s alone\n"
+        f"wait     {speed.wait_share:.1%} of a step waits for data ({speed.wait_ms:.2f} ms)"
+    )
 
 
 class _TimedTrainer(ScorerTrainer):
@@ -123,7 +134,7 @@ class _TimedTrainer(ScorerTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
-        """Get the samples of a step as ever, and note how long that took."""
+        """Get the samples of a step, and note how long that took."""
         start = time.perf_counter()
         samples = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.waited_s += time.perf_counter() - start
@@ -149,7 +160,7 @@ class _Clock(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Look at the clock, when the device has done what it was given."""
+        """Read the clock, once the device has finished."""
         if state.global_step == _WARMUP_STEPS:
             _finish(args.device)
             self._trainer.waited_s = 0.0

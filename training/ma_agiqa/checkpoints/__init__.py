@@ -3,13 +3,13 @@
 scorer, card = load_scorer("runs/my_model")      # or "AGIQA_3k.pt"
 """
 
-import hashlib
 import os
 from pathlib import Path
 
 from ma_agiqa.checkpoints.card import ModelCard, official_card
 from ma_agiqa.checkpoints.folder import WEIGHTS, load_folder, save_checkpoint
 from ma_agiqa.checkpoints.official import load_official
+from ma_agiqa.files import sha256
 from ma_agiqa.networks.scorer import MAAGIQA
 
 __all__ = ["ModelCard", "checkpoint_sha256", "load_scorer", "save_checkpoint"]
@@ -32,7 +32,6 @@ def load_scorer(path: str | os.PathLike[str]) -> tuple[MAAGIQA, ModelCard]:
 
 
 def checkpoint_sha256(path: str | os.PathLike[str]) -> str:
-    """Hash the weights of a checkpoint folder or `.pt` file, which tells models apart."""
+    """Hash the weights of a checkpoint folder or `.pt` file; 64 hexadecimal digits."""
     path = Path(path)
-    with open(path / WEIGHTS if path.is_dir() else path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path / WEIGHTS if path.is_dir() else path)

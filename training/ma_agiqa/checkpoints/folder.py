@@ -11,7 +11,6 @@ import csv
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,9 +20,10 @@ from safetensors.torch import load_file, save_file
 
 from ma_agiqa.checkpoints.card import ModelCard
 from ma_agiqa.errors import CheckpointError, MAAGIQAError
+from ma_agiqa.files import replace_folder
 from ma_agiqa.networks.exact_loading import load_exactly
 from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
-from ma_agiqa.settings import from_mapping, read_yaml
+from ma_agiqa.settings import from_mapping, read_yaml, to_mapping
 
 WEIGHTS, _CONFIG, _METRICS = "model.safetensors", "config.yaml", "metrics.json"
 _SPLIT, _HISTORY = "split.csv", "history.csv"
@@ -39,33 +39,29 @@ def save_checkpoint(
     """Write a checkpoint folder, in one step: a crash leaves the old one or none.
 
     Args:
-        folder: is replaced if it exists.
+        folder: where it goes; it is replaced if it exists.
         model: the trained scorer.
-        card: what it is.
+        card: the card that travels with it.
         split_rows: (image name, part) of every image.
-        history: of every epoch the same names and their values; none leaves the file out.
+        history: one mapping per epoch, all with the same names; without any, the file is left out.
     """
     folder = Path(folder).absolute()
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    state = model.state_dict()
-    weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    save_file(weights, part / WEIGHTS)
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     values = dataclasses.asdict(card)
     metrics = values.pop("metrics")
     values["mos_quantiles"] = list(card.mos_quantiles)
-    document = {"card": values, "scorer": model.config.to_dict()}
-    (part / _CONFIG).write_text(yaml.safe_dump(document, sort_keys=False, width=100))
-    (part / _METRICS).write_text(json.dumps(metrics, indent=2) + "\n")
-    with open(part / _SPLIT, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([("image", "part"), *split_rows])
-    if history:
-        with open(part / _HISTORY, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(history[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(history)
-    _replace(part, folder)
+    document = {"card": values, "scorer": to_mapping(model.config)}
+    with replace_folder(folder) as part:
+        save_file(state, part / WEIGHTS)
+        (part / _CONFIG).write_text(yaml.safe_dump(document, sort_keys=False, width=100))
+        (part / _METRICS).write_text(json.dumps(metrics, indent=2) + "\n")
+        with open(part / _SPLIT, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows([("image", "part"), *split_rows])
+        if history:
+            with open(part / _HISTORY, "w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(history[0]), lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(history)
     return folder
 
 
@@ -89,18 +85,9 @@ def load_folder(folder: str | os.PathLike[str]) -> tuple[MAAGIQA, ModelCard]:
         document = read_yaml(folder / _CONFIG)
         metrics = json.loads((folder / _METRICS).read_text())
         card = from_mapping(ModelCard, {**document["card"], "metrics": metrics}, "card")
-        model = MAAGIQA(MAAGIQAConfig.from_dict(document["scorer"]))
+        model = MAAGIQA(from_mapping(MAAGIQAConfig, document["scorer"], "scorer"))
         state = load_file(folder / WEIGHTS)
         load_exactly(model, state)
     except (MAAGIQAError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"The checkpoint in {folder} cannot be read: {error}") from error
     return model.eval(), card
-
-
-def _replace(part: Path, folder: Path) -> None:
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(part, folder)
-    shutil.rmtree(old, ignore_errors=True)

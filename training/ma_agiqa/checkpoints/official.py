@@ -109,6 +109,7 @@ def load_official(
             "The checkpoint has fc4096_784_a but no fc4096_784_a2: it is from before 2024-09-28, "
             "when both prompts shared one projection. Use the authors' newer checkpoint."
         )
-    model = MAAGIQA(config or MAAGIQAConfig())
-    load_exactly(model, rename_official(state, len(model.maniqa.backbone.vit.blocks)))
+    config = config or MAAGIQAConfig()
+    model = MAAGIQA(config)
+    load_exactly(model, rename_official(state, num_blocks=max(config.feature_blocks) + 1))
     return model.eval()

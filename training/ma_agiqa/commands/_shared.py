@@ -1,30 +1,31 @@
-"""What the command lines of this package have in common."""
+"""What the commands have in common: errors, log, width of the help, and options."""
 
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ma_agiqa.errors import ConfigError, MAAGIQAError
-from ma_agiqa.train.config import TrainingConfig, load_config
 
-__all__ = ["Command", "config_option", "overrides_option", "read_config", "read_overrides"]
+if TYPE_CHECKING:
+    from ma_agiqa.train.config import TrainingConfig
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-_WIDTH = {"max_content_width": 100}
+HELP_WIDTH = {"max_content_width": 100}
+"""Context settings of every command: help uses up to 100 columns."""
 
 
 class Command(click.Command):
-    """A command whose foreseen errors end in their sentence on stderr and exit code 1.
+    """A command whose foreseen errors end in their message on stderr and exit status 1.
 
-    Log messages go to stderr too; results belong on stdout.
+    Log messages go to stderr, too; results belong on stdout.
     """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
-        settings["context_settings"] = {**_WIDTH, **(settings.get("context_settings") or {})}
+        settings["context_settings"] = {**HELP_WIDTH, **(settings.get("context_settings") or {})}
         super().__init__(*args, **settings)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -61,17 +62,19 @@ def overrides_option(function: _F) -> _F:
     )(function)
 
 
-def read_config(path: str, overrides: tuple[str, ...]) -> TrainingConfig:
-    """Read the config that the two options name.
+def read_config(path: str, overrides: tuple[str, ...]) -> "TrainingConfig":
+    """Read the config that `--config` and `--set` give.
 
     Raises:
         ConfigError: an override without `=`, or a setting that cannot be used.
     """
+    from ma_agiqa.train.config import load_config  # not needed to print help
+
     return load_config(path, read_overrides(overrides))
 
 
 def read_overrides(overrides: tuple[str, ...]) -> dict[str, str]:
-    """Split what `--set` was given into names and values.
+    """Split the values of `--set` into names and values.
 
     Raises:
         ConfigError: one without `=`.

@@ -121,7 +121,3 @@ def _name(baseline: Baseline) -> str:
     """Name of the row: that of the paper's table where the method is used as in the paper."""
     published = baseline.method.trained and not baseline.trained
     return f"{baseline.method.name} (published weights)" if published else baseline.method.name
-
-
-if __name__ == "__main__":
-    main(prog_name="python -m ma_agiqa baselines")

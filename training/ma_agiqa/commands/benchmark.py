@@ -1,71 +1,409 @@
-"""Command line: measure how fast the package is, see `ma_agiqa.benchmark`."""
+"""`python -m ma_agiqa benchmark`: measure how fast the package is, see `ma_agiqa.benchmark`."""
 
 import os
+import re
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 import torch
 
+from ma_agiqa.benchmark import dtypes, embedder, preprocess, scorer, training
 from ma_agiqa.benchmark._served_command import overload, served
-from ma_agiqa.benchmark.dtypes import dtypes
-from ma_agiqa.benchmark.training import TrainingSpeed, measure_training
-from ma_agiqa.commands._shared import Command, config_option, overrides_option, read_config
-from ma_agiqa.commands.benchmark_embedder import embedder
-from ma_agiqa.commands.benchmark_preprocess import preprocess
-from ma_agiqa.commands.benchmark_scorer import scorer
+from ma_agiqa.benchmark.machine import describe, use_threads
+from ma_agiqa.benchmark.random_weights import cut_layers, write_random_weights
+from ma_agiqa.checkpoints import load_scorer
+from ma_agiqa.commands._shared import (
+    HELP_WIDTH,
+    Command,
+    config_option,
+    overrides_option,
+    read_config,
+)
+from ma_agiqa.errors import ConfigError
+from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config
+from ma_agiqa.lmm.mplug_owl2.loading import compute_dtype
+from ma_agiqa.lmm.sources import (
+    DEMO_EMBEDDER,
+    DTYPE_ALIASES,
+    DTYPES,
+    PAPER_EMBEDDER,
+    embedder_config,
+)
+from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
 
-__all__ = ["main"]
+_F = TypeVar("_F", bound=Callable[..., Any])
 
-_TRAIN_EPILOG = """\b
-Examples:
-  python -m ma_agiqa benchmark train --config training/configs/demo.yaml
-  python -m ma_agiqa benchmark train --config training/configs/agiqa_3k.yaml --steps 200
-  torchrun --nproc-per-node 2 -m ma_agiqa benchmark train --config training/configs/demo.yaml
-"""
+_DEMO_CHECKPOINT = Path(__file__).resolve().parents[2] / "checkpoints" / "demo"
+_SCORER_DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "exact": None,
+}
+_GENERATED_IMAGES = 8
+_COUNT = click.IntRange(min=1)
+
+_dtype_choice = click.Choice([*DTYPE_ALIASES, *DTYPES])
 
 
-@click.group()
+def _preset_option(default: str) -> Callable[[_F], _F]:
+    return click.option(
+        "--preset",
+        type=click.Choice(["demo", "paper"]),
+        default=default,
+        show_default=True,
+        help="Size of the network.",
+    )
+
+
+def _device_option(function: _F) -> _F:
+    return click.option(
+        "--device", default="cpu", show_default=True, help="Where to run: cpu, cuda or cuda:1."
+    )(function)
+
+
+def _threads_option(function: _F) -> _F:
+    return click.option(
+        "--threads", type=_COUNT, help="Number of CPU threads. Default: one for each core."
+    )(function)
+
+
+def _batch_option(function: _F) -> _F:
+    return click.option(
+        "--batch",
+        "batches",
+        type=_COUNT,
+        multiple=True,
+        default=[1],
+        show_default="1",
+        help="Number of images in a pass; repeatable.",
+    )(function)
+
+
+def _rounds_option(default: int) -> Callable[[_F], _F]:
+    return click.option(
+        "--rounds",
+        type=_COUNT,
+        default=default,
+        show_default=True,
+        help="How often everything is timed; the median counts.",
+    )
+
+
+@click.group(context_settings=HELP_WIDTH)
 def main() -> None:
     """Measure how fast this package is on this machine."""
 
 
-for command in (dtypes, embedder, overload, preprocess, scorer, served):
-    main.add_command(command)
+main.add_command(overload)
+main.add_command(served)
 
 
-@main.command(cls=Command, epilog=_TRAIN_EPILOG)
+@main.command(
+    "embedder",
+    cls=Command,
+    epilog="""\b
+Examples:
+  python -m ma_agiqa benchmark embedder
+  python -m ma_agiqa benchmark embedder --preset paper --random-weights --batch 1 --batch 4
+  python -m ma_agiqa benchmark embedder --embedder weights/mplug-owl2-llama2-7b --dtype int8
+""",
+)
+@_preset_option("demo")
+@click.option("--embedder", "source", metavar="SOURCE", help="Hub id or folder of mPLUG-Owl2.")
+@click.option(
+    "--random-weights",
+    is_flag=True,
+    help="Make weights of the preset's size (16.4 GB of disk for the paper's in 16 bits), in the "
+    "folder --embedder if that is given and empty, else in a temporary one.",
+)
+@click.option(
+    "--layers",
+    type=_COUNT,
+    help="With --random-weights: number of decoder layers; the other parts are cut in proportion.",
+)
+@click.option(
+    "--dtype", type=_dtype_choice, default="bf16", show_default=True, help="Dtype of the weights."
+)
+@_batch_option
+@_device_option
+@_threads_option
+@_rounds_option(3)
+@click.option("--profile", is_flag=True, help="List the slowest operations of a pass.")
+def embedder_command(
+    preset: str,
+    source: str | None,
+    random_weights: bool,
+    layers: int | None,
+    dtype: str,
+    batches: tuple[int, ...],
+    device: str,
+    threads: int | None,
+    rounds: int,
+    profile: bool,
+) -> None:
+    """Time the embedder (mPLUG-Owl2).
+
+    Counts the operations, and compares their rate with that of bare matrix products of the same
+    shapes on this machine.
+    """
+    use_threads(threads)
+    dtype = DTYPE_ALIASES.get(dtype, dtype)
+    with _weights(preset, source, random_weights, layers, dtype, device) as weights:
+        click.echo(f"machine  {describe(device)}")
+        loaded = embedder.load(weights, dtype, device)
+        speeds = [embedder.measure_batch(loaded, batch, rounds) for batch in batches]
+        click.echo(embedder.summary(loaded, speeds))
+        if profile:
+            click.echo(embedder.profile(loaded, batches[0]))
+
+
+@contextmanager
+def _weights(
+    preset: str, source: str | None, random: bool, layers: int | None, dtype: str, device: str
+) -> Iterator[str]:
+    """Decide where the weights come from; temporary ones are removed afterwards."""
+    if not random:
+        if layers is not None:
+            raise ConfigError("--layers cuts random weights: give --random-weights, too.")
+        yield source or (PAPER_EMBEDDER if preset == "paper" else DEMO_EMBEDDER)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(source or temporary)
+        if not (folder / "config.json").exists():
+            config = MPlugOwl2Config() if preset == "paper" else embedder_config(DEMO_EMBEDDER)
+            config = config if layers is None else cut_layers(config, layers)
+            write_random_weights(config, folder, compute_dtype(dtype, device))
+        yield str(folder)
+
+
+@main.command(
+    "dtypes",
+    cls=Command,
+    epilog="""\b
+Examples:
+  python -m ma_agiqa benchmark dtypes my_images/*.png
+  python -m ma_agiqa benchmark dtypes --embedder weights/mplug-owl2-llama2-7b \\
+      --checkpoint AGIQA_3k.pt --reference bf16 --dtype int8 --dtype int4 my_images/*.png
+""",
+)
+@click.argument(
+    "images",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
+@click.option(
+    "--embedder",
+    "source",
+    default=DEMO_EMBEDDER,
+    show_default=True,
+    help="Hub id or folder of mPLUG-Owl2.",
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(exists=True, path_type=Path),
+    help="Scorer: a checkpoint folder, or a .pt file of the authors. Without it, only embeddings "
+    "are compared.",
+)
+@click.option(
+    "--reference",
+    type=_dtype_choice,
+    help="Dtype to compare with. Default: fp32 for the demo, else bf16 on a CPU and fp16 on a GPU.",
+)
+@click.option(
+    "--dtype",
+    "others",
+    type=_dtype_choice,
+    multiple=True,
+    default=["bf16", "int8", "int4"],
+    show_default=True,
+    help="Dtype to compare; repeatable.",
+)
+@_device_option
+@_threads_option
+def dtypes_command(
+    images: tuple[Path, ...],
+    source: str,
+    checkpoint: Path | None,
+    reference: str | None,
+    others: tuple[str, ...],
+    device: str,
+    threads: int | None,
+) -> None:
+    """Compare dtypes of the embedder on your own images: memory, time, embeddings, scores."""
+    use_threads(threads)
+    if reference is None:
+        wide = "fp16" if device.startswith("cuda") else "bf16"
+        reference = "fp32" if source == DEMO_EMBEDDER else wide
+    names = [DTYPE_ALIASES.get(dtype, dtype) for dtype in (reference, *others)]
+    network = None if checkpoint is None else load_scorer(checkpoint)[0]
+    files = [path.read_bytes() for path in images]
+    results = dtypes.measure_dtypes(files, source, network, names[0], names[1:], device)
+    click.echo(f"machine  {describe(device)}; {len(images)} images, against {reference}")
+    click.echo(dtypes.summary(results))
+
+
+@main.command(
+    "scorer",
+    cls=Command,
+    epilog="""\b
+Examples:
+  python -m ma_agiqa benchmark scorer --random-weights --dtype bf16 --batch 1 --batch 8
+  python -m ma_agiqa benchmark scorer --preset demo --dtype fp32
+  python -m ma_agiqa benchmark scorer --checkpoint AGIQA_3k.pt --dtype bf16
+""",
+)
+@_preset_option("paper")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights, if not the preset's.")
+@click.option("--random-weights", is_flag=True, help="Make weights of the preset's size.")
+@click.option(
+    "--dtype",
+    type=click.Choice(list(_SCORER_DTYPES)),
+    default="fp32",
+    show_default=True,
+    help="Dtype of the fast arithmetic; exact: float32 in the order of the authors' code.",
+)
+@_batch_option
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@_threads_option
+@_rounds_option(3)
+def scorer_command(
+    preset: str,
+    checkpoint: Path | None,
+    random_weights: bool,
+    dtype: str,
+    batches: tuple[int, ...],
+    device: str,
+    threads: int | None,
+    rounds: int,
+) -> None:
+    """Time the scorer (MANIQA and the fusion); compare its scores with the exact arithmetic."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch sees no GPU here. Leave it out to use the CPU.")
+    use_threads(threads)
+    where = torch.device(device)
+    network = _scorer(preset, checkpoint, random_weights, where)
+    click.echo(f"machine     {describe(device)}, {dtype}")
+    for speed in scorer.measure_scorer(network, batches, _SCORER_DTYPES[dtype], where, rounds):
+        click.echo(scorer.summary(speed))
+
+
+def _scorer(preset: str, checkpoint: Path | None, random: bool, device: torch.device) -> MAAGIQA:
+    if checkpoint is not None or (preset == "demo" and not random):
+        return load_scorer(checkpoint or _DEMO_CHECKPOINT)[0].to(device)
+    if not random:
+        raise ConfigError(
+            "The paper's scorer needs weights: give --checkpoint, or --random-weights, which cost "
+            "the same time."
+        )
+    config = MAAGIQAConfig() if preset == "paper" else load_scorer(_DEMO_CHECKPOINT)[0].config
+    network = scorer.random_scorer(config, device)
+    by_pictures = scorer.picture_deviation(network, device)
+    click.echo(f"weights     random; scores deviate by 1, by pictures alone by {by_pictures:.2g}")
+    return network
+
+
+@main.command(
+    "preprocess",
+    cls=Command,
+    epilog="""\b
+Examples:
+  python -m ma_agiqa benchmark preprocess examples/*.jpg
+  python -m ma_agiqa benchmark preprocess --size 1024x1024 --format PNG
+""",
+)
+@click.argument("images", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--size",
+    metavar="WIDTHxHEIGHT",
+    help=f"Instead of images: {_GENERATED_IMAGES} generated ones of this size.",
+)
+@click.option(
+    "--format",
+    "image_format",
+    type=click.Choice(["JPEG", "PNG", "WEBP"]),
+    default="JPEG",
+    show_default=True,
+    help="File format of generated images.",
+)
+@click.option(
+    "--semantic-size",
+    type=_COUNT,
+    default=448,
+    show_default=True,
+    help="Side of the semantic view in pixels.",
+)
+@click.option(
+    "--threads",
+    type=_COUNT,
+    default=os.cpu_count(),
+    show_default="the cores",
+    help="Number of threads that prepare images in parallel.",
+)
+@_rounds_option(5)
+def preprocess_command(
+    images: tuple[Path, ...],
+    size: str | None,
+    image_format: str,
+    semantic_size: int,
+    threads: int,
+    rounds: int,
+) -> None:
+    """Time the way from image files to both views.
+
+    Compares it with decoding every file twice, as the authors' code does: with OpenCV for the
+    quality view and with Pillow for the semantic view.
+    """
+    files = [path.read_bytes() for path in images]
+    if bool(files) == bool(size):
+        raise ConfigError("Give image files, or --size WIDTHxHEIGHT for generated ones.")
+    if size:
+        files = _generate(size, image_format)
+    measured = preprocess.measure_preprocess(files, semantic_size, threads, rounds)
+    click.echo(preprocess.summary(measured))
+
+
+def _generate(size: str, image_format: str) -> list[bytes]:
+    match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", size)
+    if not match:
+        raise ConfigError(f"--size {size}: write WIDTHxHEIGHT in pixels, such as 1024x1024.")
+    width, height = map(int, match.groups())
+    seeds = range(_GENERATED_IMAGES)
+    return [preprocess.generated_file(width, height, image_format, seed) for seed in seeds]
+
+
+@main.command(
+    "train",
+    cls=Command,
+    epilog="""\b
+Examples:
+  python -m ma_agiqa benchmark train --config training/configs/demo.yaml
+  python -m ma_agiqa benchmark train --config training/configs/agiqa_3k.yaml --steps 200
+  torchrun --nproc-per-node 2 -m ma_agiqa benchmark train --config training/configs/demo.yaml
+""",
+)
 @config_option()
 @click.option(
     "--steps",
-    type=click.IntRange(min=1),
+    type=_COUNT,
     default=50,
     show_default=True,
-    help="Training steps to measure, after a short warm-up.",
+    help="Number of training steps to measure, after a short warm-up.",
 )
 @overrides_option
-def train(config_path: str, steps: int, overrides: tuple[str, ...]) -> None:
+def train_command(config_path: str, steps: int, overrides: tuple[str, ...]) -> None:
     """Time real training steps, the loader alone, and the wait for data in a step.
 
-    Trains a fresh scorer on the features of the run, which are made first where they are missing,
-    and keeps nothing.
+    Trains a fresh scorer on the features of the run, which are computed first where they are
+    missing, and keeps nothing.
     """
     config = read_config(config_path, overrides)
-    speed = measure_training(config, steps, progress=sys.stderr.isatty())
+    speed = training.measure_training(config, steps, progress=sys.stderr.isatty())
     if os.environ.get("RANK", "0") == "0":
-        click.echo(_summary(speed))
-
-
-def _summary(speed: TrainingSpeed) -> str:
-    processes = f"{speed.processes} process{'es' if speed.processes > 1 else ''}"
-    machine = f"{speed.device}, {processes} with {speed.threads} threads, torch {torch.__version__}"
-    return (
-        f"machine  {machine}\n"
-        f"step     {speed.images_per_s:.1f} images/s: {speed.step_ms:.1f} ms for "
-        f"{speed.batch_size} images, over {speed.steps} steps\n"
-        f"loader   {speed.loader_images_per_s:,.0f} images/s alone\n"
-        f"wait     {speed.wait_share:.1%} of a step waits for data ({speed.wait_ms:.2f} ms)"
-    )
-
-
-if __name__ == "__main__":
-    main()
+        click.echo(training.summary(speed))

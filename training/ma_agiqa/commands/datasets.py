@@ -34,7 +34,3 @@ def check_command(ctx: click.Context, config_path: str, overrides: tuple[str, ..
     click.echo(report.text())
     click.echo(f"\n{len(report.problems)} problems, {len(report.warnings)} warnings.")
     ctx.exit(1 if report.problems else 0)
-
-
-if __name__ == "__main__":
-    main(prog_name="python -m ma_agiqa datasets")

@@ -207,7 +207,3 @@ def main(
     if output:
         written = write_report(results, output)
         click.echo(f"Written: {', '.join(map(str, written))}", err=True)
-
-
-if __name__ == "__main__":
-    main(prog_name="python -m ma_agiqa evaluate")

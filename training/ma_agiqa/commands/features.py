@@ -77,7 +77,3 @@ def _summary(features: Features, folder: Path) -> str:
         f"time    {features.seconds:.1f} s{rate}\n"
         f"folder  {folder}, {size / 1e6:,.1f} MB"
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -93,7 +93,8 @@ def main(
         names = (name, baseline_name or baseline.stem)
         pair = (frame, theirs)
         if fitted:
-            names, pair = tuple(f"{n}, fitted" for n in names), tuple(map(_on_mos, pair))
+            names = (f"{names[0]}, fitted", f"{names[1]}, fitted")
+            pair = (_on_mos(frame), _on_mos(theirs))
         figures["differences"] = draw_differences(*pair, *names, worst)
         if images is not None:
             figures["panel"] = draw_panel(*pair, images, *names, panel_images)
@@ -124,7 +125,3 @@ def _on_mos(frame: pd.DataFrame) -> pd.DataFrame:
     if parameters is None:
         raise DataError("--fitted: the logistic curve cannot be fitted to these scores.")
     return frame.assign(score=logistic(frame["score"], *parameters))
-
-
-if __name__ == "__main__":
-    main(prog_name="python -m ma_agiqa figures")

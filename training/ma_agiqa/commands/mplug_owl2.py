@@ -9,8 +9,6 @@ from ma_agiqa.lmm.mplug_owl2.loading import FLOATS
 from ma_agiqa.lmm.mplug_owl2.weight_files import convert_weights
 from ma_agiqa.lmm.sources import DTYPE_ALIASES
 
-__all__ = ["main"]
-
 _EPILOG = """\b
 Examples:
   python -m ma_agiqa mplug-owl2 MAGAer13/mplug-owl2-llama2-7b weights/owl-bf16
@@ -37,7 +35,3 @@ def main(source: str, folder: Path, dtype: str) -> None:
     """
     convert_weights(source, folder, FLOATS[DTYPE_ALIASES.get(dtype, dtype)])
     click.echo(f"Wrote {folder}.")
-
-
-if __name__ == "__main__":
-    main()

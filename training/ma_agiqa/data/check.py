@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from ma_agiqa.data.settings import DataSettings, read_images
+from ma_agiqa.data.images import read_images
+from ma_agiqa.data.settings import DataSettings
 from ma_agiqa.data.splits import Split, SplitSettings, make_split
 from ma_agiqa.data.table import RatedImage
 from ma_agiqa.errors import DataError, ImageError

@@ -1,9 +1,8 @@
 """The section `data` of a config: where the rated images are, and what their table means."""
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
-from ma_agiqa.data.table import Columns, RatedImage, read_table
+from ma_agiqa.data.table import Columns
 from ma_agiqa.errors import ConfigError
 
 MOST_DEGRADED = 7
@@ -95,18 +94,3 @@ class DataSettings:
     mos_range: tuple[float, float] = (0.0, 5.0)
     subsets: tuple[Subset, ...] = ()
     synthetic: Recipe | None = None
-
-
-def read_images(data: DataSettings) -> tuple[RatedImage, ...]:
-    """Read the table of a run; makes the synthetic set if the settings ask for it.
-
-    Raises:
-        ConfigError, DataError: see `table.read_table`.
-    """
-    if data.synthetic is not None:
-        from ma_agiqa.data.synthetic.build import ensure  # draws pictures: for this set only
-
-        ensure(Path(data.csv).parent, data.synthetic)
-    return read_table(
-        data.csv, data.image_folder, data.columns, data.mos_range, data.generator_pattern
-    )

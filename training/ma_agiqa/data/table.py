@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -163,7 +164,7 @@ def listed(sentences: Iterable[str], shown: int = 10) -> str:
     return f"{len(found):,} problems\n  " + "\n  ".join([*found[:shown], *more])
 
 
-def _numbered(values: "Iterator | pd.Series") -> Iterator[tuple[int, object]]:
+def _numbered(values: Iterable[Any]) -> Iterator[tuple[int, Any]]:
     return enumerate(values, start=FIRST_ROW)
 
 

@@ -1,38 +1,21 @@
-"""Train and compare the variants of the paper's ablations (Tables 3, 4 and 5).
-
-Seven combinations of the three inputs, and concatenation instead of the mixture of experts. A
-variant whose checkpoint is there and was made with the same settings is not trained again; the full
-model is the config's own output. All else is as in the config: data, split, recipe, seed.
-"""
+"""The variants of the paper's ablations (Tables 3, 4 and 5): training and comparing them."""
 
 import dataclasses
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 import pandas as pd
 
 from ma_agiqa.checkpoints import ModelCard, load_scorer
-from ma_agiqa.commands._shared import Command, config_option, overrides_option, read_config
 from ma_agiqa.errors import ConfigError
 from ma_agiqa.evaluate.paper_results import ABLATION, DATASETS, FUSION, PaperMetrics
 from ma_agiqa.evaluate.tables import METRIC_HEADINGS, markdown, number
 from ma_agiqa.files import write_whole
 from ma_agiqa.settings import differences, to_mapping
 from ma_agiqa.tensors import GATE_ORDER
-from ma_agiqa.torchrun import process_state
 from ma_agiqa.train.config import TrainingConfig
 from ma_agiqa.train.training import train
-
-_EPILOG = """\b
-Examples:
-  python -m ma_agiqa ablate --config training/configs/agiqa_3k.yaml --output runs/agiqa_3k_ablation
-  torchrun --nproc-per-node 4 -m ma_agiqa ablate --config training/configs/agiqa_3k.yaml \\
-      --output runs/agiqa_3k_ablation
-  python -m ma_agiqa ablate --config training/configs/agiqa_3k.yaml \\
-      --output runs/agiqa_3k_fusion --variant full --variant concatenation"""
 
 _METRICS = ("srcc", "plcc", "krcc", "rmse")
 
@@ -157,45 +140,33 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _report(config: TrainingConfig, rows: Sequence[Mapping[str, Any]]) -> str:
+def write_report(
+    cards: Mapping[str, ModelCard],
+    variants: Sequence[Variant],
+    config: TrainingConfig,
+    output: Path,
+) -> str:
+    """Compare the variants in `ablation.md` and `ablation.csv`.
+
+    Args:
+        cards: cards of the checkpoints by variant, as `ablate` gives them.
+        variants: the variants, in the order of the rows.
+        config: settings of the full model.
+        output: folder of the two files.
+
+    Returns:
+        The text of `ablation.md`.
+
+    Raises:
+        DataError: a file cannot be written.
+    """
+    rows = list(_rows(cards, variants, config.data.name))
     paper = " (in brackets: the paper's, Tables 3-5)" if "paper_srcc" in rows[0] else ""
-    return (
+    text = (
         f"# Ablation on {config.data.name}\n\n"
         f"Test part: {rows[0]['images']} images, one training each, seed {config.seed}{paper}. "
         f"The best number of a column is bold.\n\n{_table(rows)}\n"
     )
-
-
-@click.command(cls=Command, help=__doc__, epilog=_EPILOG)
-@config_option()
-@click.option(
-    "--output",
-    required=True,
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="Folder of the variants' checkpoints, ablation.md and ablation.csv.",
-)
-@click.option(
-    "--variant",
-    "names",
-    multiple=True,
-    type=click.Choice([variant.name for variant in VARIANTS]),
-    help="Only this variant; repeatable.",
-)
-@overrides_option
-def main(
-    config_path: str, output: Path, names: tuple[str, ...], overrides: tuple[str, ...]
-) -> None:
-    config = read_config(config_path, overrides)
-    variants = [variant for variant in VARIANTS if not names or variant.name in names]
-    cards = ablate(config, output, variants, progress=sys.stderr.isatty())
-    if process_state().is_main_process:
-        rows = list(_rows(cards, variants, config.data.name))
-        report = _report(config, rows)
-        write_whole(output / "ablation.md", report)
-        write_whole(output / "ablation.csv", pd.DataFrame(rows).to_csv(index=False))
-        click.echo(report)
-
-
-if __name__ == "__main__":
-    main(prog_name="python -m ma_agiqa ablate")
+    write_whole(output / "ablation.md", text)
+    write_whole(output / "ablation.csv", pd.DataFrame(rows).to_csv(index=False))
+    return text

@@ -1,16 +1,16 @@
 """Limits on image files that are made to keep a decoder busy.
 
-A few bytes can announce much work in other ways than by their width and height, and a thread that
+A few bytes can demand a lot of work in other ways than by their width and height, and a thread that
 decodes cannot be interrupted. Measured with Pillow 13 on 2 shared cores, before these limits:
 
-    what 8 MiB can hold                                        CPU seconds
+    contents of an 8 MiB file                                  CPU seconds
     JPEG of fill bytes, or of empty segments, before its scan  3.4, 2.3
     PNG of empty chunks                                        2.4
     progressive JPEG of a hundred thousand empty scans         more than 40
     text PPM of comments (quadratic)                           more than 40
 
-So a parser may read the file in so many pieces only, a JPEG may have so many scans, and text PPM
-is refused. What cameras, browsers and image generators write stays far below.
+So the number of reads of a file and of scans in a JPEG is limited, and text PPM is refused. What
+cameras, browsers and image generators write stays far below the limits.
 """
 
 import io
@@ -19,13 +19,11 @@ from PIL import Image
 
 from ma_agiqa.errors import InvalidImageError
 
-__all__ = ["MAX_HEADER_BYTES", "MAX_READS", "MAX_SCANS", "GuardedFile", "check_scans"]
-
 MAX_READS = 250_000
-"""Times a parser may read a file, 1 us each: a PNG of 64 MiB in chunks of 8 KiB needs 33,000."""
+"""How often a parser may read a file, 1 us each: a PNG of 64 MiB in 8 KiB chunks needs 33,000."""
 
 MAX_HEADER_BYTES = 16 * 2**20
-"""Bytes before the first scan of a JPEG, which Pillow gathers in quadratic time."""
+"""Bytes before the first scan of a JPEG, which Pillow collects in quadratic time."""
 
 MAX_SCANS = 32
 """Scans of a progressive JPEG, 0.06 s each at 8192x8192 pixels: encoders write about 10."""
@@ -36,10 +34,10 @@ _TIFF_STRIPS, _TIFF_TILES = 273, 324
 
 
 class GuardedFile(io.BytesIO):
-    """An image file in memory that is read in a bounded number of pieces.
+    """An image file in memory that may be read a limited number of times.
 
     Raises:
-        InvalidImageError: it is text PPM; and from `read`, a limit of this module is passed.
+        InvalidImageError: the file is text PPM; or, from `read`, it exceeds a limit of this module.
     """
 
     def __init__(self, data: bytes):
@@ -62,19 +60,19 @@ class GuardedFile(io.BytesIO):
         return super().read(size)
 
     def header_is_read(self) -> None:
-        """From now on the pixels are read, wherever they lie."""
+        """Lift the limit on the header: from now on the pixels are read, wherever they are."""
         self._header_end = len(self.getbuffer())
 
 
 def check_scans(image: Image.Image, data: bytes) -> None:
-    """Refuse a JPEG, alone or inside TIFF, that goes over its pixels more often than encoders do.
+    """Refuse a JPEG, alone or inside TIFF, with more scans than encoders write.
 
     Args:
-        image: opened, not yet decoded.
-        data: its file.
+        image: the image, opened but not yet decoded.
+        data: the bytes of its file.
 
     Raises:
-        InvalidImageError: it has more than `MAX_SCANS`; strips and tiles of TIFF have one each.
+        InvalidImageError: more than `MAX_SCANS`, next to one for each strip or tile of a TIFF.
     """
     allowed = MAX_SCANS
     if image.format == "TIFF":

@@ -8,25 +8,30 @@ Differs from the official code: the EXIF orientation is applied to both views; t
 quality view follows it (OpenCV applies it, Pillow does not).
 """
 
+import logging
+
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ma_agiqa.errors import ImageTooLargeError, InvalidImageError
 from ma_agiqa.images.limits import GuardedFile, check_scans
 from ma_agiqa.tensors import QUALITY_SIZE
 
+logger = logging.getLogger(__name__)
+
 RGB = npt.NDArray[np.uint8]
+"""Pixels: uint8 (height, width, 3)."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "GIF", "TIFF")
-"""Formats that are read; of animations and multi-page files the first frame."""
+"""Formats that are read; of animations and multi-page files only the first frame."""
 
 MAX_IMAGE_BYTES = 64 * 2**20
-"""Largest encoded image, in bytes: 4096x4096 pixels may still travel uncompressed (48 MiB)."""
+"""Largest encoded image, in bytes: enough for 4096x4096 uncompressed pixels (48 MiB)."""
 
 MAX_IMAGE_SIDE = 8192
-"""Largest width and height in pixels; the padded square then takes at most 201 MB."""
+"""Largest width and height in pixels; a padded square then takes at most 201 MB."""
 
 PADDING_RGB = (122, 116, 104)
 """CLIP's mean color in 0-255, which pads the semantic view to a square."""
@@ -36,18 +41,7 @@ PREPROCESSING = {
     "quality_view": f"{QUALITY_SIZE}x{QUALITY_SIZE}, OpenCV bicubic, aspect ratio ignored",
     "semantic_view": f"padded to a square with RGB {PADDING_RGB}, Pillow bicubic",
 }
-"""Both views in words, which change when their pixels do: features are kept with them."""
-
-_EXIF_ORIENTATION = 0x0112
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+"""Both views in words. Features are stored with this; change it when the pixels change."""
 
 
 def decode(data: bytes) -> RGB:
@@ -66,7 +60,8 @@ def decode(data: bytes) -> RGB:
     Raises:
         InvalidImageError: not an image in one of `FORMATS`, damaged, or made to keep the decoder
             busy (`images.limits`).
-        ImageTooLargeError: more than `MAX_IMAGE_BYTES` bytes or `MAX_IMAGE_SIDE` pixels a side.
+        ImageTooLargeError: more than `MAX_IMAGE_BYTES` bytes, or than `MAX_IMAGE_SIDE` pixels on
+            a side.
     """
     if not data:
         raise InvalidImageError("The image is empty (0 bytes). Send the bytes of an image file.")
@@ -78,8 +73,8 @@ def decode(data: bytes) -> RGB:
     with _open(data) as image:
         if max(image.size) > MAX_IMAGE_SIDE:
             raise ImageTooLargeError(
-                f"The image is {image.width}x{image.height} pixels; at most {MAX_IMAGE_SIDE} a "
-                "side are accepted. Scale it down."
+                f"The image is {image.width}x{image.height} pixels; at most {MAX_IMAGE_SIDE} on "
+                "a side are accepted. Scale it down."
             )
         try:
             return _upright_rgb(image)
@@ -139,7 +134,7 @@ def _open(data: bytes) -> Image.Image:
         raise
     except Image.DecompressionBombError as error:
         raise ImageTooLargeError(
-            f"The image's header announces far more than {MAX_IMAGE_SIDE} pixels a side. "
+            f"The image's header announces far more than {MAX_IMAGE_SIDE} pixels on a side. "
             "Scale it down."
         ) from error
     except Exception as error:  # Pillow's header readers raise errors of every kind on bad bytes
@@ -151,22 +146,16 @@ def _open(data: bytes) -> Image.Image:
 
 def _upright_rgb(image: Image.Image) -> RGB:
     image.load()
-    orientation = _orientation(image)
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
+    except Exception:  # damaged metadata says nothing about the pixels
+        logger.debug("EXIF data that cannot be read", exc_info=True)
     if image.mode.startswith("I"):  # 16-bit gray, or 32-bit integers holding 16-bit values
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     if image.mode == "F":
         raise InvalidImageError(
             "The image has floating-point pixels, whose range is not known. Save it as 8-bit RGB."
         )
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    if orientation in _TRANSPOSE:
-        image = image.transpose(_TRANSPOSE[orientation])
-    return np.array(image)
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:  # damaged metadata says nothing about the pixels: leave them as they are
-        return 1
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))

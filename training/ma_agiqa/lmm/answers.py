@@ -6,29 +6,23 @@ that the next token costs one position and not the whole sequence.
 """
 
 import hashlib
-import json
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor
-from transformers.utils.hub import cached_file
 
 from ma_agiqa.errors import CannotAnswerError, QuestionError
 from ma_agiqa.lmm.embedder import PromptEmbedder
 from ma_agiqa.lmm.mplug_owl2 import IMAGE_TOKEN_ID, MPlugOwl2Model
 from ma_agiqa.lmm.mplug_owl2.decoder import KeyValues, Segment
 from ma_agiqa.lmm.mplug_owl2.model import split_prompt
+from ma_agiqa.lmm.mplug_owl2.weight_files import read_tensor
 from ma_agiqa.lmm.sources import DEMO_EMBEDDER
 from ma_agiqa.lmm.tokenizer import DEMO_CANNOT_ANSWER
 
-__all__ = ["Answerer", "language_head"]
-
 _HEAD = "lm_head.weight"
-_FILES = ("model.safetensors", "pytorch_model.bin")
 
 _Key = tuple[bytes, tuple[int, ...]]
 
@@ -80,22 +74,6 @@ class Answerer:
         if token == self._model.config.eos_token_id:
             del self._kept[digest, tuple(ids)]
         return token
-
-    def generate(self, view: Tensor, prompt: Sequence[int], max_tokens: int) -> Iterator[int]:
-        """Answer a prompt, token by token; the end token is not given.
-
-        Args:
-            view: as in `next_token`.
-            prompt: token ids with the image (-200) once.
-            max_tokens: where the answer is cut off.
-        """
-        ids = list(prompt)
-        for _ in range(max_tokens):
-            token = self.next_token(view, ids)
-            if token == self._model.config.eos_token_id:
-                return
-            ids.append(token)
-            yield token
 
     def _check(self, ids: Sequence[int]) -> None:
         config = self._model.config
@@ -153,7 +131,7 @@ def language_head(source: str, model: MPlugOwl2Model) -> Tensor:
     if source == DEMO_EMBEDDER:
         raise CannotAnswerError(DEMO_CANNOT_ANSWER)
     try:
-        head = _read_head(source)
+        head = read_tensor(source, _HEAD)
     except Exception as error:  # the hub, the disk and the parsers raise errors of every kind
         raise CannotAnswerError(
             f"The language head ({_HEAD}) cannot be read from the served checkpoint, so the model "
@@ -166,25 +144,3 @@ def language_head(source: str, model: MPlugOwl2Model) -> Tensor:
             "cannot answer questions. Fetch the checkpoint again."
         )
     return head.to(model.device, model.dtype)
-
-
-def _read_head(source: str) -> Tensor:
-    for name in _FILES:
-        index = _find(source, f"{name}.index.json")
-        if index:
-            name = json.loads(index.read_text(encoding="utf-8"))["weight_map"][_HEAD]
-        if file := _find(source, name):
-            return _read_tensor(file)
-    raise FileNotFoundError(f"none of {_FILES} in {source}")
-
-
-def _find(source: str, name: str) -> Path | None:
-    found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-    return Path(found) if found else None
-
-
-def _read_tensor(file: Path) -> Tensor:
-    if file.suffix == ".safetensors":
-        with safe_open(file, framework="pt") as tensors:
-            return tensors.get_tensor(_HEAD)
-    return torch.load(file, weights_only=True, mmap=True)[_HEAD].clone()

@@ -9,8 +9,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["BatchGraphs"]
-
 
 class BatchGraphs:
     """Work on batches of images, replayed at the next size that was recorded.

@@ -9,14 +9,13 @@ import logging
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ma_agiqa.lmm.cuda_graphs import BatchGraphs
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Model
 from ma_agiqa.lmm.mplug_owl2.decoder import KeyValues, Segment
 from ma_agiqa.lmm.mplug_owl2.model import split_prompt
-
-__all__ = ["CLIP_MEAN", "CLIP_STD", "PROMPTS", "PromptEmbedder"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ class PromptEmbedder:
         ConfigError: a prompt without the image, or with several.
     """
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: gradients with respect to pixels need the constants
     def __init__(
         self, model: MPlugOwl2Model, prompts: Mapping[str, Sequence[int]] = PROMPTS
     ) -> None:
@@ -99,13 +98,33 @@ class PromptEmbedder:
             not depend on the others in its batch but for rounding: a batch's size chooses the
             order of sums.
         """
-        replayed = self._graphs is not None and images.dtype == torch.uint8
-        embeddings = self._graphs(images) if replayed else self._embed(images)
+        if self._graphs is not None and images.dtype == torch.uint8:
+            embeddings = self._graphs(images)
+        else:
+            embeddings = self._embed(images)
         return dict(zip(self._ids, embeddings, strict=True))
+
+    def embed_pixels(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Embed a batch of images, differentiably with respect to their pixels.
+
+        Args:
+            pixels: RGB in 0-1, float (B, 3, S, S), on the model's device. With fp8 weights there
+                is no gradient.
+
+        Returns:
+            As `__call__`, but in float64 if the model is.
+        """
+        mean, std = self._mean[:, None, None], self._std[:, None, None]
+        normalized = ((pixels - mean) / std).to(self.model.dtype)
+        return dict(zip(self._ids, self._embed_normalized(normalized), strict=True))
 
     def _embed(self, images: Tensor) -> Tensor:
         """Embed images as `__call__` takes them: float32 (P, B, hidden)."""
-        tokens = self.model.encode_images(self.pixels(images))  # (B, I, hidden)
+        return self._embed_normalized(self.pixels(images))
+
+    def _embed_normalized(self, pixels: Tensor) -> Tensor:
+        """Embed the model's input (B, 3, S, S): float32 (P, B, hidden)."""
+        tokens = self.model.encode_images(pixels)  # (B, I, hidden)
         prompts, batch = len(self._ids), len(tokens)
         sequence = torch.cat(
             [
@@ -122,7 +141,8 @@ class PromptEmbedder:
             [(k.repeat_interleave(batch, 0), v.repeat_interleave(batch, 0)) for k, v in self._past],
         )
         counted = self._counted[:, None, :, None]  # (P, 1, I + suffix, 1)
-        sums = (hidden.float().unflatten(0, (prompts, batch)) * counted).sum(dim=2)
+        hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        sums = (hidden.unflatten(0, (prompts, batch)) * counted).sum(dim=2)
         return (self._prefix_sum[:, None] + sums) / self._lengths
 
     @torch.inference_mode()
@@ -152,10 +172,12 @@ class PromptEmbedder:
             hidden, past = self.model.decode(embeddings, Segment(len(ids), len(ids)), positions)
             sums.append(hidden[0].float().sum(dim=0))
             pad = (0, 0, longest - len(ids), 0)
-            padded.append([tuple(torch.nn.functional.pad(t, pad) for t in kv) for kv in past])
-        layers = zip(*padded, strict=True)
-        past = [tuple(torch.cat(tensors) for tensors in zip(*kv, strict=True)) for kv in layers]
-        return past, torch.stack(sums)  # each (P, kv_heads, longest, head_dim); (P, hidden)
+            padded.append([(F.pad(keys, pad), F.pad(values, pad)) for keys, values in past])
+        past = []
+        for layer in zip(*padded, strict=True):
+            keys, values = zip(*layer, strict=True)
+            past.append((torch.cat(keys), torch.cat(values)))  # (P, kv_heads, longest, head_dim)
+        return past, torch.stack(sums)  # (P, hidden)
 
     def _embed_suffixes(self, suffixes: Sequence[Tensor]) -> Tensor:
         """Embed each prompt's end, padded on the right, where causality hides the padding."""

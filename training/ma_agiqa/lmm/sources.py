@@ -15,24 +15,13 @@ import torch
 from ma_agiqa.errors import CheckpointError, MAAGIQAError
 from ma_agiqa.lmm.embedder import PromptEmbedder
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config, MPlugOwl2Model
+from ma_agiqa.lmm.mplug_owl2.loading import DTYPES as DTYPES
 from ma_agiqa.lmm.mplug_owl2.loading import (
-    DTYPES,
     FLOATS,
     compute_dtype,
-    load_owl,
+    load_mplug_owl2,
     quantize_model,
 )
-
-__all__ = [
-    "DEMO_EMBEDDER",
-    "DTYPES",
-    "DTYPE_ALIASES",
-    "PAPER_EMBEDDER",
-    "build_embedder",
-    "demo_owl",
-    "demo_recipe",
-    "embedder_config",
-]
 
 DEMO_EMBEDDER = "demo"
 """Source of the demo's embedding model: seeded random weights, which understand nothing."""
@@ -44,7 +33,7 @@ DTYPE_ALIASES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 """Short names that the command lines take too."""
 
 _DEMO_SEED = 20
-_DEMO_SIZES = {
+_DEMO_SIZES: dict[str, Any] = {
     "vocab_size": 32000,
     "hidden_size": 128,
     "intermediate_size": 256,
@@ -78,7 +67,7 @@ def demo_recipe() -> dict[str, Any]:
     return {"seed": _DEMO_SEED, "generator": "crc32 of the name, normal", **_DEMO_SIZES}
 
 
-def demo_owl() -> MPlugOwl2Model:
+def demo_mplug_owl2() -> MPlugOwl2Model:
     """Make the demo's mPLUG-Owl2: the paper's classes at a small size, random weights."""
     model = MPlugOwl2Model(embedder_config(DEMO_EMBEDDER))
     with torch.no_grad():
@@ -113,10 +102,10 @@ def build_embedder(
         CheckpointError: the weights cannot be read or do not fit.
     """
     if source == DEMO_EMBEDDER:
-        model = demo_owl().to(device, compute_dtype(dtype, device))
+        model = demo_mplug_owl2().to(device, compute_dtype(dtype, device))  # type: ignore[arg-type]
         return PromptEmbedder(model if dtype in FLOATS else quantize_model(model, dtype))
     with _explained(source):
-        return PromptEmbedder(load_owl(source, dtype, device))
+        return PromptEmbedder(load_mplug_owl2(source, dtype, device))
 
 
 def embedder_config(source: str = DEMO_EMBEDDER) -> MPlugOwl2Config:

@@ -16,18 +16,6 @@ from huggingface_hub import hf_hub_download
 
 from ma_agiqa.errors import CannotAnswerError, QuestionError
 
-__all__ = [
-    "ASSISTANT_IDS",
-    "DEMO_CANNOT_ANSWER",
-    "IMAGE_ID",
-    "MAX_ANSWER_TOKENS",
-    "MAX_QUESTION_CHARACTERS",
-    "MAX_QUESTION_TOKENS",
-    "QUESTIONS",
-    "AnswerText",
-    "Tokenizer",
-]
-
 QUESTIONS: Mapping[str, str] = {
     "semantic": "Evaluate the input image to determine if its quality is compromised due to a lack "
     "of meaningful semantic content.",

@@ -105,8 +105,8 @@ def bootstrap(
             method="percentile",
             rng=seed,
         )
-    intervals = map(_interval, found.bootstrap_distribution)
-    return Intervals(*intervals, level=_LEVEL, resamples=resamples, seed=seed)
+    intervals = dict(zip(_METRICS, map(_interval, found.bootstrap_distribution), strict=True))
+    return Intervals(**intervals, level=_LEVEL, resamples=resamples, seed=seed)
 
 
 def _interval(values: NDArray[np.float64]) -> Interval:

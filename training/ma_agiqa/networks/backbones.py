@@ -14,8 +14,6 @@ import torch.nn.functional as F
 from timm.models import VisionTransformer, register_model
 from torch import Tensor, nn
 
-__all__ = ["SpectralPatchEmbed", "vit_spectral_patch16_224"]
-
 _WINDOW, _STRIDE = 8, 4  # pixels of a window whose frequencies are measured, and between windows
 _CHROMA_ORDER = 3  # color varies slowly: only frequencies below this order are measured
 _STRENGTH = (-3.5, 0.65)  # average and deviation of log-amplitudes, over the synthetic set
@@ -50,6 +48,7 @@ class SpectralPatchEmbed(nn.Module):
         self.windows = patch_size // _STRIDE
         self.strength, self.spread = _STRENGTH, _SPREAD
         filters = _filters()
+        self.filters: Tensor
         self.register_buffer("filters", filters, persistent=False)
         self.proj = nn.Conv2d(2 * len(filters) + in_chans, embed_dim, 1)
 

@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from ma_agiqa.errors import CheckpointError
 
-__all__ = ["check_names", "load_exactly", "name_some"]
-
 
 def load_exactly(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load `state`, whose names and shapes must be those of `model`.

@@ -1,4 +1,6 @@
-"""MANIQA for inference: the function of `maniqa`, in fewer operations and any float type.
+"""MANIQA for inference only: the function of `maniqa` in fewer operations and any float dtype.
+
+A copy cannot be trained: its weights are merged, reordered and frozen. `accelerate` makes one.
 
     exact (`maniqa`)                       here
     q k^T of two projections               x A x^T with A = W_q^T W_k, one projection less
@@ -12,6 +14,7 @@ W_k^T b_q is left: q k^T = (x A + W_k^T b_q) x^T + terms that are constant in ea
 """
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +65,7 @@ class _ViT(nn.Module):
         """Map float32 (B, 3, side, side) to (B, channels, N), contiguous."""
         tokens = self.vit.patch_embed(pixels)
         tokens = self.vit.norm_pre(self.vit.patch_drop(self.vit._pos_embed(tokens)))
-        tokens = tokens.to(self.vit.blocks[0].norm1.weight.dtype)
+        tokens = tokens.to(self.vit.blocks[0].norm1.weight.dtype)  # type: ignore[union-attr]
         features: list[Tensor] = []
         for index, block in enumerate(self.vit.blocks):
             tokens = block(tokens)
@@ -95,17 +98,20 @@ class _TransposedAttention(nn.Module):
 class _WindowBlock(nn.Module):
     """A Swin block on tokens that already lie in the order of its windows."""
 
+    bias: Tensor
+
     def __init__(self, source: SwinTransformerBlock, dtype: torch.dtype) -> None:
         super().__init__()
-        attention = source.attn
+        attention: Any = source.attn
         self.heads: int = attention.num_heads
         self.area: int = attention.window_area
         self.norm1, self.norm2 = copy.deepcopy(source.norm1), copy.deepcopy(source.norm2)
         self.qkv, self.proj = copy.deepcopy(attention.qkv), copy.deepcopy(attention.proj)
         self.mlp = copy.deepcopy(source.mlp)
         bias = attention._get_rel_pos_bias().detach()  # (1, heads, area, area)
-        if source.attn_mask is not None:
-            bias = bias + source.attn_mask.unsqueeze(1)  # (windows, heads, area, area)
+        mask: Any = source.attn_mask
+        if mask is not None:
+            bias = bias + mask.unsqueeze(1)  # (windows, heads, area, area)
         self.register_buffer("bias", bias.clone())
         self.to(dtype)
 
@@ -128,18 +134,22 @@ class _WindowBlock(nn.Module):
 class _WindowLayer(nn.Module):
     """`SwinLayer` with one reordering of the tokens between blocks instead of two in each."""
 
+    steps: Tensor
+
     def __init__(self, source: SwinLayer, grid: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.grid = grid
-        self.blocks = nn.ModuleList(_WindowBlock(block, dtype) for block in source.blocks)
-        orders = [_window_order(block, grid) for block in source.blocks]
+        blocks: Any = source.blocks
+        self.blocks = nn.ModuleList(_WindowBlock(block, dtype) for block in blocks)
+        orders = [_window_order(block, grid) for block in blocks]
         raster = torch.arange(grid * grid)
         steps, before = [], raster
         for order in [*orders, raster]:
             steps.append(torch.argsort(before)[order])  # where the next order finds its tokens
             before = order
         self.register_buffer("steps", torch.stack(steps))
-        self.conv = copy.deepcopy(source.conv).to(dtype, memory_format=torch.channels_last)
+        self.conv = copy.deepcopy(source.conv)
+        self.conv.to(dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, patches: Tensor) -> Tensor:
         """Map (B, N, dim) to the same shape, both in raster order."""
@@ -170,14 +180,16 @@ class _Stage(nn.Module):
     def __init__(self, source: FeatureStage, dtype: torch.dtype) -> None:
         super().__init__()
         self.scale = source.scale
-        self.attention = nn.Sequential(*(_TransposedAttention(a, dtype) for a in source.attention))
+        attention: Any = source.attention
+        self.attention = nn.Sequential(*(_TransposedAttention(a, dtype) for a in attention))
         out_dim, in_dim = source.reduce.weight.shape[:2]
         self.reduce = nn.Linear(in_dim, out_dim)
         self.reduce.weight = nn.Parameter(source.reduce.weight.detach().flatten(1).clone())
-        self.reduce.bias = nn.Parameter(source.reduce.bias.detach().clone())
+        self.reduce.bias = copy.deepcopy(source.reduce.bias)  # type: ignore[assignment]
         self.reduce.to(dtype)
-        layers = []
-        for layer in source.swin:
+        layers: list[nn.Module] = []
+        swin: Any = source.swin
+        for layer in swin:
             divides = all(source.grid % side == 0 for b in layer.blocks for side in b.window_size)
             kind = _WindowLayer if divides else _PaddedLayer
             layers.append(kind(layer, source.grid, dtype))
@@ -192,15 +204,15 @@ class _Stage(nn.Module):
 
 
 class FastMANIQA(nn.Module):
-    """`maniqa.MANIQA` for inference; TorchScript-able.
+    """`maniqa.MANIQA` for inference only; TorchScript-able.
 
     Its transformer blocks and stages compute in `dtype`; pixels, positions and the two heads
     stay in float32.
 
     Args:
-        source: is left as it is; its weights are copied.
+        source: the exact network, whose weights are copied.
         dtype: float32, bfloat16 or float16.
-        gpu: what it is made for; it runs elsewhere too, slower.
+        gpu: whether it is arranged for a GPU; it runs elsewhere, too, but slower.
     """
 
     def __init__(self, source: MANIQA, dtype: torch.dtype, gpu: bool) -> None:
@@ -231,6 +243,7 @@ def _replace_large_linears(module: nn.Module) -> None:
 
 
 def _fuse_attention(module: nn.Module) -> None:
+    part: Any
     for part in module.modules():
         if hasattr(part, "fused_attn"):
             part.fused_attn = True
@@ -247,10 +260,10 @@ def _window_order(block: SwinTransformerBlock, grid: int) -> Tensor:
 def accelerate(
     scorer: MAAGIQA, dtype: torch.dtype = torch.float32, gpu: bool | None = None
 ) -> MAAGIQA:
-    """Copy a scorer for inference: the same function in fewer operations.
+    """Copy a scorer for inference only: the same function in fewer operations.
 
     The order of the arithmetic differs, and with it the rounding: weights that amplify rounding,
-    such as the reference ones, give other scores. Compare the two before you rely on the copy.
+    such as the reference weights, give other scores. Compare the two before you rely on the copy.
 
     Args:
         scorer: the exact network; it stays as it is.
@@ -266,5 +279,6 @@ def accelerate(
     model._modules = dict(scorer._modules)
     if scorer.maniqa is not None:
         here = next(scorer.parameters()).device.type == "cuda"
-        model.maniqa = FastMANIQA(scorer.maniqa, dtype, here if gpu is None else gpu)
+        fast = FastMANIQA(scorer.maniqa, dtype, here if gpu is None else gpu)
+        model.maniqa = fast  # type: ignore[assignment]
     return model.eval()

@@ -12,8 +12,6 @@ from torch import Tensor, nn, stack, tensor
 from ma_agiqa.errors import ConfigError
 from ma_agiqa.tensors import GATE_ORDER
 
-__all__ = ["FUSIONS", "GATE_ACTIVATIONS", "AdaptiveFusion"]
-
 GATE_ACTIVATIONS = ("none", "sigmoid", "softmax")
 FUSIONS = ("moe", "concat")
 _CONCAT_DIM = 128  # hidden width of the concatenation baseline (paper Table 5)
@@ -26,15 +24,17 @@ class AdaptiveFusion(nn.Module):
         dim: width of the quality feature and of every transformed feature (paper: 784).
         semantic_dim: width of a prompt embedding (paper: 4096).
         inputs: which of `GATE_ORDER` are used; the others are ignored (paper Tables 3-4).
-        fusion: "moe" (Eq. 4), or "concat": the features side by side through two linear layers
+        fusion: "moe" (Eq. 4), or "concat": the concatenated features through two linear layers
             (paper Table 5).
         gate_activation: "none" as in the authors' released code, "sigmoid" as in the paper, or
             "softmax".
-        dropout: after the transformed prompt embeddings.
+        dropout: probability of dropping a value of the transformed prompt embeddings.
 
     Raises:
         ConfigError: a name that is not one of the above, or no input at all.
     """
+
+    slots: Tensor
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class AdaptiveFusion(nn.Module):
     def forward(
         self, quality: Tensor, semantic: Tensor, coherence: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Fuse one batch.
+        """Fuse a batch.
 
         Args:
             quality: f1 of Eq. (2), (B, dim).
@@ -93,13 +93,13 @@ class AdaptiveFusion(nn.Module):
         if self.quality is not None:
             features.append(self.quality(quality))
         experts = stack(features, dim=1)  # (B, inputs, dim)
-        side_by_side = experts.flatten(1)
+        concatenated = experts.flatten(1)
         if self.gate is not None:
-            weights = self._activate(self.gate(side_by_side))
+            weights = self._activate(self.gate(concatenated))
             score = self.regression((weights.unsqueeze(2) * experts).sum(dim=1))
         else:
             weights = experts.new_full((experts.size(0), experts.size(1)), 1.0 / experts.size(1))
-            score = self.regression(side_by_side)
+            score = self.regression(concatenated)
         return score, F.pad(weights, [0, 1]).index_select(1, self.slots)
 
     def _activate(self, weights: Tensor) -> Tensor:

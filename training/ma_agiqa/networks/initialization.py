@@ -1,10 +1,10 @@
-"""First weights for a scorer that is trained from nothing.
+"""Initial weights of a scorer that is trained from scratch.
 
-With random first weights every patch's quality enters the score with a random sign, and the score
-starts far from every MOS; a pretrained backbone gets over that, a small one with little data takes
-most of its epochs for it. `start_at_average` begins with a score that is the average over patches
-of score times weight (Eq. 2), scaled to the average MOS, and with transposed attention that changes
-little. Without quality among the inputs, the score begins near the average MOS.
+With random initial weights every patch's quality enters the score with a random sign, and the score
+starts far from every MOS. A pretrained backbone overcomes that quickly; a small one with little
+data spends most of its epochs on it. `start_at_average` begins with a score that is the average
+over patches of score times weight (Eq. 2), scaled to the average MOS, and with transposed attention
+that changes little. Without quality among the inputs, the score begins near the average MOS.
 """
 
 import torch
@@ -14,20 +14,18 @@ from ma_agiqa.networks.fusion import AdaptiveFusion
 from ma_agiqa.networks.maniqa import MANIQA, TransposedAttention
 from ma_agiqa.networks.scorer import MAAGIQA
 
-__all__ = ["start_at_average"]
-
-_PATCH_SCORE, _PATCH_WEIGHT, _GATE = 1.0, 0.5, 0.5  # what the heads and a sigmoid gate begin with
+_PATCH_SCORE, _PATCH_WEIGHT, _GATE = 1.0, 0.5, 0.5  # first outputs of heads and sigmoid gate
 _QUALITY = _PATCH_SCORE * _PATCH_WEIGHT
 _ATTENTION_SHARE = 0.1
 
 
 @torch.no_grad()
 def start_at_average(scorer: MAAGIQA, mos: float) -> None:
-    """Change a freshly made scorer's weights in place.
+    """Change the weights of a new scorer in place.
 
     Args:
-        scorer: of any inputs and fusion.
-        mos: the average MOS of the train part.
+        scorer: a scorer with any inputs and fusion.
+        mos: average MOS of the train part.
     """
     if scorer.maniqa is not None:
         _start_patches(scorer.maniqa)
@@ -55,7 +53,7 @@ def _start_fusion(fusion: AdaptiveFusion, quality: nn.Linear, mos: float) -> Non
     last.bias.zero_()
     if fusion.gate is not None:
         last.weight.fill_(mos / (_QUALITY * _GATE * size))
-    else:  # quality is the last of the features side by side; average it into every hidden value
+    else:  # quality is the last of the concatenated features; average it into every hidden value
         hidden = next(m for m in fusion.regression.modules() if isinstance(m, nn.Linear))
         hidden.weight[:, -size:].fill_(1 / size)
         hidden.bias.zero_()

@@ -1,13 +1,14 @@
 """MANIQA as a quality-aware feature extractor (paper §3.1, Fig. 3 left).
 
-    view -> ViT blocks 6-9, side by side -> stage 1 -> stage 2 -> patch scores S, patch weights W
+    view -> ViT blocks 6-9, concatenated -> stage 1 -> stage 2 -> patch scores S, patch weights W
 
-A stage mixes channels (transposed attention), halves or quarters their number (1x1 convolution)
-and mixes neighboring patches (Swin).
+A stage mixes channels (transposed attention), reduces their number to a quarter or a half (1x1
+convolution) and mixes neighboring patches (Swin).
 """
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -18,24 +19,16 @@ from torch import Tensor, nn
 
 import ma_agiqa.networks.backbones  # noqa: F401 - makes our backbone known to timm
 from ma_agiqa.errors import ConfigError
-
-__all__ = [
-    "MANIQA",
-    "NO_WEIGHTS",
-    "PRETRAINED",
-    "FeatureStage",
-    "TransposedAttention",
-    "ViTFeatures",
-]
+from ma_agiqa.networks.configuration import MAAGIQAConfig
 
 PRETRAINED = "timm"
-"""First weights of the backbone: those that timm publishes, from the hub or its cache."""
+"""Initial weights of the backbone: those that timm publishes, from the hub or its cache."""
 
 NO_WEIGHTS = "none"
-"""First weights of the backbone: random ones."""
+"""Initial weights of the backbone: random ones."""
 
 
-def _create_vit(name: str, weights: str, **model_args: object) -> VisionTransformer:
+def _create_vit(name: str, weights: str, **model_args: Any) -> VisionTransformer:
     if weights not in (PRETRAINED, NO_WEIGHTS):
         if not Path(weights).is_file():
             raise ConfigError(
@@ -57,12 +50,13 @@ def _create_vit(name: str, weights: str, **model_args: object) -> VisionTransfor
     return model
 
 
-def _explain(name: str, weights: str, model_args: Mapping[str, object], error: Exception) -> str:
+def _explain(name: str, weights: str, model_args: Mapping[str, Any], error: Exception) -> str:
     if weights == PRETRAINED:
         return (
-            f"The pretrained weights of {name!r} could not be had: {error} On a machine without "
-            "a network give their file with --backbone-weights FILE (timm's model.safetensors), "
-            f"or --backbone-weights {NO_WEIGHTS} to start from random ones, which scores worse."
+            f"The pretrained weights of {name!r} could not be downloaded: {error} On a machine "
+            "without a network give --backbone-weights FILE with their file (timm's "
+            f"model.safetensors), or --backbone-weights {NO_WEIGHTS} to start from random weights, "
+            "which gives a worse scorer."
         )
     if weights != NO_WEIGHTS:
         return f"backbone_weights: {weights} does not hold weights of {name!r}: {error}"
@@ -78,6 +72,7 @@ def _keep_arithmetic_order(module: nn.Module) -> None:
     The transposed attention amplifies rounding: with reference weights the fused kernels move
     the score by 3 %, and so does computing in float64.
     """
+    part: Any
     for part in module.modules():
         if hasattr(part, "fused_attn"):
             part.fused_attn = False
@@ -86,18 +81,18 @@ def _keep_arithmetic_order(module: nn.Module) -> None:
 class ViTFeatures(nn.Module):
     """Patch tokens of several ViT blocks, concatenated along channels.
 
-    Blocks after the last one asked for, the final norm and the head feed nothing and are dropped.
+    Blocks after the last of `blocks`, the final norm and the head feed nothing and are dropped.
 
     Args:
         name: a timm Vision Transformer with a square patch grid.
         blocks: indices of the blocks whose outputs are taken, ascending.
         image_size: side of the input in pixels.
-        weights: `PRETRAINED`, `NO_WEIGHTS` or a file of timm weights.
+        weights: `PRETRAINED`, `NO_WEIGHTS` or the path of a file of timm weights.
         model_args: further arguments of `timm.create_model`.
 
     Raises:
         ConfigError: the model is no ViT with a square grid or has too few blocks, or the weights
-            cannot be had or do not fit.
+            cannot be loaded or do not fit.
     """
 
     def __init__(
@@ -106,7 +101,7 @@ class ViTFeatures(nn.Module):
         blocks: tuple[int, ...],
         image_size: int,
         weights: str = NO_WEIGHTS,
-        model_args: dict[str, object] | None = None,
+        model_args: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         vit = _create_vit(name, weights, img_size=image_size, **(model_args or {}))
@@ -139,7 +134,7 @@ class ViTFeatures(nn.Module):
 class TransposedAttention(nn.Module):
     """Self-attention between channels, the patches being the coordinates.
 
-    The result is transposed and then read again in the input's shape, which mixes patches and
+    The result is transposed and then reinterpreted in the input's shape, which mixes patches and
     channels; the published weights were trained that way.
 
     Args:
@@ -166,27 +161,18 @@ class TransposedAttention(nn.Module):
 class SwinLayer(nn.Module):
     """Swin blocks with alternating shift, then a 3x3 convolution and ReLU."""
 
-    def __init__(
-        self,
-        dim: int,
-        grid: int,
-        depth: int,
-        heads: int,
-        window: int,
-        mlp_dim: int,
-        drop_path: float,
-    ) -> None:
+    def __init__(self, dim: int, grid: int, depth: int, config: MAAGIQAConfig) -> None:
         super().__init__()
         self.blocks = nn.Sequential(
             *(
                 SwinTransformerBlock(
                     dim,
                     input_resolution=(grid, grid),
-                    num_heads=heads,
-                    window_size=window,
-                    shift_size=0 if index % 2 == 0 else window // 2,
-                    mlp_ratio=mlp_dim / dim,
-                    drop_path=drop_path,
+                    num_heads=config.swin_heads,
+                    window_size=config.swin_window,
+                    shift_size=0 if index % 2 == 0 else config.swin_window // 2,
+                    mlp_ratio=config.swin_mlp_dim / dim,
+                    drop_path=config.drop_path,
                 )
                 for index in range(depth)
             )
@@ -203,30 +189,20 @@ class SwinLayer(nn.Module):
 class FeatureStage(nn.Module):
     """One of MANIQA's two stages: (B, N, in_dim) -> (B, N, out_dim)."""
 
-    def __init__(
-        self,
-        in_dim: int,
-        out_dim: int,
-        grid: int,
-        num_attention: int,
-        depths: tuple[int, ...],
-        heads: int,
-        window: int,
-        mlp_dim: int,
-        scale: float,
-        dropout: float,
-        drop_path: float,
-    ) -> None:
+    def __init__(self, in_dim: int, out_dim: int, grid: int, config: MAAGIQAConfig) -> None:
         super().__init__()
         self.grid = grid
-        self.scale = scale
+        self.scale = config.swin_scale
         self.attention = nn.Sequential(
-            *(TransposedAttention(grid * grid, dropout) for _ in range(num_attention))
+            *(
+                TransposedAttention(grid * grid, config.dropout)
+                for _ in range(config.num_transposed_attention)
+            )
         )
         self.reduce = nn.Conv2d(in_dim, out_dim, 1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.dropout)
         self.swin = nn.ModuleList(
-            SwinLayer(out_dim, grid, depth, heads, window, mlp_dim, drop_path) for depth in depths
+            SwinLayer(out_dim, grid, depth, config) for depth in config.swin_depths
         )
 
     def forward(self, patches: Tensor) -> Tensor:
@@ -250,35 +226,17 @@ class MANIQA(nn.Module):
 
     Args:
         backbone: the ViT's features.
-        embed_dim: width after stage 1; stage 2 halves it (paper: 768).
-        num_attention: transposed-attention blocks in a stage.
-        depths: Swin blocks in each Swin layer.
-        heads, window, mlp_dim, scale: of the Swin layers; `scale` weighs a layer's residual.
-        dropout: of attention, stages and heads.
-        drop_path: probability of skipping a Swin block's branch in training.
+        config: sizes; stage 1 gives the width of the ViT (paper: 768), stage 2 half of it.
     """
 
-    def __init__(
-        self,
-        backbone: ViTFeatures,
-        embed_dim: int,
-        num_attention: int,
-        depths: tuple[int, ...],
-        heads: int,
-        window: int,
-        mlp_dim: int,
-        scale: float,
-        dropout: float,
-        drop_path: float,
-    ) -> None:
+    def __init__(self, backbone: ViTFeatures, config: MAAGIQAConfig) -> None:
         super().__init__()
         self.backbone = backbone
-        shared = (num_attention, depths, heads, window, mlp_dim, scale, dropout, drop_path)
-        half = embed_dim // 2
-        self.stage1 = FeatureStage(backbone.channels, embed_dim, backbone.grid, *shared)
-        self.stage2 = FeatureStage(embed_dim, half, backbone.grid, *shared)
-        self.score_head = _patch_head(half, dropout, nn.ReLU())
-        self.weight_head = _patch_head(half, dropout, nn.Sigmoid())
+        width = backbone.vit.embed_dim
+        self.stage1 = FeatureStage(backbone.channels, width, backbone.grid, config)
+        self.stage2 = FeatureStage(width, width // 2, backbone.grid, config)
+        self.score_head = _patch_head(width // 2, config.dropout, nn.ReLU())
+        self.weight_head = _patch_head(width // 2, config.dropout, nn.Sigmoid())
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Map normalized pixels (B, 3, H, W) to S >= 0 and 0 < W < 1, each (B, grid * grid)."""

@@ -142,10 +142,10 @@ def build_config(
     Raises:
         ConfigError: a setting is unknown, missing or impossible.
     """
-    values = copy.deepcopy(dict(values))
+    replaced = copy.deepcopy(dict(values))
     for name, text in (overrides or {}).items():
-        _replace(values, name, text)
-    config = from_mapping(TrainingConfig, values, where)
+        _replace(replaced, name, text)
+    config = from_mapping(TrainingConfig, replaced, where)
     config.scorer_config()
     return config
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import Dataset, Sampler
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
@@ -197,8 +197,9 @@ class PaperTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Adam with L2 weight decay on every trained parameter, as in the paper."""
         if self.optimizer is None:
+            chosen: Any = model or self.model
             self.optimizer = torch.optim.Adam(
-                [p for p in (model or self.model).parameters() if p.requires_grad],
+                [p for p in chosen.parameters() if p.requires_grad],
                 lr=self.args.learning_rate,
                 weight_decay=self.args.weight_decay,
             )
@@ -206,15 +207,16 @@ class PaperTrainer(Trainer):
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> LRScheduler:
+    ) -> Any:
         """Make the cosine of the released code, or one of the library's schedules."""
         if self._optimization.schedule != "released_cosine":
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
-            self.lr_scheduler = CosineAnnealingLR(optimizer or self.optimizer, _RELEASED_T_MAX)
+            chosen = optimizer or self.create_optimizer()
+            self.lr_scheduler: Any = CosineAnnealingLR(chosen, _RELEASED_T_MAX)
         return self.lr_scheduler
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int]:
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[Any]:
         return self._sampler
 
 
@@ -226,7 +228,7 @@ class ScorerTrainer(PaperTrainer):
 
 
 def _selection_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    predicted = prediction.predictions
+    predicted: Any = prediction.predictions
     scores, *gates = predicted if isinstance(predicted, tuple) else (predicted,)
     metrics = evaluate(prediction.label_ids, scores)
     total = metrics.srcc + metrics.plcc

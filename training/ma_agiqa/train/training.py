@@ -1,29 +1,17 @@
-"""Train the scorer and write its checkpoint folder.
+"""A training run: from the table of images to the checkpoint folder."""
 
-The best epoch is the one with the highest validation SRCC + PLCC (paper §4.2); the checkpoint holds
-its weights, and its metrics on every image of the validation and the test part. Features that are
-missing are made first. A run that was interrupted continues when the same command is given again,
-and ends with the same weights.
-"""
-
-import dataclasses
-import json
 import logging
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
-import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import set_seed
 
 from ma_agiqa.checkpoints import ModelCard, save_checkpoint
-from ma_agiqa.commands._shared import Command, config_option, overrides_option, read_config
 from ma_agiqa.data import RatedImage, Split, make_split, read_images
 from ma_agiqa.data.features import Features, ScorerDataset, ensure_features
 from ma_agiqa.errors import ConfigError
@@ -40,14 +28,6 @@ from ma_agiqa.train.run_folder import RunFolder
 from ma_agiqa.train.trainer import ScorerTrainer
 
 _QUANTILES = 101
-
-_EPILOG = """\b
-Examples:
-  python -m ma_agiqa train --config training/configs/demo.yaml
-  python -m ma_agiqa train --config training/configs/agiqa_3k.yaml --output runs/try \\
-      --set optimization.epochs=3 --backbone-weights vit_base_patch8_224.safetensors
-  torchrun --nproc-per-node 4 -m ma_agiqa train --config training/configs/aigcqa_20k.yaml
-  tensorboard --logdir runs"""
 
 _logger = logging.getLogger(__name__)
 
@@ -246,39 +226,3 @@ def _git_commit() -> str | None:
 def _output(command: Sequence[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     return done.stdout.strip()
-
-
-@click.command(cls=Command, help=__doc__, epilog=_EPILOG)
-@config_option()
-@click.option("--output", metavar="DIR", help="Checkpoint folder, instead of the config's.")
-@click.option(
-    "--backbone-weights",
-    metavar="FILE",
-    help="First weights of the ViT, instead of the config's: a file, 'timm' or 'none'.",
-)
-@click.option(
-    "--restart", is_flag=True, help="Start from scratch, even if an unfinished run is there."
-)
-@click.option("--threads", type=int, metavar="N", help="CPU threads. Default: all cores.")
-@overrides_option
-def main(
-    config_path: str,
-    output: str | None,
-    backbone_weights: str | None,
-    restart: bool,
-    threads: int | None,
-    overrides: tuple[str, ...],
-) -> None:
-    if threads:
-        torch.set_num_threads(threads)
-    config = read_config(config_path, overrides)
-    given = {"output": output, "backbone_weights": backbone_weights}
-    config = dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
-    folder = train(config, restart, progress=sys.stderr.isatty())
-    if process_state().is_main_process:
-        metrics = json.loads((folder / "metrics.json").read_text())
-        click.echo(json.dumps({"checkpoint": str(folder), **metrics}, indent=2))
-
-
-if __name__ == "__main__":
-    main(prog_name="python -m ma_agiqa train")

@@ -9,7 +9,7 @@ from huggingface_hub import close_session
 
 from ma_agiqa.lmm.sources import PAPER_EMBEDDER
 from support.local_hub import LocalHub, free_port
-from support.published_weights import write_owl
+from support.published_weights import write_mplug_owl2
 from support.reference import GOLDEN
 
 
@@ -25,7 +25,7 @@ def fresh_connections() -> Iterator[None]:
 def published(tiny_owl: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder laid out as the published mPLUG-Owl2, at a small size."""
     folder = tmp_path_factory.mktemp("published")
-    write_owl(folder, tiny_owl["config"], tiny_owl["state"])
+    write_mplug_owl2(folder, tiny_owl["config"], tiny_owl["state"])
     return folder
 
 

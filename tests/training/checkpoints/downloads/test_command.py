@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ma_agiqa.checkpoints.weight_files import check_owl
-from ma_agiqa.commands.paper_weights import CHECKPOINT_NAME, fetch_owl, main
+from ma_agiqa.checkpoints.downloads import CHECKPOINT_NAME
+from ma_agiqa.checkpoints.weight_files import check_mplug_owl2
+from ma_agiqa.commands.paper_weights import main
 from ma_agiqa.lmm.sources import PAPER_EMBEDDER
 from support.local_hub import LocalHub
-from support.published_weights import OWL_NAME, SHARDS
+from support.published_weights import FOLDER_NAME, SHARDS, fetch_mplug_owl2
 
 
 def command(*args: str, **env: str) -> subprocess.Popen:
@@ -32,14 +33,21 @@ def test_given_weights_are_used_and_printed_for_the_export(
 ) -> None:
     owl = tmp_path / "with space"
     owl.symlink_to(published)
-    args = ["--owl", str(owl), "--checkpoint", str(checkpoint), "--output", str(tmp_path / "no")]
+    args = [
+        "--embedder",
+        str(owl),
+        "--checkpoint",
+        str(checkpoint),
+        "--output",
+        str(tmp_path / "no"),
+    ]
     result = CliRunner().invoke(main, args)
 
     assert result.exit_code == 0, result.output
     first, second = result.stdout.splitlines()
     assert shlex.split(first) == ["--checkpoint", str(checkpoint)]
-    assert shlex.split(second) == ["--owl", str(published)]
-    assert result.stderr.count("nothing to fetch") == 2
+    assert shlex.split(second) == ["--embedder", str(published)]
+    assert result.stderr.count("nothing to download") == 2
     assert not (tmp_path / "no").exists()
 
 
@@ -58,7 +66,7 @@ def test_everything_is_announced_before_the_first_failure(tmp_path: Path) -> Non
         "LLaMA 2 Community License",
         "Apache-2.0",
         str(tmp_path / CHECKPOINT_NAME),
-        str(tmp_path / OWL_NAME),
+        str(tmp_path / FOLDER_NAME),
     ):
         assert fact in announced, fact
     assert "cannot be reached" in failure
@@ -67,8 +75,8 @@ def test_everything_is_announced_before_the_first_failure(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("--owl", "no/such/folder", "no such folder"),
-        ("--owl", ".", "no config.json"),
+        ("--embedder", "no/such/folder", "no such folder"),
+        ("--embedder", ".", "no config.json"),
         ("--checkpoint", "missing.pt", "no checkpoint at missing.pt"),
     ],
 )
@@ -93,9 +101,9 @@ def test_command_fetches_from_the_hub_that_the_environment_names(
     out, err = process.communicate(timeout=120)
 
     assert process.returncode == 0, err
-    assert json.loads(out) == {"checkpoint": str(checkpoint), "owl": str(output / OWL_NAME)}
+    assert json.loads(out) == {"checkpoint": str(checkpoint), "embedder": str(output / FOLDER_NAME)}
     assert f"{hub.url}/{PAPER_EMBEDDER}" in err
-    check_owl(output / OWL_NAME)
+    check_mplug_owl2(output / FOLDER_NAME)
 
 
 def test_interrupted_command_leaves_and_goes_on_later(
@@ -115,5 +123,5 @@ def test_interrupted_command_leaves_and_goes_on_later(
     assert "Run the same command again" in err
     hub.go_on.set()
 
-    check_owl(fetch_owl(tmp_path, endpoint=hub.url))
-    assert not list((tmp_path / OWL_NAME).rglob("*.incomplete"))
+    check_mplug_owl2(fetch_mplug_owl2(tmp_path, hub.url))
+    assert not list((tmp_path / FOLDER_NAME).rglob("*.incomplete"))

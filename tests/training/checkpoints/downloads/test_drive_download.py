@@ -8,11 +8,11 @@ import gdown
 import pytest
 from gdown.exceptions import FileURLRetrievalError
 
-from ma_agiqa.commands.paper_weights import CHECKPOINT_NAME, fetch_checkpoint
+from ma_agiqa.checkpoints.downloads import CHECKPOINT_NAME
 from ma_agiqa.errors import DownloadError
 from ma_agiqa.lmm.sources import PAPER_EMBEDDER
 from support.local_hub import LocalHub
-from support.published_weights import WEB_PAGE, write_small_checkpoint
+from support.published_weights import WEB_PAGE, fetch_checkpoint, write_small_checkpoint
 
 
 @pytest.mark.usefixtures("no_network")
@@ -33,7 +33,7 @@ def test_checkpoint_that_is_there_is_used(checkpoint: Path, tmp_path: Path) -> N
 @pytest.mark.usefixtures("no_network")
 def test_damaged_checkpoint_that_is_there_is_kept(tmp_path: Path) -> None:
     (tmp_path / CHECKPOINT_NAME).write_bytes(WEB_PAGE)
-    with pytest.raises(DownloadError, match=r"web page.*Delete .*--checkpoint"):
+    with pytest.raises(DownloadError, match=r"Not the checkpoint.*web page.*Delete .*--checkpoint"):
         fetch_checkpoint(tmp_path)
     assert (tmp_path / CHECKPOINT_NAME).read_bytes() == WEB_PAGE
 
@@ -82,7 +82,7 @@ def test_web_page_in_place_of_the_checkpoint_is_not_kept(
     monkeypatch.setattr(
         gdown, "download", lambda output, **_: Path(output).write_bytes(WEB_PAGE) and output
     )
-    with pytest.raises(DownloadError, match=r"not the checkpoint.*web page.*--checkpoint"):
+    with pytest.raises(DownloadError, match=r"Not the checkpoint.*web page.*--checkpoint"):
         fetch_checkpoint(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -18,7 +18,7 @@ from ma_agiqa.data.features.store import FeatureStore
 from ma_agiqa.errors import ConfigError, DataError
 from ma_agiqa.images.views import decode, quality_view, semantic_view
 from ma_agiqa.lmm.mplug_owl2.weight_files import write_tensors
-from ma_agiqa.lmm.sources import build_embedder, demo_owl
+from ma_agiqa.lmm.sources import build_embedder, demo_mplug_owl2
 from support.rated_images import write_images
 
 SETTINGS = FeatureSettings(batch_size=3)
@@ -192,7 +192,7 @@ def test_other_features_are_refused_by_name(folder, images, no_embedder, stated,
 
 
 def test_weights_that_were_replaced_in_their_folder_are_noticed(tmp_path, images):
-    owl = demo_owl()
+    owl = demo_mplug_owl2()
     source = tmp_path / "owl"
     write_tensors(source, owl.config.to_dict(), owl.state_dict().items())
     first = ensure(tmp_path / "new", images[:2], source=str(source))

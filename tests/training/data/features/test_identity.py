@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from ma_agiqa.data.features.identity import describe_embedder, differences, store_identity
 from ma_agiqa.file_hashes import FileHashes
 from ma_agiqa.lmm.mplug_owl2.weight_files import write_tensors
-from ma_agiqa.lmm.sources import demo_owl
+from ma_agiqa.lmm.sources import demo_mplug_owl2
 from ma_agiqa.lmm.weights_hash import weights_sha256
 
 
@@ -38,7 +38,7 @@ def test_the_hash_of_weights_counts_only_where_both_are_known():
 @pytest.fixture
 def folder(tmp_path):
     """The demo's weights as a folder, such as a user brings."""
-    owl = demo_owl()
+    owl = demo_mplug_owl2()
     write_tensors(tmp_path / "owl", owl.config.to_dict(), owl.state_dict().items())
     return tmp_path / "owl"
 

@@ -10,7 +10,7 @@ from ma_agiqa.evaluate.baselines.scoring import Options, load
 from ma_agiqa.images.views import semantic_view
 from ma_agiqa.lmm.embedder import CLIP_MEAN, CLIP_STD
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Model
-from ma_agiqa.lmm.sources import demo_owl
+from ma_agiqa.lmm.sources import demo_mplug_owl2
 
 COMMIT = "0" * 40
 RGB = np.random.default_rng(2).integers(0, 256, (150, 210, 3), np.uint8)
@@ -24,7 +24,7 @@ def snapshot(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(COMMIT)
-    owl = demo_owl()
+    owl = demo_mplug_owl2()
     owl.config.save_pretrained(folder)
     state = {f"model.{name}": value for name, value in owl.state_dict().items()}
     head = (owl.config.vocab_size, owl.config.hidden_size)
@@ -47,7 +47,7 @@ def test_the_score_is_the_weighted_mean_of_the_five_words(snapshot, monkeypatch)
     monkeypatch.setattr(q_align.torch, "bfloat16", torch.float32)
     scorer = load("qalign", Options())
     state = torch.load(snapshot / "pytorch_model.bin", weights_only=True)
-    config = demo_owl().config
+    config = demo_mplug_owl2().config
     owl = MPlugOwl2Model.from_official(config, state)
     view = torch.from_numpy(semantic_view(RGB, config.vision.image_size))
     pixels = (view.float() / 255 - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)

@@ -45,7 +45,7 @@ class Embedder(Protocol):
 class InProcessEmbedder:
     """mPLUG-Owl2 in this process."""
 
-    max_batch_size = None
+    max_batch_size: int | None = None
     in_flight = 1
 
     def __init__(self, source: str, dtype: str, device: str, hashes: FileHashes) -> None:

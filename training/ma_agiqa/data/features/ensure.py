@@ -197,7 +197,9 @@ class _Run:
 
     def check_complete(self, bad: Sequence[BadImage], keys: Sequence[str]) -> None:
         """Name the images that have no features now."""
-        store, reasons, first_row, lines = FeatureStore(self.folder), dict(bad), {}, []
+        store, reasons = FeatureStore(self.folder), dict(bad)
+        first_row: dict[str, int] = {}
+        lines = []
         for image, key in zip(self.images, keys, strict=True):
             row = first_row.setdefault(key, image.row)  # of several with one content, one was read
             if row in reasons:

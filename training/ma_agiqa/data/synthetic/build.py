@@ -149,9 +149,8 @@ def _plan(view: View, recipe: Recipe, rng: np.random.Generator) -> list[list[tup
     if view.content not in ("photograph", "scene"):
         names = rng.permutation(["blur", "jpeg", "noise"])[:1]  # keeps the poor class small
         return [[], [(str(names[0]), int(rng.choice(LEVELS)))]]
-    names = [str(name) for name in rng.permutation(list(DEGRADATIONS))]
-    chosen = names[: recipe.degraded_per_view]
-    return [[], *([(name, int(rng.choice(LEVELS)))] for name in chosen)]
+    chosen = rng.permutation(list(DEGRADATIONS))[: recipe.degraded_per_view]
+    return [[], *([(str(name), int(rng.choice(LEVELS)))] for name in chosen)]
 
 
 def _write_view(view: View, recipe: Recipe, folder: Path) -> list[tuple[str, float, str, str, str]]:

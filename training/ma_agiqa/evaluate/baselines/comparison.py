@@ -162,7 +162,7 @@ class _Job:
         with explain_full_disk(self.output):
             save_model(network.module, str(weights))
         folder.finish()
-        return "trained here", score_images(network, self.images, method, progress)
+        return network.origin, score_images(network, self.images, method, progress)
 
     def _csv(self, method: Method, trained: bool) -> Path:
         return self.output / f"{method.key}{'-trained' if trained else ''}.csv"

@@ -14,7 +14,7 @@ def as_pixels(rgb: RGB) -> Tensor:
 
 
 class Network(nn.Module):
-    """A network with a score per image.
+    """A network with a score per image, which is trained here.
 
     Args:
         module: maps pixels (B, 3, H, W) in 0..1 to B scores.
@@ -22,6 +22,8 @@ class Network(nn.Module):
         keeps_mode: the network stays in evaluation mode while it is trained, because its training
             mode expects input of another kind; for networks in which the modes are otherwise equal.
     """
+
+    origin = "trained here"
 
     def __init__(self, module: nn.Module, crop: int, keeps_mode: bool = False) -> None:
         super().__init__()

@@ -112,8 +112,8 @@ def _without_network() -> Iterator[None]:
         raise OSError("the weights are not on this machine")
 
     before = constants.HF_HUB_OFFLINE, socket.getaddrinfo
-    constants.HF_HUB_OFFLINE, socket.getaddrinfo = True, refuse  # type: ignore[assignment]
+    constants.HF_HUB_OFFLINE, socket.getaddrinfo = True, refuse
     try:
         yield
     finally:
-        constants.HF_HUB_OFFLINE, socket.getaddrinfo = before  # type: ignore[assignment]
+        constants.HF_HUB_OFFLINE, socket.getaddrinfo = before

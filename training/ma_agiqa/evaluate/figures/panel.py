@@ -1,6 +1,7 @@
 """Images that a model gets wrong, with the scores of both models under them (paper Fig. 7)."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -119,7 +120,7 @@ def _draw_image(
     axes.imshow(pixels, extent=(left, left + width, 0, height), aspect="equal")
     for place, (label, value, color) in enumerate(lines):
         y = -_LINE * (place + 0.35)
-        style = {"va": "top", "color": color, "fontsize": 9}
+        style: dict[str, Any] = {"va": "top", "color": color, "fontsize": 9}
         axes.text(0, y, shorten(label), ha="left", **style)
         axes.text(1, y, f"{value:.2f}", ha="right", **style)
     axes.set(xlim=(0, 1), ylim=(-_LINE * (len(lines) + 0.5), 1))

@@ -1,5 +1,7 @@
 """Scores of a model against the MOS, with the curve that PLCC and RMSE are measured after."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -42,7 +44,7 @@ def draw_scatter(frame: pd.DataFrame, name: str) -> Figure:
             f"RMSE {number(found.rmse)}",
         ]
         falls = found.plcc_raw < 0
-        place = {"x": 0.98, "ha": "right"} if falls else {"x": 0.02, "ha": "left"}
+        place: dict[str, Any] = {"x": 0.98, "ha": "right"} if falls else {"x": 0.02, "ha": "left"}
         axes.text(y=0.98, s="\n".join(lines), va="top", transform=axes.transAxes, **place)
         title(axes, f"{name} on {found.count:,} images")
     return figure

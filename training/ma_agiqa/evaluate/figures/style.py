@@ -5,6 +5,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -25,7 +26,7 @@ WIDTH_INCHES = 7.2
 _DOTS_PER_INCH = 160
 _GRAY = "#555555"
 _LONGEST_NAME = 18  # characters
-_STYLE = {
+_STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 11,
@@ -49,7 +50,7 @@ _STYLE = {
 @contextlib.contextmanager
 def styled() -> Iterator[None]:
     """Use the look for the figures made inside."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
         yield
 
 

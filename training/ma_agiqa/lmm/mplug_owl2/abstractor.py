@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from ma_agiqa.lmm.mplug_owl2.configuration import AbstractorConfig
 
-__all__ = ["VisualAbstractor", "grid_positions", "line_positions"]
-
 
 def line_positions(dim: int, positions: np.ndarray) -> np.ndarray:
     """Sine and cosine embedding of positions (N,): float (N, dim)."""
@@ -32,6 +30,9 @@ def grid_positions(dim: int, grid_size: int) -> np.ndarray:
 
 class AbstractorAttention(nn.Module):
     """Cross-attention; fixed positions are added to queries and keys, not to values."""
+
+    q_pos_embed: Tensor
+    k_pos_embed: Tensor
 
     def __init__(self, config: AbstractorConfig) -> None:
         super().__init__()
@@ -122,7 +123,7 @@ class AbstractorLayer(nn.Module):
 
 
 class AbstractorEncoder(nn.Module):
-    """The layers in a row."""
+    """The layers, one after the other."""
 
     def __init__(self, config: AbstractorConfig) -> None:
         super().__init__()

@@ -11,8 +11,6 @@ from transformers import LlamaConfig
 
 from ma_agiqa.errors import ConfigError
 
-__all__ = ["AbstractorConfig", "MPlugOwl2Config", "VisionConfig"]
-
 
 @dataclass(frozen=True)
 class VisionConfig:
@@ -79,12 +77,12 @@ class MPlugOwl2Config(LlamaConfig):
     @property
     def vision(self) -> VisionConfig:
         """Sizes of the vision transformer."""
-        return _pick(VisionConfig, self.visual_config["visual_model"])
+        return _pick(VisionConfig, (self.visual_config or {})["visual_model"])
 
     @property
     def abstractor(self) -> AbstractorConfig:
         """Sizes of the visual abstractor."""
-        return _pick(AbstractorConfig, self.visual_config["visual_abstractor"])
+        return _pick(AbstractorConfig, (self.visual_config or {})["visual_abstractor"])
 
     @property
     def num_image_tokens(self) -> int:

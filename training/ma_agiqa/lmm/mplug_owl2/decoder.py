@@ -6,14 +6,13 @@ gathered token by token.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ma_agiqa.lmm.mplug_owl2.configuration import MPlugOwl2Config
-
-__all__ = ["DecoderLayer", "KeyValues", "RMSNorm", "Segment", "rotary_tables"]
 
 KeyValues = list[tuple[Tensor, Tensor]]
 """Keys and values of every layer, each (B, kv_heads, T, head_dim); the keys are rotated."""
@@ -28,7 +27,7 @@ class Segment:
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm, computed in float32."""
+    """Root-mean-square norm, computed in float32 (in float64 for float64 inputs)."""
 
     def __init__(self, hidden_size: int, eps: float) -> None:
         super().__init__()
@@ -36,7 +35,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, hidden: Tensor) -> Tensor:
-        wide = hidden.float()
+        wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * wide.to(hidden.dtype)
 
@@ -62,9 +61,9 @@ class Multiway(nn.Module):
 
 def rotary_tables(config: MPlugOwl2Config, positions: Tensor) -> tuple[Tensor, Tensor]:
     """Cosine and sine of the rotary embedding, float32 (..., head_dim), for integer positions."""
-    theta = config.rope_parameters["rope_theta"]
-    exponent = torch.arange(0, config.head_dim, 2, device=positions.device).float()
-    angles = positions[..., None].float() / theta ** (exponent / config.head_dim)
+    rope, head_dim = cast(dict, config.rope_parameters), cast(int, config.head_dim)
+    exponent = torch.arange(0, head_dim, 2, device=positions.device).float()
+    angles = positions[..., None].float() / rope["rope_theta"] ** (exponent / head_dim)
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()
 
@@ -80,11 +79,12 @@ class DecoderAttention(nn.Module):
 
     def __init__(self, config: MPlugOwl2Config) -> None:
         super().__init__()
-        self.head_dim = config.head_dim
-        self.grouped = config.num_key_value_heads != config.num_attention_heads
+        self.head_dim = cast(int, config.head_dim)
+        source_heads = cast(int, config.num_key_value_heads)
+        self.grouped = source_heads != config.num_attention_heads
         width, bias = config.hidden_size, config.attention_bias
-        query_width = config.num_attention_heads * config.head_dim
-        source_width = config.num_key_value_heads * config.head_dim
+        query_width = config.num_attention_heads * self.head_dim
+        source_width = source_heads * self.head_dim
         self.q_proj = nn.Linear(width, query_width, bias=bias)
         self.k_proj, self.v_proj = (
             Multiway(*(nn.Linear(width, source_width, bias=bias) for _ in range(2)))

@@ -20,8 +20,6 @@ from ma_agiqa.lmm.mplug_owl2.quantization import QUANTIZED, quantize_weight, rep
 from ma_agiqa.lmm.mplug_owl2.weight_files import read_tensors
 from ma_agiqa.networks.exact_loading import check_names
 
-__all__ = ["DTYPES", "FLOATS", "compute_dtype", "load_owl", "quantize_model"]
-
 FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """Formats that are a dtype of torch."""
 
@@ -52,7 +50,7 @@ def compute_dtype(dtype: str, device: str | torch.device) -> torch.dtype:
     return torch.float16 if on_gpu else torch.bfloat16
 
 
-def load_owl(source: str, dtype: str, device: str | torch.device = "cpu") -> MPlugOwl2Model:
+def load_mplug_owl2(source: str, dtype: str, device: str | torch.device = "cpu") -> MPlugOwl2Model:
     """Load the hub's checkpoint or a local folder of it.
 
     Args:
@@ -67,7 +65,8 @@ def load_owl(source: str, dtype: str, device: str | torch.device = "cpu") -> MPl
     """
     floats = compute_dtype(dtype, device)
     with torch.device("meta"):
-        model = MPlugOwl2Model(MPlugOwl2Config.from_pretrained(source)).to(floats)
+        model = MPlugOwl2Model(MPlugOwl2Config.from_pretrained(source))
+        model.to(floats)  # type: ignore[arg-type]
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     layers = {} if dtype in FLOATS else replace_linears(model, dtype)
     on_cpu = torch.device(device).type == "cpu"

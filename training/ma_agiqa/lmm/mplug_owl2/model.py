@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,6 @@ from ma_agiqa.lmm.mplug_owl2.decoder import (
 from ma_agiqa.lmm.mplug_owl2.vision import VisionEmbeddings, VisionModel
 from ma_agiqa.networks.exact_loading import load_exactly, name_some
 
-__all__ = ["IMAGE_TOKEN_ID", "UNUSED", "MPlugOwl2Model"]
-
 IMAGE_TOKEN_ID = -200
 """Stands for the image in a list of token ids."""
 
@@ -41,12 +39,13 @@ class MPlugOwl2Model(PreTrainedModel):
         config: sizes.
     """
 
+    config: MPlugOwl2Config
     config_class = MPlugOwl2Config
     base_model_prefix = "model"
     main_input_name = "pixel_values"
-    _no_split_modules = ("DecoderLayer", "VisionLayer")
-    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = list(UNUSED)
-    _keys_to_ignore_on_load_missing: ClassVar[list[str]] = [_DERIVED]
+    _no_split_modules = {"DecoderLayer", "VisionLayer"}  # noqa: RUF012  (as the base class)
+    _keys_to_ignore_on_load_unexpected = list(UNUSED)  # noqa: RUF012
+    _keys_to_ignore_on_load_missing = [_DERIVED]  # noqa: RUF012
     _supports_sdpa = True
 
     def __init__(self, config: MPlugOwl2Config) -> None:
@@ -92,7 +91,7 @@ class MPlugOwl2Model(PreTrainedModel):
         return model.eval()
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
     ) -> "MPlugOwl2Model":
         """Load the hub's checkpoint or a local folder of it (.bin shards or safetensors).
@@ -102,10 +101,9 @@ class MPlugOwl2Model(PreTrainedModel):
         Raises:
             CheckpointError: tensors are missing, left over or of another shape; it lists them.
         """
-        kwargs.pop("output_loading_info", None)
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-        )
+        kwargs["output_loading_info"] = True
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model, info = loaded
         faults = {
             "missing": sorted(info["missing_keys"]),
             "unexpected": sorted(info["unexpected_keys"]),

@@ -1,9 +1,11 @@
 """Linear layers whose weights take 8 or 4 bits.
 
-int4 and fp8 are for the decoder's, which hold nine tenths of mPLUG-Owl2's weights; with int4 all
-other linear layers are int8, with fp8 they keep 16 bits. A weight is quantized when it is loaded;
-nothing is calibrated. Activations stay in the model's dtype, except for fp8.
+int4 and fp8 are for the decoder's layers, which hold nine tenths of mPLUG-Owl2's weights. With
+int4 all other linear layers are int8; with fp8 they keep 16 bits. A weight is quantized when it is
+loaded; nothing is calibrated. Activations stay in the model's dtype, except for fp8.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,28 +13,25 @@ from torch import Tensor, nn
 
 from ma_agiqa.errors import ConfigError
 
-__all__ = [
-    "QUANTIZED",
-    "Float8Linear",
-    "Int4Linear",
-    "Int8Linear",
-    "quantize_weight",
-    "replace_linears",
-    "weight_format",
-]
-
 _ROWS_AT_ONCE = 512  # while a weight is quantized: 8 MB of float32 at the paper's width
 
 
 class _WeightOnlyLinear(nn.Module):
     """A layer whose weight is unpacked to the input's dtype for every product.
 
-    On a CPU that happens in blocks of outputs, which stay in the cache: memory of the whole
-    weight's size, fresh at every call, would cost as much time as the product. Scales are bfloat16
+    On a CPU that happens in blocks of outputs, which stay in the cache: newly allocated memory for
+    the whole weight at every call would cost as much time as the product. Scales are bfloat16
     numbers from the start, so that no dtype rounds them.
     """
 
     block_bytes = 8 * 2**20
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+    def dequantize(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        """Unpack a block of outputs of the weight, (stop - start, in)."""
+        raise NotImplementedError
 
     def forward(self, hidden: Tensor) -> Tensor:
         rows, step = len(self.weight), len(self.weight)
@@ -80,6 +79,7 @@ class Int4Linear(_WeightOnlyLinear):
     """
 
     kind = "int4"
+    offset: Tensor
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -142,6 +142,9 @@ class Float8Linear(nn.Module):
 
     kind = "fp8"
     largest = torch.finfo(torch.float8_e4m3fn).max
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -192,8 +195,8 @@ def replace_linears(model: nn.Module, kind: str) -> dict[str, str]:
     """Replace linear layers by quantized ones without values.
 
     Args:
-        model: mPLUG-Owl2, which is changed.
-        kind: of `QUANTIZED`.
+        model: mPLUG-Owl2; it is changed.
+        kind: a format of `QUANTIZED`.
 
     Returns:
         The format of each layer by its name.
@@ -204,7 +207,8 @@ def replace_linears(model: nn.Module, kind: str) -> dict[str, str]:
         if isinstance(part, nn.Linear) and (name.startswith("layers.") or kind != "fp8")
     }
     for name, chosen in kinds.items():
-        model.set_submodule(name, QUANTIZED[chosen](model.get_submodule(name)))
+        linear: Any = model.get_submodule(name)
+        model.set_submodule(name, QUANTIZED[chosen](linear))
     return kinds
 
 
@@ -213,6 +217,7 @@ def weight_format(model: nn.Module) -> str:
 
     With int4 some layers are int8.
     """
-    kinds = {part.kind for part in model.modules() if isinstance(part, tuple(QUANTIZED.values()))}
+    layers = Int8Linear | Int4Linear | Float8Linear
+    kinds = {part.kind for part in model.modules() if isinstance(part, layers)}
     dtype = next(parameter.dtype for parameter in model.parameters())
     return min(kinds) if kinds else str(dtype).removeprefix("torch.")

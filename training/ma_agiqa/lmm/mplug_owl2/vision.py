@@ -6,8 +6,6 @@ from torch import Tensor, nn
 
 from ma_agiqa.lmm.mplug_owl2.configuration import VisionConfig
 
-__all__ = ["VisionModel"]
-
 
 class VisionEmbeddings(nn.Module):
     """Patches, class token and learned positions."""
@@ -71,7 +69,7 @@ class VisionLayer(nn.Module):
 
 
 class VisionEncoder(nn.Module):
-    """The layers in a row."""
+    """The layers, one after the other."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The weight files of mPLUG-Owl2: the hub's shards, read one tensor at a time, and written anew."""
+"""The weight files of mPLUG-Owl2: reading the hub's shards tensor by tensor, and writing them."""
 
 import json
 import shutil
@@ -13,8 +13,6 @@ from torch import Tensor
 from transformers.utils.hub import cached_file
 
 from ma_agiqa.errors import CheckpointError
-
-__all__ = ["convert_weights", "read_tensors", "write_tensors"]
 
 _WHOLE = ("model.safetensors", "pytorch_model.bin")  # in the order of preference
 _SHARD_BYTES = 2 * 2**30
@@ -34,8 +32,8 @@ def read_tensors(source: str, stay_mapped: bool) -> Iterator[Named]:
 
     Args:
         source: a hub id or a local folder, with safetensors or .bin files, whole or in shards.
-        stay_mapped: the tensors are kept as they are. If not, a file is mapped anew for every
-            tensor, so that what was read leaves the memory once it is copied.
+        stay_mapped: whether the tensors are kept as they are. If not, a file is mapped again for
+            every tensor, so that what was read leaves the memory once it is copied.
 
     Yields:
         Names as in the files, and tensors on the CPU.
@@ -53,29 +51,46 @@ def read_tensors(source: str, stay_mapped: bool) -> Iterator[Named]:
 
 
 def weight_files(source: str) -> list[Path]:
-    """Find a checkpoint's weight files; those of the hub are fetched if they are not there.
+    """Find a checkpoint's weight files; those of the hub are downloaded if they are not there.
 
     Raises:
-        CheckpointError: there are none.
+        CheckpointError: there are none, one is missing, or their index is damaged.
     """
     for whole in _WHOLE:
         if file := _find(source, whole):
             return [file]
         if index := _find(source, f"{whole}.index.json"):
-            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-            return [_found(source, name) for name in sorted(set(names))]
+            return [_found(source, name) for name in sorted(set(_read_index(index).values()))]
     raise CheckpointError(
         f"{source} has no weights: neither {' nor '.join(_WHOLE)}, nor an index of shards."
     )
 
 
+def read_tensor(source: str, name: str) -> Tensor:
+    """Read one tensor of a checkpoint, on the CPU.
+
+    Raises:
+        CheckpointError: there are no weight files, or none has the tensor.
+    """
+    for file in weight_files(source):
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as tensors:
+                if name in tensors.keys():  # noqa: SIM118  (not a mapping)
+                    return tensors.get_tensor(name)
+        else:
+            state = torch.load(file, weights_only=True, mmap=zipfile.is_zipfile(file))
+            if name in state:
+                return state[name].clone()
+    raise CheckpointError(f"{source} has no tensor {name}.")
+
+
 def convert_weights(source: str, folder: Path, dtype: torch.dtype) -> None:
-    """Write a checkpoint as safetensors of one dtype, which are used as they lie on the disk.
+    """Write a checkpoint as safetensors of one dtype, which a CPU uses straight from the disk.
 
     Args:
-        source: as `read_tensors` takes it.
-        folder: is made; it gets config.json and the tokenizer's files too.
-        dtype: of every tensor of floating-point numbers.
+        source: hub id or local folder.
+        folder: where the files go, with config.json and the tokenizer's files; it is made.
+        dtype: dtype of every tensor of floating-point numbers.
 
     Raises:
         CheckpointError: the source has no weights or no config.json.
@@ -131,6 +146,14 @@ def _read_apart(file: Path) -> Iterator[Named]:
             yield name, tensors.get_tensor(name)
 
 
+def _read_index(path: Path) -> dict[str, str]:
+    """Read which file holds each tensor."""
+    try:
+        return {str(k): str(v) for k, v in json.loads(path.read_bytes())["weight_map"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not an index of weight files, or is damaged.") from error
+
+
 def _find(source: str, name: str) -> Path | None:
     found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
     return Path(found) if found else None
@@ -139,5 +162,5 @@ def _find(source: str, name: str) -> Path | None:
 def _found(source: str, name: str) -> Path:
     found = _find(source, name)
     if found is None:
-        raise CheckpointError(f"{source} lacks {name}. Fetch the checkpoint again.")
+        raise CheckpointError(f"{source}: {name} is missing. Download the checkpoint again.")
     return found

@@ -1,9 +1,9 @@
-"""Run the authors' scorer from a checkout of theirs, for `benchmark.scorer`.
+"""Run the authors' scorer from a checkout of theirs, for `official.compare`.
 
 A script of its own: the interpreter that runs it needs what the authors' code needs (torch,
 einops), not this package. It speaks JSON lines on stdin and stdout:
 
-    python _official_scorer.py CHECKOUT THREADS DEVICE
+    python run_scorer.py CHECKOUT THREADS DEVICE
     <- {"names": [...]}                       the parameters of their model
     -> {"weights": FILE}                      torch file of parameters by those names
     -> {"inputs": FILE}                       torch file: uint8 views and two embeddings
@@ -25,15 +25,15 @@ def main(checkout: str, threads: int, device: str) -> None:
     if device == "cpu":
         torch.Tensor.cuda = lambda self, *_, **__: self  # their forward pass calls it
     model = _build(checkout).to(device).eval()
-    say(replies, names=list(model.state_dict()))
+    send(replies, names=list(model.state_dict()))
     for line in sys.stdin:
         request = json.loads(line)
         if "weights" in request:
             state = torch.load(request["weights"], map_location=device, weights_only=True)
             unknown = model.load_state_dict(state, strict=False).unexpected_keys
-            say(replies, unknown=unknown)
+            send(replies, unknown=unknown)
         else:
-            say(replies, **_run(model, request["inputs"], device))
+            send(replies, **_run(model, request["inputs"], device))
 
 
 def _build(checkout: str) -> Any:
@@ -59,7 +59,7 @@ def _run(model: Any, file: str, device: str) -> dict:
         return {"seconds": time.perf_counter() - start, "score": values}
 
 
-def say(stream: Any, **message: Any) -> None:
+def send(stream: Any, **message: Any) -> None:
     """Write one line."""
     stream.write(json.dumps(message) + "\n")
     stream.flush()

@@ -1,9 +1,9 @@
-"""Runs the authors' feature extraction from their own checkout, in an environment of theirs.
+"""Run the authors' feature extraction from their own checkout, in an environment of theirs.
 
-Started by `ma_agiqa.benchmark.official`; needs PyTorch >= 2.1, transformers 4.31 and safetensors,
+Started by `official.authors`; needs PyTorch >= 2.1, transformers 4.31 and safetensors,
 and nothing of this package. Weights are mapped, so that another process shares their memory.
 
-    python _official_embedder.py CHECKOUT WEIGHTS DTYPE DEVICE THREADS < jobs > answers
+    python run_embedder.py CHECKOUT WEIGHTS DTYPE DEVICE THREADS < jobs > answers
 
 A job is a line of JSON: {"pixels": file.pt, "prompts": {name: token ids}, "features": file.pt}.
 Its answer is a line {"seconds": s}.

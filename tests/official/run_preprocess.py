@@ -1,9 +1,9 @@
-"""Runs the authors' preparation of images from their own checkout, in an environment of theirs.
+"""Run the authors' preparation of images from their own checkout, in an environment of theirs.
 
-Started by `ma_agiqa.benchmark.official`; needs PyTorch, torchvision, OpenCV, transformers 4.31 and
+Started by `official.authors`; needs PyTorch, torchvision, OpenCV, transformers 4.31 and
 icecream, and nothing of this package.
 
-    python _official_preprocess.py CHECKOUT SIDE < jobs > answers
+    python run_preprocess.py CHECKOUT SIDE < jobs > answers
 
 A job is a line of JSON: {"folder": of image files, "names": [...], "inputs": file.pt}. Its answer
 is a line {"quality": s, "semantic": s}: seconds over all files for the input of either network.

@@ -1,0 +1,1 @@
+"""The embedder: prompt embeddings of mPLUG-Owl2 (paper §3.2), and its answers in words."""

@@ -1,0 +1,1 @@
+"""Agreement of scores with human opinion, and its confidence intervals."""

@@ -1,0 +1,1 @@
+"""The scorer (paper Fig. 3): ViT features, MANIQA, adaptive fusion, and their fast copy."""
