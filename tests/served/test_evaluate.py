@@ -128,6 +128,6 @@ def test_images_that_cannot_be_scored_are_named_with_their_rows(server, place, t
     assert "2 problems" in printed
 
 
-def test_nobody_at_the_address(place):
+def test_no_server_at_the_address(place):
     printed = run("--config", place / "config.yaml", "--url", "127.0.0.1:9", code=1)
     assert "The server at 127.0.0.1:9 cannot be used" in printed

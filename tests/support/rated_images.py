@@ -40,8 +40,3 @@ def write_config(folder: Path, **features: object) -> Path:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(settings))
     return path
-
-
-def file_bytes(folder: Path) -> dict[str, bytes]:
-    """Content of every file in a folder."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}

@@ -6,8 +6,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from support.generated_agiqa_3k import write_tree
 from ma_agiqa.commands.datasets import main
+from support.generated_agiqa_3k import write_tree
 
 CONFIG = Path(__file__).resolve().parents[3] / "training" / "configs" / "agiqa_3k.yaml"
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from ma_agiqa.checkpoints import load_scorer
+from ma_agiqa.data import Recipe
+from ma_agiqa.data.synthetic.examples import EXAMPLES, NO_CONTENT, write_examples
 from ma_agiqa.images.views import decode, quality_view, semantic_view
 from ma_agiqa.lmm.sources import build_embedder
-from ma_agiqa.data.synthetic import Recipe
-from ma_agiqa.data.synthetic.examples import EXAMPLES, NO_CONTENT, write_examples
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -118,13 +118,13 @@ def test_a_saved_split_comes_back(tmp_path):
         ("image,part\n0.png,train\n1.png,test\n", r"no part to 1 images.*2\.png \(row 4\)"),
         (
             "image,part\n0.png,train\n1.png,test\n2.png,test\n9.png,test\n",
-            r"1 images that the table .* has not, such as 9\.png",
+            r"1 images that are not in the data set.s table, such as 9\.png",
         ),
         ("image,part\n0.png,dev\n", r"row 2: the part is 'dev'; expected one of"),
         ("image,part\n0.png,test\n0.png,train\n", "row 3: 0.png is listed more than once"),
         ("image,part\n0.png,train\n1.png,test\n2.png,test\n", r"\['validation'\] empty"),
         ("name,kind\n0.png,train\n", "needs the columns image and part"),
-        ("", "needs the columns image and part"),
+        ("", "not a CSV table"),
     ],
 )
 def test_a_file_that_does_not_fit_is_an_error(tmp_path, text, message):
@@ -140,7 +140,7 @@ def test_impossible_splits_are_errors():
             make_split(rated(4), SplitSettings(kind))
     with pytest.raises(DataError, match=r"needs the prompt.*3 have none, such as 0\.png \(row 2\)"):
         make_split(rated(3), SplitSettings("prompt-disjoint"))
-    with pytest.raises(DataError, match="Cannot read the split"):
+    with pytest.raises(DataError, match=r"Cannot read none\.csv"):
         make_split(rated(3), SplitSettings("file", file="none.csv"))
 
 

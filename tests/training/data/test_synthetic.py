@@ -6,11 +6,13 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
-from ma_agiqa.errors import ConfigError, DataError
-from ma_agiqa.data.synthetic import Recipe, build, ensure
 from ma_agiqa.commands.synthetic import main
+from ma_agiqa.data import Recipe
+from ma_agiqa.data.settings import MOST_DEGRADED
+from ma_agiqa.data.synthetic import build, ensure
 from ma_agiqa.data.synthetic.build import COLUMNS, views
 from ma_agiqa.data.synthetic.degradations import DEGRADATIONS, LEVELS, degrade
 from ma_agiqa.data.synthetic.opinion import CONTENT, SEVERITY, expected_mos, rate
@@ -23,6 +25,7 @@ from ma_agiqa.data.synthetic.sources import (
     draw_pattern,
     load,
 )
+from ma_agiqa.errors import ConfigError, DataError
 
 SMALL = Recipe(
     seed=3,
@@ -147,17 +150,21 @@ def test_ensure_takes_the_set_that_is_there_and_refuses_another(small_set, tmp_p
         ensure(tmp_path, SMALL)
 
 
-def test_the_command_writes_a_set(tmp_path, capsys):
+def test_the_command_writes_a_set(tmp_path):
     arguments = ["--output", str(tmp_path / "set"), "--seed", "9", "--scenes-per-kind", "0"]
     arguments += ["--crops-per-photograph", "0", "--crops-per-texture", "0"]
-    assert main([*arguments, "--patterns-per-kind", "1"]) == 0
-    assert str(tmp_path / "set" / "data.csv") in capsys.readouterr().out
+    arguments += ["--patterns-per-kind", "1"]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0
+    assert str(tmp_path / "set" / "data.csv") in done.stdout
     assert json.loads((tmp_path / "set" / "recipe.json").read_text())["seed"] == 9
-    assert main([*arguments, "--patterns-per-kind", "1"]) == 1
-    assert "exists already" in capsys.readouterr().err
+    again = CliRunner().invoke(main, arguments)
+    assert again.exit_code == 1
+    assert "exists already" in again.stderr
 
 
 def test_impossible_recipes_are_errors():
+    assert len(DEGRADATIONS) == MOST_DEGRADED
     with pytest.raises(ConfigError, match="scenes_per_kind is -1"):
         Recipe(scenes_per_kind=-1)
     with pytest.raises(ConfigError, match="degraded_per_view is 9"):

@@ -13,7 +13,6 @@ from click.testing import CliRunner
 from ma_agiqa.checkpoints import ModelCard, load_scorer, save_checkpoint
 from ma_agiqa.commands.evaluate import main
 from ma_agiqa.data import PARTS, Subset, make_split, read_images
-from ma_agiqa.data.features import ensure_features
 from ma_agiqa.errors import DataError
 from ma_agiqa.evaluate import measure, measure_generators, measure_subsets
 from ma_agiqa.evaluate.predictions import read_predictions
@@ -21,46 +20,16 @@ from ma_agiqa.metrics.agreement import evaluate
 from ma_agiqa.networks.scorer import MAAGIQA
 from ma_agiqa.settings import to_mapping
 from ma_agiqa.train.config import load_config
-from support.generated_agiqa_3k import write_tree
+from ma_agiqa.train.training import run_features
 
-COUNT = 60  # images: 42 to train on, 6 to validate, 12 to test
+COUNT = 80  # images: 56 to train on, 8 to validate, 16 to test
 FAST = ("--resamples", "20")
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A small AGIQA-3k, its config and a scorer with random weights."""
-    folder = tmp_path_factory.mktemp("evaluate")
-    csv = write_tree(folder / "data", COUNT)
-    settings = {
-        "name": "small",
-        "preset": "demo",
-        "embedder": "demo",
-        "output": str(folder / "run"),
-        "seed": 1,
-        "backbone_weights": "none",
-        "data": {
-            "name": "AGIQA-3k",
-            "csv": str(csv),
-            "columns": {"image": "name", "mos": "mos_quality"},
-            "generator_pattern": "^([^_]+)_",
-        },
-        "split": {"kind": "paper"},
-        "scorer": {
-            "backbone": "vit_spectral_patch16_224",
-            "backbone_args": {"embed_dim": 16, "depth": 1, "num_heads": 1},
-            "feature_blocks": [0],
-            "num_transposed_attention": 1,
-            "swin_depths": [1],
-            "swin_heads": 1,
-            "swin_window": 7,
-            "swin_mlp_dim": 16,
-            "semantic_dim": 128,
-        },
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-    save_run(folder / "run", load_config(folder / "config.yaml"))
-    return folder
+@pytest.fixture
+def place(small_run):
+    """The small run's folder: its data, config.yaml and the checkpoint `run`."""
+    return small_run.folder
 
 
 def save_run(folder, config, seed=0, **card):
@@ -76,7 +45,7 @@ def save_run(folder, config, seed=0, **card):
         "mos_max": 5.0,
         "mos_quantiles": tuple(np.linspace(0, 5, 101).tolist()),
         "created": "2026-01-01T00:00:00+00:00",
-        "embedder": ensure_features(config, images).identity,
+        "embedder": run_features(config, images).identity,
         "training": to_mapping(config),
     }
     card = ModelCard(**{**values, **card})
@@ -99,17 +68,16 @@ def test_every_image_of_a_part_is_scored_as_alone(place, tmp_path, part):
     members = images if part == "all" else getattr(split, part)
     assert frame["image"].tolist() == [image.name for image in members]
     assert frame["mos"].tolist() == [image.mos for image in members]
-    assert len(frame) == {"train": 42, "validation": 6, "test": 12, "all": COUNT}[part]
+    assert len(frame) == {"train": 56, "validation": 8, "test": 16, "all": COUNT}[part]
     assert json.loads((tmp_path / "metrics.json").read_text())["results"][0]["count"] == len(frame)
 
-    features, scorer = ensure_features(config, images), load_scorer(place / "run")[0]
-    at = [image.name for image in images].index(members[-1].name)
-    row = features.rows[at]
+    scorer, _ = load_scorer(place / "run")
+    alone = run_features(config, members[-1:]).read([0])
     with torch.inference_mode():
         output = scorer(
-            torch.from_numpy(features.quality_view[row][None].copy()),
-            torch.from_numpy(features.semantic[row][None].astype(np.float32)),
-            torch.from_numpy(features.coherence[row][None].astype(np.float32)),
+            torch.from_numpy(alone["quality_view"]),
+            torch.from_numpy(alone["semantic"].astype(np.float32)),
+            torch.from_numpy(alone["coherence"].astype(np.float32)),
         )
     assert frame["score"].iloc[-1] == pytest.approx(output.score.item(), abs=1e-5)
     gates = frame[["gate_semantic", "gate_coherence", "gate_quality"]].iloc[-1]
@@ -147,7 +115,6 @@ def test_the_papers_number_stands_only_beside_the_papers_model(place, tmp_path):
 def test_another_data_set_is_a_direction_of_table_2(place, tmp_path):
     values = yaml.safe_load((place / "config.yaml").read_text())
     values["data"]["name"] = "AIGCQA-20k"
-    values["features"] = {"folder": str(place / "other-features")}
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(values))
     printed = run("--checkpoint", place / "run", "--config", tmp_path / "other.yaml")
     assert "# Trained on AGIQA-3k, tested on the test part of AIGCQA-20k" in printed
@@ -160,7 +127,7 @@ def test_images_trained_on_are_counted(place):
     printed = run(
         "--checkpoint", place / "run", "--config", place / "config.yaml", "--set", "split.seed=3"
     )
-    assert "of the 12 images were in the train or validation part of" in printed
+    assert "of the 16 images were in the train or validation part of" in printed
     assert "too good" in printed
 
 
@@ -208,8 +175,8 @@ def test_files_of_predictions_stand_in_the_same_table(place, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: f.iloc[1:], "has no row for 1 of the 12 images to compare"),
-        (lambda f: f.replace(f["image"][3], "new.png"), "row 5: new.png is not among the 12"),
+        (lambda f: f.iloc[1:], "has no row for 1 of the 16 images to compare"),
+        (lambda f: f.replace(f["image"][3], "new.png"), "row 5: new.png is not among the 16"),
         (lambda f: f.assign(mos=f["mos"].where(f.index != 2, 1.5)), "row 4: the MOS of .* is 1.5"),
     ],
 )
@@ -228,7 +195,7 @@ def test_a_table_that_changed_since_the_run_is_refused(place, tmp_path):
         *("--set", f"data.image_folder={place / 'data' / 'images'}"),
         code=1,
     )
-    assert "lists 1 images that the table of the data set has not" in printed
+    assert "lists 1 images that are not in the data set's table" in printed
     assert table["name"].iloc[-1] in printed
     assert "The split was saved with the run" in printed
 
@@ -252,10 +219,10 @@ def test_without_the_client_a_url_is_a_clear_error(place, monkeypatch):
     [
         ([], 2, "Give --checkpoint, --url or --predictions"),
         (["--url", "localhost:1"], 1, "--url needs --config or --checkpoint"),
-        (["--checkpoint", "none"], 1, "none is no checkpoint folder"),
+        (["--checkpoint", "none"], 1, "There is no checkpoint at none"),
         (["--predictions", "a.csv"], 2, "write NAME=FILE"),
         (["--predictions", "a=a.csv", "--predictions", "a=b.csv"], 2, "must differ"),
-        (["--predictions", "a=none.csv"], 1, "Cannot read the predictions none.csv"),
+        (["--predictions", "a=none.csv"], 1, "Cannot read none.csv"),
         (["--checkpoint", "x", "--checkpoint", "y", "--url", "h:1"], 1, "at most one --checkpoint"),
     ],
 )
@@ -319,7 +286,6 @@ def test_the_papers_subset_stands_beside_ours(place, tmp_path):
     values["data"]["subsets"] = [
         {"name": "Fig. 2", "prompt_contains": "digital", "generator": "LCM_Pixart"}
     ]
-    values["features"] = {"folder": str(place / "other-features")}
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(values))
     printed = run("--checkpoint", place / "run", "--config", tmp_path / "other.yaml")
     assert "## By subset" in printed

@@ -2,12 +2,13 @@
 
 import errno
 import os
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from ma_agiqa.data import RatedImage
 from ma_agiqa.errors import DataError
 from ma_agiqa.evaluate.predictions import (
     COLUMNS,
@@ -18,18 +19,14 @@ from ma_agiqa.evaluate.predictions import (
 )
 
 
-@dataclass(frozen=True)
-class Rated:
-    name: str
-    mos: float
-    prompt: str | None = None
-    generator: str | None = None
+def rated(name, mos, prompt=None, generator=None):
+    return RatedImage(name, Path(name), mos, name, 2, prompt, generator)
 
 
 IMAGES = [
-    Rated("NA", 0.1 + 0.2, 'a "digital"\npainting, große Kunst', "LCM_Pixart"),
-    Rated("sub/b.png", 5.0, None, "null"),
-    Rated("c d.png", 0.965602553, "", None),
+    rated("NA", 0.1 + 0.2, 'a "digital"\npainting, große Kunst', "LCM_Pixart"),
+    rated("sub/b.png", 5.0, None, "null"),
+    rated("c d.png", 0.965602553, "", None),
 ]
 SCORES = np.array([1 / 3, 2.5, -1e-17], np.float64)
 GATES = np.array([[0.1, 0.2, 0.3], [1, 0, 1 / 7], [0.5, 0.5, 0.5]], np.float32)
@@ -85,7 +82,7 @@ HEADER = "image,mos,score,gate_semantic,gate_coherence,gate_quality\n"
         ("image,score\na,1\n", r"no column \['mos'\]; its columns are \['image', 'score'\]"),
         ("image,mos,score\n", "a header but no rows"),
         ("", "not a CSV table"),
-        ("image,mos,score\na,1,2,3\nb,1,2,3\n", "row 2: more values than the header"),
+        ("image,mos,score\na,1,2,3\nb,1,2,3\n", "row 2: more values than the 3 columns"),
         ("image,mos,score\na,1,2\nb,1,2,3\n", "not a CSV table: .*line 3"),
         ("image,mos,score\na,1,2\nb,1\n", "row 3: score is ''"),
         ("image,mos,score\na,1,2\nb,3,nan\n", "row 3: score is 'nan'; expected a finite number"),
@@ -107,7 +104,7 @@ def test_errors_name_file_and_row(tmp_path, text, message):
 
 
 def test_no_file_and_no_text(tmp_path):
-    with pytest.raises(DataError, match=r"Cannot read the predictions .*none.csv: No such file"):
+    with pytest.raises(DataError, match=r"Cannot read .*none.csv: No such file"):
         read_predictions(tmp_path / "none.csv")
     (tmp_path / "latin.csv").write_bytes(b"image,mos,score\n\xff.png,1,2\n")
     with pytest.raises(DataError, match=r"latin.csv is not a CSV table"):

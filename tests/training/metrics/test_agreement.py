@@ -51,6 +51,16 @@ def test_constant_predictions_have_no_correlation_and_the_rmse_of_the_mean():
     assert not found.logistic_fitted
 
 
+def test_the_fit_finds_its_optimum_on_any_scale():
+    rng = np.random.default_rng(5)
+    mos = rng.uniform(0.5, 4.5, 300)
+    scores = 1 / (1 + np.exp(-(mos - 2.5) / 0.6)) + rng.normal(0, 0.02, 300)
+    near, far = evaluate(mos, scores), evaluate(mos, 900 * scores - 4000)
+    assert (far.plcc, far.rmse) == pytest.approx((near.plcc, near.rmse), abs=1e-6)
+    assert far.srcc == pytest.approx(near.srcc, abs=1e-12)
+    assert near.plcc > 0.97
+
+
 def test_without_convergence_a_straight_line_is_used(monkeypatch, caplog):
     def fails(*args, **kwargs):
         raise RuntimeError("Number of calls to function has reached maxfev")

@@ -14,13 +14,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from ma_agiqa.data import make_split, read_images
-from ma_agiqa.data.features import ensure_features
 from ma_agiqa.networks.scorer import MAAGIQA
 from ma_agiqa.torchrun import joined_processes
 from ma_agiqa.train.config import TrainingConfig
 from ma_agiqa.train.run_folder import RunFolder
 from ma_agiqa.train.trainer import ScorerTrainer
-from ma_agiqa.train.training import freeze, part_datasets
+from ma_agiqa.train.training import freeze, part_datasets, run_features
 
 _WARMUP_STEPS = 5  # the first ones allocate memory and compile kernels
 
@@ -78,7 +77,7 @@ def measure_training(config: TrainingConfig, steps: int, progress: bool = False)
     with joined_processes() as processes:
         images = processes.on_main(lambda: read_images(config.data))
     split = make_split(images, config.split)
-    datasets = part_datasets(config, images, split, ensure_features(config, images, progress))
+    datasets = part_datasets(config, images, split, run_features(config, images, progress))
     scorer = MAAGIQA(config.scorer_config())
     freeze(scorer, config.optimization.frozen)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,24 +1,27 @@
-"""Compare the methods of the paper's Table 1 on a data set, with the paper's numbers beside.
+"""Score a data set by the methods of the paper's Table 1, and measure them.
 
-Predictions of each method go to OUTPUT/predictions, the table to OUTPUT/baselines.md and .csv. A
-method that finished is not run again. One whose code or weights are not on this machine is left
-out of the table and named below it, with what to do.
+Predictions of each method go to OUTPUT/<method>.csv, the table with the paper's numbers to
+OUTPUT/report.md and metrics.json. A method that is finished is not run again. One whose code or
+weights are not on this machine is left out and named, with what to do. Trained methods are
+measured with published weights unless --train is given.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import torch
 
 from ma_agiqa.commands._shared import Command, config_option, overrides_option, read_config
+from ma_agiqa.commands.evaluate import predictions_option, resamples_option
 from ma_agiqa.data import PARTS
-from ma_agiqa.errors import ConfigError, DataError
-from ma_agiqa.evaluate.baselines.checkouts import STAIRIQA_DATABASES
-from ma_agiqa.evaluate.baselines.comparison import compare
-from ma_agiqa.evaluate.baselines.loading import Options
-from ma_agiqa.evaluate.baselines.methods import METHODS, TRAINABLE
-from ma_agiqa.evaluate.baselines.results import to_markdown, write_tables
+from ma_agiqa.errors import DataError
+from ma_agiqa.evaluate import Result, report, select_own, write_report
+from ma_agiqa.evaluate.baselines import METHODS, Baseline, Options, run_baselines
+from ma_agiqa.evaluate.baselines.methods import TRAINABLE
+from ma_agiqa.evaluate.paper_results import METHODS as PAPER_METHODS
+from ma_agiqa.evaluate.predictions import align_predictions, build_predictions, read_predictions
 
 _EPILOG = """\b
 Examples:
@@ -37,8 +40,6 @@ Exit status:
   1    nothing could be measured, or the settings or the data cannot be used
 """
 
-_FILE = click.Path(path_type=Path)
-
 
 @click.command(cls=Command, help=__doc__, epilog=_EPILOG)
 @config_option()
@@ -50,33 +51,28 @@ _FILE = click.Path(path_type=Path)
     help=f"Methods to compare. Default: all of them, {','.join(METHODS)}.",
 )
 @click.option(
-    "--part", type=click.Choice(PARTS), default="test", show_default=True, help="Of the split."
+    "--part",
+    type=click.Choice(PARTS),
+    default="test",
+    show_default=True,
+    help="Part of the split to score.",
 )
-@click.option("--output", type=_FILE, required=True, help="Folder of predictions and table.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Folder of the predictions and the table.",
+)
 @click.option(
     "--train",
     is_flag=True,
     help=f"Train those that the paper trains ({','.join(TRAINABLE)}) by the config's optimization.",
 )
-@click.option(
-    "--predictions",
-    multiple=True,
-    metavar="NAME=FILE",
-    help="Add a row for another model's predictions of the same part; repeatable.",
-)
+@predictions_option
 @click.option("--download", is_flag=True, help="Fetch missing weights; otherwise nothing is.")
-@click.option("--device", help="Of networks. Default: cuda where there is one, else cpu.")
-@click.option("--stairiqa", type=_FILE, metavar="FOLDER", help="Checkout of StairIQA's code.")
-@click.option("--stairiqa-weights", type=_FILE, metavar="FILE", help="Its weights.")
-@click.option(
-    "--stairiqa-database",
-    type=click.Choice(STAIRIQA_DATABASES),
-    default="Koniq10k",
-    show_default=True,
-    help="Data set that the weights were trained on.",
-)
-@click.option("--baid", type=_FILE, metavar="FOLDER", help="Checkout of BAID's code.")
-@click.option("--baid-weights", type=_FILE, metavar="FILE", help="Its weights.")
+@click.option("--device", help="Where networks run. Default: cuda if there is one, else cpu.")
+@resamples_option
 def main(
     config_path: str,
     overrides: tuple[str, ...],
@@ -84,29 +80,44 @@ def main(
     part: str,
     output: Path,
     train: bool,
-    predictions: tuple[str, ...],
+    files: Sequence[tuple[str, Path]],
     download: bool,
     device: str | None,
-    **checkouts: Path | str | None,
+    resamples: int,
 ) -> None:
     config = read_config(config_path, overrides)
-    options = Options(
-        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        download=download,
-        progress=sys.stderr.isatty(),
-        **checkouts,  # type: ignore[arg-type]
-    )
-    chosen = [key.strip() for key in methods.split(",") if key.strip()]
-    outcomes = compare(config, output, chosen, part, options, train, _given(predictions))
-    write_tables(outcomes, config.data.name, part, output)
-    if not any(outcome.metrics for outcome in outcomes):
-        reasons = "\n".join(f"  {outcome.name}: {outcome.reason}" for outcome in outcomes)
-        raise DataError(f"No method could be measured.\n{reasons}")
-    click.echo(to_markdown(outcomes, config.data.name, part), nl=False)
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    options = Options(chosen, download, progress=sys.stderr.isatty())
+    keys = [key.strip() for key in methods.split(",") if key.strip()]
+    found = run_baselines(config, output, keys, part, options, train)
+    selection = select_own(config, part)
+    results = [
+        Result.of(
+            _name(one),
+            one.frame,
+            selection,
+            method=one.method.name if one.trained == one.method.trained else None,
+            notes=(f"{one.origin}.",),
+            resamples=resamples,
+        )
+        for one in found
+        if one.frame is not None
+    ]
+    reference = build_predictions(selection.members, [0.0] * len(selection.members))
+    for name, path in files:
+        frame = align_predictions(read_predictions(path), reference, path)
+        method = name if name in PAPER_METHODS else None
+        results.append(Result.of(name, frame, selection, method=method, resamples=resamples))
+    left_out = "\n".join(f"- {_name(one)}: {one.reason}" for one in found if one.frame is None)
+    if not results:
+        raise DataError(f"No method could be measured.\n{left_out}")
+    write_report(results, output, predictions=False)
+    click.echo(report(results), nl=False)
+    if left_out:
+        click.echo(f"\nLeft out:\n\n{left_out}")
 
 
-def _given(texts: tuple[str, ...]) -> dict[str, Path]:
-    pairs = [text.partition("=") for text in texts]
-    if wrong := ["".join(pair) for pair in pairs if not all(pair)]:
-        raise ConfigError(f"--predictions {wrong[0]}: write NAME=FILE, such as MANIQA=maniqa.csv.")
-    return {name: Path(file) for name, _, file in pairs}
+def _name(baseline: Baseline) -> str:
+    """Name of the row: that of the paper's table where the method is used as in the paper."""
+    published = baseline.method.trained and not baseline.trained
+    return f"{baseline.method.name} (published weights)" if published else baseline.method.name

@@ -14,7 +14,7 @@ Examples:
       --set split.kind=prompt-disjoint"""
 
 
-@click.group(help="Tables of rated images.")
+@click.group(help="Check tables of rated images.")
 def main() -> None:
     pass
 
@@ -24,7 +24,7 @@ def main() -> None:
 @overrides_option
 @click.pass_context
 def check_command(ctx: click.Context, config_path: str, overrides: tuple[str, ...]) -> None:
-    """Look at a data set before hours are spent on it.
+    """Check a data set before hours are spent on it.
 
     Reports missing and unreadable files, scores outside their range, duplicates, and what the test
     part shares with the train part. Exit code 1 when there are problems; warnings alone give 0.

@@ -51,7 +51,7 @@ Examples:
 
 @dataclasses.dataclass(frozen=True)
 class _Options:
-    """What the command line asked for."""
+    """Options of the command line."""
 
     checkpoints: tuple[Path, ...]
     config_path: str | None
@@ -79,7 +79,7 @@ class _Options:
 
 
 def _evaluate_checkpoints(options: _Options) -> Iterator[Result]:
-    """Score by every checkpoint; without --config each on its own data set and split."""
+    """Score with every checkpoint; without --config each on its own data set and split."""
     loaded = [(folder, *load_scorer(folder)) for folder in options.checkpoints]
     names = _distinct([card.name for *_, card in loaded], options.checkpoints)
     for name, (folder, scorer, card) in zip(names, loaded, strict=True):
@@ -94,7 +94,7 @@ def _evaluate_checkpoints(options: _Options) -> Iterator[Result]:
 
 
 def _evaluate_served(options: _Options, url: str) -> Result:
-    """Score by a served model, on the images of the config or of the one checkpoint."""
+    """Score with a served model, on the images of the config or of the one checkpoint."""
     if len(options.checkpoints) > 1:
         raise ConfigError("--url: a server serves one model; give at most one --checkpoint.")
     folder = options.checkpoints[0] if options.checkpoints else None
@@ -129,7 +129,7 @@ def _evaluate_files(
 
 
 def _distinct(names: Sequence[str], folders: Sequence[Path]) -> Sequence[str]:
-    """Names of rows: the model's where they tell apart, else the folder's, else its path."""
+    """Names of rows: the models' if they differ, else the folders', else their paths."""
     for candidates in (names, [folder.name for folder in folders]):
         if len(set(candidates)) == len(candidates):
             return candidates
@@ -150,6 +150,26 @@ def _named_file(
     return [(name, Path(path)) for name, _, path in pairs]
 
 
+predictions_option = click.option(
+    "--predictions",
+    "files",
+    multiple=True,
+    callback=_named_file,
+    metavar="NAME=FILE",
+    help="Measure a CSV file of predictions too; repeatable.",
+)
+"""`--predictions NAME=FILE`, given as pairs of a name and a path."""
+
+resamples_option = click.option(
+    "--resamples",
+    default=RESAMPLES,
+    show_default=True,
+    type=click.IntRange(2),
+    help="Number of resamples of the bootstrap that gives the intervals.",
+)
+"""`--resamples N`."""
+
+
 @click.command(cls=Command, help=__doc__, epilog=_EPILOG)
 @click.option(
     "--checkpoint",
@@ -165,28 +185,15 @@ def _named_file(
     type=click.Choice([*PARTS, ALL_PARTS]),
     default="test",
     show_default=True,
-    help="Images to score.",
+    help="Part of the split to score.",
 )
-@click.option("--url", metavar="HOST:PORT", help="Score by the model served there.")
-@click.option(
-    "--predictions",
-    "files",
-    multiple=True,
-    callback=_named_file,
-    metavar="NAME=FILE",
-    help="Measure a CSV file of predictions too; repeatable.",
-)
+@click.option("--url", metavar="HOST:PORT", help="Score with the model served there.")
+@predictions_option
 @click.option("--output", metavar="DIR", help="Write report.md, metrics.json, predictions.csv.")
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1))
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1. Default: the GPU if any.")
-@click.option(
-    "--resamples",
-    default=RESAMPLES,
-    show_default=True,
-    type=click.IntRange(2),
-    help="Of the bootstrap that gives the intervals.",
-)
-@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
+@resamples_option
+@click.option("--seed", default=0, show_default=True, help="Seed of the bootstrap.")
 @overrides_option
 def main(
     url: str | None, files: Sequence[tuple[str, Path]], output: str | None, **options: Any

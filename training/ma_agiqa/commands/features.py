@@ -1,4 +1,4 @@
-"""Command line: make the features of a data set, see `ma_agiqa.data.features`."""
+"""Make the features of a data set, see `ma_agiqa.data.features`."""
 
 import os
 import sys
@@ -8,8 +8,7 @@ import click
 
 from ma_agiqa.commands._shared import Command, config_option, overrides_option, read_config
 from ma_agiqa.data import read_images
-from ma_agiqa.data.features.ensure import extract_features
-from ma_agiqa.data.features.extract import Extraction
+from ma_agiqa.data.features import Features, ensure_features
 from ma_agiqa.torchrun import joined_processes
 
 _EPILOG = """\b
@@ -21,7 +20,7 @@ Examples:
 \b
 Exit status:
   0  the features of all images are there
-  1  some could not be made; the message says what to do, and the same command goes on
+  1  some could not be made; the message says what to do, and the same command continues
 """
 
 
@@ -33,7 +32,9 @@ Exit status:
     help="Use the mPLUG-Owl2 that a Triton server has loaded, instead of one in this process.",
 )
 @click.option("--device", help="Where mPLUG-Owl2 runs, such as cuda:0; by default a GPU if any.")
-@click.option("--overwrite", is_flag=True, help="Make everything anew.")
+@click.option(
+    "--overwrite", is_flag=True, help="Remove the features that are there, and make all of them."
+)
 @overrides_option
 def main(
     config_path: str,
@@ -44,25 +45,35 @@ def main(
 ) -> None:
     """Compute both prompt embeddings and the quality view of every image, once.
 
-    The features go to the folder `features` beside the table, or to the config's features.folder.
-    Stopped at any moment, the same command goes on; images that have changed are done again.
-    Under torchrun every process takes its share, each with a GPU of its own.
+    The features go to the folder `features` next to the table, or to the config's features.folder.
+    The command can be interrupted at any time; run it again to continue. Later, only images that
+    are new or have changed are computed. Under torchrun every process takes its share, each on a
+    GPU of its own.
     """
     config = read_config(config_path, overrides)
     with joined_processes() as processes:
         images = processes.on_main(lambda: read_images(config.data))
-    show = sys.stderr.isatty()
-    done = extract_features(config, images, url, device, overwrite, progress=show)
+    features = ensure_features(
+        config.embedder,
+        config.features,
+        config.feature_folder,
+        images,
+        config.scorer_config().semantic_dim,
+        url=url,
+        device=device,
+        overwrite=overwrite,
+        progress=sys.stderr.isatty(),
+    )
     if os.environ.get("RANK", "0") == "0":
-        click.echo(_summary(done, config.feature_folder))
+        click.echo(_summary(features, config.feature_folder))
 
 
-def _summary(done: Extraction, folder: Path) -> str:
+def _summary(features: Features, folder: Path) -> str:
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-    there = done.images - done.made
-    rate = f", {done.made / done.seconds:.1f} images/s" if done.made else ""
+    rate = f", {features.made / features.seconds:.1f} images/s" if features.made else ""
     return (
-        f"images  {done.images:,}: {done.made:,} new, {there:,} already there\n"
-        f"time    {done.seconds:.1f} s{rate}\n"
+        f"images  {len(features):,}: {features.made:,} new, "
+        f"{len(features) - features.made:,} already there\n"
+        f"time    {features.seconds:.1f} s{rate}\n"
         f"folder  {folder}, {size / 1e6:,.1f} MB"
     )

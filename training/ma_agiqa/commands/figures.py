@@ -38,14 +38,14 @@ Examples:
     metavar="FILE",
     help="Predictions of the model, as `python -m ma_agiqa evaluate` writes them.",
 )
-@click.option("--name", default="MA-AGIQA", show_default=True, help="Of the model.")
+@click.option("--name", default="MA-AGIQA", show_default=True, help="Name of the model.")
 @click.option(
     "--baseline",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Predictions of another model for the same images.",
 )
-@click.option("--baseline-name", metavar="NAME", help="Of that model. Default: its file's name.")
+@click.option("--baseline-name", metavar="NAME", help="Its name. Default: that of its file.")
 @click.option(
     "--images",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -59,14 +59,14 @@ Examples:
     default=WORST,
     show_default=True,
     type=click.IntRange(1),
-    help="Images of the figure of differences.",
+    help="Number of images in the figure of differences.",
 )
 @click.option(
     "--panel-images",
     default=PANEL_IMAGES,
     show_default=True,
     type=click.IntRange(1, 40),
-    help="Images of the panel.",
+    help="Number of images in the panel.",
 )
 @click.option(
     "--fitted",
@@ -85,7 +85,7 @@ def main(
     panel_images: int,
     fitted: bool,
 ) -> None:
-    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every letter of a PDF
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it logs every letter of a PDF
     frame = read_predictions(predictions)
     figures = dict(_of_one(frame, name))
     if baseline is not None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 
 from ma_agiqa.commands._shared import Command
-from ma_agiqa.data.synthetic.build import Recipe, build
+from ma_agiqa.data.settings import Recipe
+from ma_agiqa.data.synthetic.build import build
 from ma_agiqa.data.synthetic.examples import write_examples
 
 _EPILOG = """\b

@@ -1,4 +1,4 @@
-"""Look at a data set before hours are spent on it."""
+"""Check a data set before hours are spent on it."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from ma_agiqa.data.settings import DataSettings, read_images
+from ma_agiqa.data.images import read_images
+from ma_agiqa.data.settings import DataSettings
 from ma_agiqa.data.splits import Split, SplitSettings, make_split
 from ma_agiqa.data.table import RatedImage
 from ma_agiqa.errors import DataError, ImageError
 from ma_agiqa.images.views import decode
-
-__all__ = ["Report", "check"]
 
 _SHOWN = 20
 _BARS, _BAR_WIDTH = 10, 40
@@ -28,7 +27,7 @@ class Report:
 
     Attributes:
         facts: counts and distributions, a line each.
-        warnings: what may be meant, but changes what the numbers say.
+        warnings: what may be intended, but changes what the numbers mean.
         problems: what would stop a run; a sentence each, with file and row.
     """
 
@@ -48,8 +47,8 @@ def check(
     """Read the table, decode every image and divide them.
 
     Args:
-        data, settings: of a config.
-        workers: threads that decode.
+        data, settings: sections `data` and `split` of a config.
+        workers: number of threads that decode.
         progress: show a bar on stderr.
     """
     try:

@@ -1,13 +1,12 @@
 """The section `data` of a config: where the rated images are, and what their table means."""
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 
-from ma_agiqa.data.table import Columns, RatedImage, read_table
+from ma_agiqa.data.table import Columns
 from ma_agiqa.errors import ConfigError
-from ma_agiqa.data.synthetic import Recipe, ensure
 
-__all__ = ["DataSettings", "Subset", "read_images"]
+MOST_DEGRADED = 7
+"""Number of degradations that there are, see `data.synthetic.degradations`."""
 
 
 @dataclass(frozen=True)
@@ -16,8 +15,8 @@ class Subset:
 
     Attributes:
         name: heading of its row.
-        prompt_contains: text in the prompt, upper and lower case alike.
-        generator: of the image.
+        prompt_contains: text in the prompt; case does not matter.
+        generator: generator of the image.
     """
 
     name: str
@@ -39,20 +38,52 @@ class Subset:
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """What decides every byte of the synthetic set, which `data.synthetic` makes.
+
+    Attributes:
+        seed: seed of all randomness.
+        scenes_per_kind: procedural scenes of each of the ten kinds; each is a source.
+        crops_per_photograph: views of each photograph; all of one photograph are one source.
+        crops_per_texture: views of each photographed texture; one source per texture.
+        patterns_per_kind: pictures of each of the ten kinds of pattern; each is a source.
+        degraded_per_view: degraded versions of each scene and crop, each with another degradation;
+            at most MOST_DEGRADED.
+    """
+
+    seed: int = 20
+    scenes_per_kind: int = 30
+    crops_per_photograph: int = 10
+    crops_per_texture: int = 8
+    patterns_per_kind: int = 9
+    degraded_per_view: int = 6
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not isinstance(value, int) or value < 0:
+                raise ConfigError(f"Recipe {name} is {value!r}; expected an integer of 0 or more.")
+        if self.degraded_per_view > MOST_DEGRADED:
+            raise ConfigError(
+                f"degraded_per_view is {self.degraded_per_view}; there are only {MOST_DEGRADED} "
+                "degradations."
+            )
+
+
+@dataclass(frozen=True)
 class DataSettings:
     """Where the rated images are.
 
     Attributes:
-        name: of the data set, as the model card states it; "AGIQA-3k" and "AIGCQA-20k" are those
-            of the paper, whose numbers are then shown beside ours.
+        name: name of the data set, as the model card states it; "AGIQA-3k" and "AIGCQA-20k" are
+            those of the paper, whose numbers are then shown next to ours.
         csv: the table.
-        image_folder: by default `images` beside the table.
+        image_folder: by default `images` next to the table.
         columns: names of the table's columns.
         generator_pattern: regular expression whose first group, found in the image's name, is its
             generator, for tables without such a column.
         mos_range: lowest and highest possible score.
-        subsets: reported on their own by the evaluation.
-        synthetic: the recipe of the synthetic set, which is then built where `csv` is missing.
+        subsets: images that the evaluation reports on their own.
+        synthetic: recipe of the synthetic set, which is then made if `csv` is missing.
     """
 
     name: str
@@ -63,16 +94,3 @@ class DataSettings:
     mos_range: tuple[float, float] = (0.0, 5.0)
     subsets: tuple[Subset, ...] = ()
     synthetic: Recipe | None = None
-
-
-def read_images(data: DataSettings) -> tuple[RatedImage, ...]:
-    """Read the table of a run; builds the synthetic set where it is asked for and missing.
-
-    Raises:
-        ConfigError, DataError: see `table.read_table`.
-    """
-    if data.synthetic is not None:
-        ensure(Path(data.csv).parent, data.synthetic)
-    return read_table(
-        data.csv, data.image_folder, data.columns, data.mos_range, data.generator_pattern
-    )

@@ -1,6 +1,5 @@
 """Division of rated images into a train, a validation and a test part (paper §4.1)."""
 
-import csv
 import hashlib
 import random
 from collections import Counter
@@ -10,10 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ma_agiqa.data.table import RatedImage, listed
+from ma_agiqa.data.table import FIRST_ROW, RatedImage, listed, read_csv
 from ma_agiqa.errors import ConfigError, DataError
-
-__all__ = ["PARTS", "SPLIT_KINDS", "Split", "SplitSettings", "make_split", "split_from_file"]
 
 PARTS = ("train", "validation", "test")
 
@@ -25,14 +22,14 @@ class SplitSettings:
     """How images are divided.
 
     Attributes:
-        kind: "paper": rows shuffled as the authors' code does, whatever they show;
+        kind: "paper": rows shuffled as the authors' code does, regardless of prompts;
             "prompt-disjoint": no prompt in two parts;
             "group-disjoint": no value of `data.columns.group` in two parts;
             "k-fold": the test part is one of `folds` equal parts; groups stay together;
             "file": parts read from `file`.
-        seed: of the shuffle.
-        validation, test: shares; of images for "paper", of prompts or groups otherwise. A fold's
-            test share is 1 / folds.
+        seed: seed of the shuffle.
+        validation, test: shares of the images for "paper", of prompts or groups otherwise. The
+            test share of a fold is 1 / folds.
         folds, fold: number of folds, and which of them is the test part, from 0.
         file: a table with the columns image and part, such as a run's split.csv.
     """
@@ -49,7 +46,7 @@ class SplitSettings:
         if self.kind not in SPLIT_KINDS:
             raise ConfigError(f"split.kind is {self.kind!r}; choose one of {SPLIT_KINDS}.")
         if (self.file is not None) != (self.kind == "file"):
-            raise ConfigError("split.file is the table of the kind 'file', and of no other kind.")
+            raise ConfigError("split.file goes with split.kind 'file', and with no other kind.")
         if self.kind == "k-fold":
             if not 0 <= self.fold < self.folds or self.folds < 2:
                 raise ConfigError(
@@ -65,7 +62,7 @@ class SplitSettings:
 
 @dataclass(frozen=True)
 class Split:
-    """Images of each part; none occurs twice, none is left out."""
+    """Images of each part; none occurs twice, and none is left out."""
 
     train: tuple[RatedImage, ...]
     validation: tuple[RatedImage, ...]
@@ -111,11 +108,11 @@ def split_from_file(images: Sequence[RatedImage], path: str | Path) -> Split:
         DataError: the table cannot be read, names an unknown part or an image twice, or does not
             hold exactly these images.
     """
-    part_of = _read_parts(Path(path))
+    part_of = read_parts(Path(path))
     names = {image.name for image in images}
     if foreign := [name for name in part_of if name not in names]:
         raise DataError(
-            f"{path} lists {len(foreign)} images that the table of the data set has not, such as "
+            f"{path} lists {len(foreign)} images that are not in the data set's table, such as "
             f"{foreign[0]}."
         )
     if absent := [image for image in images if image.name not in part_of]:
@@ -188,22 +185,22 @@ def _checked(parts: Mapping[str, tuple[RatedImage, ...]]) -> Split:
     return Split(**parts)
 
 
-def _read_parts(path: Path) -> dict[str, str]:
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"Cannot read the split {path}: {error}.") from error
-    if not rows or not {"image", "part"} <= set(rows[0]):
-        raise DataError(f"The split {path} needs the columns image and part, and at least a row.")
+def read_parts(path: Path) -> dict[str, str]:
+    """Read a table of splits: the part of each image, by its name.
+
+    Raises:
+        DataError: the table cannot be read, or names an unknown part or an image twice.
+    """
+    table = read_csv(path, ["image", "part"], "A split needs the columns image and part.")
     parts: dict[str, str] = {}
     problems = []
-    for number, row in enumerate(rows, start=2):
-        name, part = row["image"], row["part"]
+    for row, (name, part) in enumerate(
+        zip(table["image"], table["part"], strict=True), start=FIRST_ROW
+    ):
         if part not in PARTS:
-            problems.append(f"row {number}: the part is {part!r}; expected one of {PARTS}.")
+            problems.append(f"row {row}: the part is {part!r}; expected one of {PARTS}.")
         elif name in parts:
-            problems.append(f"row {number}: {name} is listed more than once.")
+            problems.append(f"row {row}: {name} is listed more than once.")
         parts[name] = part
     if problems:
         raise DataError(f"{path}: {listed(problems)}")

@@ -1,24 +1,23 @@
 """Reading a table of rated images.
 
-A table is a CSV file with one row per image. Its images lie in a folder beside it. Rows are
+A table is a CSV file with one row per image; its images are in a folder next to it. Rows are
 numbered as a spreadsheet shows them: the header is row 1.
 """
 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from ma_agiqa.errors import ConfigError, DataError
 
-__all__ = ["Columns", "RatedImage", "listed", "read_table"]
-
-_FIRST_ROW = 2  # the header is row 1
-_SHOWN = 10
+FIRST_ROW = 2
+"""Row of the first values; the header is row 1."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +57,11 @@ class RatedImage:
     Attributes:
         name: file name as the table gives it; unique.
         path: where the file is.
-        mos: its mean opinion score.
+        mos: mean opinion score.
         group: images of one group never go to different parts.
-        row: its row in the table, as a spreadsheet shows it.
-        prompt: text that it was made from, if known.
-        generator: model that made it, if known.
+        row: row in the table, as a spreadsheet shows it; for messages only.
+        prompt: text that the image was made from, if known.
+        generator: model that made the image, if known.
     """
 
     name: str
@@ -85,7 +84,7 @@ def read_table(
 
     Args:
         csv: the table.
-        image_folder: by default `images` beside the table.
+        image_folder: by default `images` next to the table.
         columns: names of the columns; others are ignored.
         mos_range: lowest and highest possible score.
         generator_pattern: regular expression whose first group, found in the image's name, is its
@@ -99,14 +98,7 @@ def read_table(
     """
     csv, columns = Path(csv), columns or Columns()
     folder = Path(image_folder) if image_folder is not None else csv.parent / "images"
-    table = _read_csv(csv)
-    if missing := [name for name in columns.required if name not in table.columns]:
-        raise DataError(
-            f"{csv} has no column {missing}; its columns are {list(table)}. Name yours under "
-            "data.columns in the config."
-        )
-    if table.empty:
-        raise DataError(f"{csv} has a header but no rows.")
+    table = read_csv(csv, columns.required, "Name yours under data.columns in the config.")
     names = table[columns.image].str.strip()
     problems = [*_bad_scores(table[columns.mos], mos_range), *_bad_names(names, folder)]
     if problems:
@@ -128,34 +120,52 @@ def read_table(
     )
 
 
-def listed(sentences: "Iterator[str] | list[str]") -> str:
-    """Join sentences of an error: one stays on its line, of many the first ten are shown."""
+def read_csv(path: Path, required: Sequence[str], hint: str) -> pd.DataFrame:
+    """Read a CSV file (UTF-8) as text.
+
+    Args:
+        path: the file.
+        required: columns that it must have.
+        hint: sentence for a message when a column is missing.
+
+    Returns:
+        A frame of str with the index 0..N-1; what a short row lacks is "".
+
+    Raises:
+        DataError: the file cannot be read, is not a CSV table, has no rows, lacks a column, or a
+            row has more values than the header.
+    """
+    try:
+        table = pd.read_csv(
+            path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
+        )
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error.strerror}.") from error
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not a CSV table: {error}") from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus values for an index
+        raise DataError(
+            f"{path}, row {FIRST_ROW}: more values than the {len(table.columns)} columns of the "
+            "header. Put values with commas in quotation marks."
+        )
+    if missing := [name for name in required if name not in table]:
+        raise DataError(f"{path} has no column {missing}; its columns are {list(table)}. {hint}")
+    if table.empty:
+        raise DataError(f"{path} has a header but no rows.")
+    return table.fillna("")
+
+
+def listed(sentences: Iterable[str], shown: int = 10) -> str:
+    """Join the sentences of an error: one stays on its line, of many the first ones are shown."""
     found = list(sentences)
     if len(found) == 1:
         return found[0]
-    shown = found[:_SHOWN] + ([f"... {len(found) - _SHOWN} more"] if len(found) > _SHOWN else [])
-    return f"{len(found)} problems\n  " + "\n  ".join(shown)
+    more = [f"... {len(found) - shown:,} more"] if len(found) > shown else []
+    return f"{len(found):,} problems\n  " + "\n  ".join([*found[:shown], *more])
 
 
-def _read_csv(csv: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(
-            csv, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
-        )
-    except OSError as error:
-        raise DataError(f"Cannot read the table {csv}: {error.strerror}.") from error
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise DataError(f"{csv} is not a CSV table: {error}") from error
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too much for names
-        raise DataError(
-            f"{csv}, row {_FIRST_ROW}: more values than the {len(table.columns)} columns of the "
-            "header. Put values with commas in quotation marks."
-        )
-    return table
-
-
-def _numbered(values: "Iterator | pd.Series") -> Iterator[tuple[int, object]]:
-    return enumerate(values, start=_FIRST_ROW)
+def _numbered(values: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    return enumerate(values, start=FIRST_ROW)
 
 
 def _bad_scores(scores: pd.Series, mos_range: tuple[float, float]) -> Iterator[tuple[int, str]]:

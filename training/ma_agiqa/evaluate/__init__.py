@@ -5,7 +5,7 @@
 A table of predictions is measured as a whole, by generator and by subset (`measurement`). The
 predictions come from a checkpoint in this process, from a served model (`served`), or from a file.
 Which images are scored, the run's own settings and split say, or the config of another data set
-(`selection`); `report` lays out what was found, with the paper's numbers beside.
+(`selection`); `report` lays out what was found, with the paper's numbers next to ours.
 """
 
 from ma_agiqa.evaluate.measurement import (

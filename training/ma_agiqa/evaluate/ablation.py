@@ -25,8 +25,8 @@ class Variant:
     """One row of the paper's ablation tables.
 
     Attributes:
-        name: of the variant, and of its folder.
-        inputs: of the scorer, in the gate's order.
+        name: name of the variant and of its folder.
+        inputs: inputs of the scorer, in the gate's order.
         fusion: "moe" or "concat".
     """
 
@@ -35,7 +35,7 @@ class Variant:
     fusion: str = "moe"
 
     def configure(self, config: TrainingConfig, output: Path) -> TrainingConfig:
-        """The config of this variant's run."""
+        """Make the config of this variant's run."""
         if self == FULL:
             return config
         scorer = {**config.scorer, "inputs": list(self.inputs), "fusion": self.fusion}
@@ -43,7 +43,7 @@ class Variant:
         return dataclasses.replace(config, name=name, output=str(folder), scorer=scorer)
 
     def paper(self, dataset: str) -> PaperMetrics | None:
-        """What the paper reports for this variant; None for other data sets."""
+        """Look up what the paper reports for this variant; None for other data sets."""
         if dataset not in DATASETS:
             return None
         if self.inputs == GATE_ORDER:
@@ -75,9 +75,9 @@ def ablate(
     """Train the variants that are missing.
 
     Args:
-        config: of the full model.
+        config: settings of the full model.
         output: folder of the other variants' checkpoints.
-        variants: which ones.
+        variants: variants to train.
         progress: show bars on stderr.
 
     Returns:
@@ -161,10 +161,10 @@ def write_report(
         DataError: a file cannot be written.
     """
     rows = list(_rows(cards, variants, config.data.name))
-    beside = " (in brackets: the paper's, Tables 3-5)" if "paper_srcc" in rows[0] else ""
+    paper = " (in brackets: the paper's, Tables 3-5)" if "paper_srcc" in rows[0] else ""
     text = (
         f"# Ablation on {config.data.name}\n\n"
-        f"Test part: {rows[0]['images']} images, one training each, seed {config.seed}{beside}. "
+        f"Test part: {rows[0]['images']} images, one training each, seed {config.seed}{paper}. "
         f"The best number of a column is bold.\n\n{_table(rows)}\n"
     )
     write_whole(output / "ablation.md", text)

@@ -13,8 +13,6 @@ from ma_agiqa.evaluate.tables import METRIC_HEADINGS
 from ma_agiqa.metrics.agreement import Metrics, evaluate
 from ma_agiqa.metrics.intervals import RESAMPLES, Intervals, bootstrap
 
-__all__ = ["Group", "Measurement", "measure", "measure_generators", "measure_subsets"]
-
 
 @dataclass(frozen=True)
 class Measurement:
@@ -44,9 +42,9 @@ class Group:
     """Some of the images, measured on their own.
 
     Attributes:
-        name: of the generator or subset.
-        count: images in it.
-        measurement: None where they are too few.
+        name: name of the generator or subset.
+        count: number of images in it.
+        measurement: None if they are too few.
     """
 
     name: str
@@ -63,7 +61,7 @@ def measure(frame: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> M
 
     Args:
         frame: as `ma_agiqa.evaluate.predictions` gives it.
-        resamples, seed: of the intervals.
+        resamples, seed: number of resamples of the intervals, and their seed.
 
     Raises:
         DataError: fewer than 5 rows.

@@ -1,28 +1,14 @@
-"""The numbers that the paper reports (Tables 1-5 and Fig. 2), to stand beside ours.
+"""The numbers that the paper reports (Tables 1-5 and Fig. 2), to stand next to ours.
 
 SRCC, PLCC and KRCC are in -1..1, RMSE is in units of MOS (0..5). Every table is by data set,
 `AGIQA_3K` or `AIGCQA_20K`. The paper's spelling "CLIPQA" is written CLIPIQA, as its authors do.
 
-The paper has two MANIQA: in Table 1 the published one, trained anew; in the first row of Tables 3
+The paper has two MANIQA: in Table 1 the published one, trained again; in the first row of Tables 3
 and 4 the paper's own network with the quality feature alone.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-__all__ = [
-    "ABLATION",
-    "AGIQA_3K",
-    "AIGCQA_20K",
-    "COMPARISON",
-    "CROSS",
-    "DATASETS",
-    "DIGITAL_SUBSET_SRCC",
-    "FUSION",
-    "METHODS",
-    "OURS",
-    "PaperMetrics",
-]
 
 AGIQA_3K = "AGIQA-3k"
 AIGCQA_20K = "AIGCQA-20k"

@@ -1,4 +1,4 @@
-"""Predicted scores as a table: what evaluation, ablation, baselines and figures exchange.
+"""Predicted scores as a table, which evaluation, baselines and figures exchange.
 
 A CSV file (UTF-8, one row per image), with these columns:
 
@@ -18,25 +18,15 @@ everything but the first three columns; columns of other names are not read.
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from ma_agiqa.data.table import FIRST_ROW, RatedImage, read_csv
 from ma_agiqa.errors import DataError
 from ma_agiqa.files import write_whole
 from ma_agiqa.tensors import GATE_ORDER
-
-__all__ = [
-    "COLUMNS",
-    "GATE_COLUMNS",
-    "align_predictions",
-    "build_predictions",
-    "has_gates",
-    "read_predictions",
-    "write_predictions",
-]
 
 GATE_COLUMNS = tuple(f"gate_{name}" for name in GATE_ORDER)
 """Columns of the gate's weights, in the gate's order."""
@@ -47,25 +37,11 @@ _TEXTS = ("prompt", "generator")
 COLUMNS = (*_REQUIRED, *_TEXTS, *GATE_COLUMNS)
 """All columns, in the order in which they are written."""
 
-_MOS_TOLERANCE = 1e-4  # ratings that were rounded on their way are still the same
-_FIRST_ROW = 2  # the header is row 1, as a spreadsheet shows it
-
-
-class _Rated(Protocol):
-    """What is needed of a `datasets.RatedImage`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def mos(self) -> float: ...
-    @property
-    def prompt(self) -> str | None: ...
-    @property
-    def generator(self) -> str | None: ...
+_MOS_TOLERANCE = 1e-4  # ratings that were rounded in between are still the same
 
 
 def build_predictions(
-    images: Sequence[_Rated], scores: ArrayLike, gates: ArrayLike | None = None
+    images: Sequence[RatedImage], scores: ArrayLike, gates: ArrayLike | None = None
 ) -> pd.DataFrame:
     """Put images and their scores into a table.
 
@@ -119,7 +95,7 @@ def write_predictions(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path
 
     Args:
         frame: with COLUMNS, as `build_predictions` gives them.
-        path: of the CSV file; its folder is made.
+        path: the CSV file; its folder is made.
 
     Raises:
         DataError: the file cannot be written.
@@ -140,7 +116,7 @@ def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:
             The message names the file and the row, counted as a spreadsheet does.
     """
     path = Path(path)
-    table = _read(path)
+    table = read_csv(path, _REQUIRED, f"Predictions have the columns {list(COLUMNS)}.")
     frame = pd.DataFrame({"image": table["image"].str.strip()})
     _check_names(path, frame["image"])
     for name in ("mos", "score"):
@@ -167,7 +143,7 @@ def align_predictions(
         DataError: an image that only one of the two has, or whose MOS differs; names the file and
             the row.
     """
-    row_of = {name: row for row, name in enumerate(frame["image"], start=_FIRST_ROW)}
+    row_of = {name: row for row, name in enumerate(frame["image"], start=FIRST_ROW)}
     wanted = list(reference["image"])
     if foreign := sorted(set(row_of) - set(wanted), key=lambda name: row_of[name]):
         raise DataError(
@@ -193,30 +169,6 @@ def align_predictions(
     return found[list(COLUMNS)]
 
 
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(
-            path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
-        )
-    except OSError as error:
-        raise DataError(f"Cannot read the predictions {path}: {error.strerror}.") from error
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a CSV table: {error}") from error
-    if missing := [name for name in _REQUIRED if name not in table]:
-        raise DataError(
-            f"{path} has no column {missing}; its columns are {list(table)}. "
-            f"Predictions have the columns {list(COLUMNS)}."
-        )
-    if table.empty:
-        raise DataError(f"{path} has a header but no rows.")
-    if not isinstance(table.index, pd.RangeIndex):
-        raise DataError(
-            f"{path}, row {_FIRST_ROW}: more values than the header has columns; "
-            "quote texts that hold commas."
-        )
-    return table.fillna("")  # where a row is shorter than the header
-
-
 def _numbers(path: Path, table: pd.DataFrame, name: str, empty_allowed: bool = False) -> pd.Series:
     texts = table[name].str.strip()
     numbers = pd.Series([_number(text) for text in texts], dtype=np.float64)
@@ -226,7 +178,7 @@ def _numbers(path: Path, table: pd.DataFrame, name: str, empty_allowed: bool = F
     if bad.any():
         index = int(bad.idxmax())
         raise DataError(
-            f"{path}, row {index + _FIRST_ROW}: {name} is {table[name][index]!r}; "
+            f"{path}, row {index + FIRST_ROW}: {name} is {table[name][index]!r}; "
             "expected a finite number."
         )
     return numbers
@@ -241,12 +193,12 @@ def _number(text: str) -> float:
 
 def _check_names(path: Path, names: pd.Series) -> None:
     if (empty := names == "").any():
-        raise DataError(f"{path}, row {int(empty.idxmax()) + _FIRST_ROW}: the image has no name.")
+        raise DataError(f"{path}, row {int(empty.idxmax()) + FIRST_ROW}: the image has no name.")
     if (repeated := names.duplicated()).any():
         index = int(repeated.idxmax())
         first = int((names == names[index]).idxmax())
         raise DataError(
-            f"{path}, row {index + _FIRST_ROW}: {names[index]} is in row {first + _FIRST_ROW} "
+            f"{path}, row {index + FIRST_ROW}: {names[index]} is in row {first + FIRST_ROW} "
             "already; each image must have one row."
         )
 
@@ -255,6 +207,6 @@ def _check_gates(path: Path, frame: pd.DataFrame) -> None:
     given = frame[list(GATE_COLUMNS)].notna().sum(axis=1)
     if (partial := given.isin([1, 2])).any():
         raise DataError(
-            f"{path}, row {int(partial.idxmax()) + _FIRST_ROW}: only some of "
+            f"{path}, row {int(partial.idxmax()) + FIRST_ROW}: only some of "
             f"{list(GATE_COLUMNS)} are given; give all three or none."
         )

@@ -16,8 +16,6 @@ from ma_agiqa.evaluate.tables import METRIC_HEADINGS, markdown, metric_cells, nu
 from ma_agiqa.files import write_whole
 from ma_agiqa.metrics.intervals import ENOUGH_IMAGES
 
-__all__ = ["report", "write_report"]
-
 
 def report(results: Sequence[Result]) -> str:
     """Lay out results as Markdown: the main table, then generators, subsets and notes."""
@@ -37,12 +35,15 @@ def report(results: Sequence[Result]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def write_report(results: Sequence[Result], folder: str | os.PathLike[str]) -> list[Path]:
+def write_report(
+    results: Sequence[Result], folder: str | os.PathLike[str], predictions: bool = True
+) -> list[Path]:
     """Write report.md, metrics.json and the predictions.
 
     Args:
         results: one writes predictions.csv, several predictions-NAME.csv each.
         folder: is made if it does not exist.
+        predictions: whether predictions are written.
 
     Returns:
         Paths of the files.
@@ -52,7 +53,7 @@ def write_report(results: Sequence[Result], folder: str | os.PathLike[str]) -> l
     """
     folder = Path(folder)
     written = []
-    for result in results:
+    for result in results if predictions else ():
         suffix = "" if len(results) == 1 else f"-{re.sub(r'[^A-Za-z0-9._-]+', '_', result.name)}"
         written.append(write_predictions(result.frame, folder / f"predictions{suffix}.csv"))
     texts = {

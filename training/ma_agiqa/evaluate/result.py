@@ -1,4 +1,4 @@
-"""The measured predictions of one model, and what they are to be compared with."""
+"""The measured predictions of one model, and what they are compared with."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,21 +16,19 @@ from ma_agiqa.evaluate.paper_results import COMPARISON, CROSS, PaperMetrics
 from ma_agiqa.evaluate.selection import ALL_PARTS, Selection
 from ma_agiqa.metrics.intervals import RESAMPLES
 
-__all__ = ["Result"]
-
 
 @dataclass(frozen=True)
 class Result:
     """The measured predictions of one model.
 
     Attributes:
-        name: of its row; no two results of a report have the same.
+        name: name of its row; no two results of a report have the same.
         method: as the paper's tables call it; None where they do not have it.
         trained_on: name of a data set; None if not known.
         selection: the images; None if nothing but their predictions is known.
         frame: the predictions.
-        overall: of all images.
-        generators, subsets: of some of them.
+        overall: measurement of all images.
+        generators, subsets: measurements of some of them.
         notes: sentences that a reader must know.
     """
 

@@ -14,8 +14,6 @@ from ma_agiqa.evaluate.predictions import build_predictions
 if TYPE_CHECKING:
     from ma_agiqa_client import ModelCard, Score
 
-__all__ = ["score_served"]
-
 
 def score_served(
     url: str, images: Sequence[RatedImage], table: str, progress: bool = False
@@ -33,10 +31,10 @@ def score_served(
         shares, not as the weights of Eq. 4); and the card of the served model.
 
     Raises:
-        ConfigError: the client is not installed, nobody answers at the address, or something else
-            is served there.
-        DataError: images that the server cannot score; names the table and their rows. The
-            server fails: names the image at which it did.
+        ConfigError: the client is not installed, no server answers at the address, or it serves
+            something else.
+        DataError: images that the server cannot score, named with the table and their rows; or the
+            server failed, at the image that is named.
     """
     try:
         from ma_agiqa_client import ClientError, Scorer
@@ -50,9 +48,9 @@ def score_served(
             found = scorer.score_many(image.path for image in images)
             bar = tqdm(found, "scores", len(images), unit="image", disable=not progress)
             scores = _without_failures(images, bar, table)
+    except DataError:
+        raise
     except (ClientError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
         raise ConfigError(f"The server at {url} cannot be used: {error}") from error
     return build_predictions(images, scores), card
 

@@ -15,8 +15,6 @@ import pandas as pd
 
 from ma_agiqa.metrics.intervals import Interval
 
-__all__ = ["METRIC_HEADINGS", "NOTHING", "markdown", "metric_cells", "number", "spread"]
-
 NOTHING = "-"
 """What stands where there is no number."""
 

@@ -62,6 +62,11 @@ _DEMO_SIZES: dict[str, Any] = {
 }
 
 
+def demo_recipe() -> dict[str, Any]:
+    """What decides every weight of the demo's model."""
+    return {"seed": _DEMO_SEED, "generator": "crc32 of the name, normal", **_DEMO_SIZES}
+
+
 def demo_mplug_owl2() -> MPlugOwl2Model:
     """Make the demo's mPLUG-Owl2: the paper's classes at a small size, random weights."""
     model = MPlugOwl2Model(embedder_config(DEMO_EMBEDDER))

@@ -9,6 +9,7 @@ The paper spells KRCC "Kullback-Leibler Correlation Coefficient"; its code compu
 """
 
 import logging
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,8 +19,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
 
 from ma_agiqa.errors import DataError
-
-__all__ = ["START_WIDTH", "Metrics", "evaluate", "fit_logistic", "logistic"]
 
 START_WIDTH = 0.5
 """Width of the curve from which the fit starts, as in the official code."""
@@ -31,6 +30,9 @@ _logger = logging.getLogger(__name__)
 
 _Array = NDArray[np.float64]
 
+Curve = tuple[float, ...]
+"""Parameters of `logistic`: top, bottom, center, width."""
+
 
 @dataclass(frozen=True)
 class Metrics:
@@ -40,9 +42,9 @@ class Metrics:
         srcc, plcc, krcc: in -1..1; NaN when all predictions, or all labels, are equal.
         rmse: in units of MOS.
         plcc_raw: PLCC without the logistic fit.
-        count: samples that were scored; never fewer than were given.
-        logistic_fitted: False when the curve could not be fitted; PLCC and RMSE then come from
-            a straight line fitted by least squares.
+        count: number of samples; all that were given.
+        logistic_fitted: False if the curve cannot be fitted; PLCC and RMSE then come from a
+            straight line fitted by least squares.
     """
 
     srcc: float
@@ -63,25 +65,51 @@ def logistic(x: ArrayLike, top: float, bottom: float, center: float, width: floa
     return bottom + (top - bottom) * special.expit((np.asarray(x) - center) / abs(width))
 
 
-def fit_logistic(labels: ArrayLike, predictions: ArrayLike) -> tuple[float, ...] | None:
+def fit_logistic(labels: ArrayLike, predictions: ArrayLike) -> Curve | None:
     """Fit `logistic` to map predictions to labels.
 
-    Starts where the official code starts: highest and lowest label, mean prediction, 0.5.
+    Starts where the official code starts (highest and lowest label, mean prediction, width 0.5),
+    and again with that width in units of the predictions' spread, for scores on another scale; the
+    better result counts.
+
+    Args:
+        labels: MOS per image (N,).
+        predictions: predicted score per image (N,), any scale.
 
     Returns:
-        (top, bottom, center, width), or None when the least squares do not converge.
+        (top, bottom, center, width), or None if all labels or predictions are equal, or if the
+        least squares do not converge.
     """
     y, x = np.asarray(labels, np.float64), np.asarray(predictions, np.float64)
-    start = (y.max(), y.min(), x.mean(), START_WIDTH)
-    try:
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            # A curve that fits exactly has no covariance; it is not asked for.
-            warnings.simplefilter("ignore", optimize.OptimizeWarning)
-            found, _ = optimize.curve_fit(logistic, x, y, p0=start, maxfev=_MAX_EVALUATIONS)
-    except RuntimeError as error:
-        _logger.warning("The logistic curve was not fitted (%s); a straight line is used.", error)
+    if np.ptp(y) == 0 or np.ptp(x) == 0:
         return None
-    return tuple(map(float, found)) if np.isfinite(found).all() else None
+    widths = (START_WIDTH, START_WIDTH * x.std() / y.std())
+    starts = [(y.max(), y.min(), x.mean(), width) for width in widths]
+    found = [curve for begin in starts if (curve := _least_squares(y, x, begin)) is not None]
+    return min(found, key=lambda curve: _rmse(logistic(x, *curve), y), default=None)
+
+
+def refine_logistic(y: _Array, x: _Array, curve: Curve) -> Curve:
+    """Fit `logistic` to nearly the same data again, in at most 100 evaluations.
+
+    Where the data look like a straight line, the parameters of the best curve grow without end;
+    the error then falls by less than what matters for an interval.
+
+    Args:
+        y, x: labels and predictions (N,).
+        curve: the curve to start from.
+    """
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore", RuntimeWarning)  # the limit was reached
+        found, _ = optimize.leastsq(
+            lambda curve, *data: logistic(x, *curve) - y,
+            curve,
+            Dfun=lambda curve, *data: _slopes(x, *curve),
+            col_deriv=True,
+            maxfev=100,
+            ftol=1e-6,
+        )
+    return tuple(map(float, found))
 
 
 def evaluate(labels: ArrayLike, predictions: ArrayLike) -> Metrics:
@@ -99,10 +127,27 @@ def evaluate(labels: ArrayLike, predictions: ArrayLike) -> Metrics:
         raise DataError(f"{len(y)} labels but {len(x)} predictions; give one of each per image.")
     if len(y) < _MIN_SAMPLES:
         raise DataError(f"{len(y)} samples; the logistic fit needs at least {_MIN_SAMPLES}.")
+    found = measure(y, x)
+    if math.isnan(found.srcc):
+        constant = "predictions" if np.ptp(x) == 0 else "labels"
+        _logger.warning("All %d %s are equal: correlations are not defined.", len(y), constant)
+    elif not found.logistic_fitted:
+        _logger.warning("The logistic curve cannot be fitted; a straight line is used.")
+    return found
+
+
+def measure(y: _Array, x: _Array, start: Curve | None = None) -> Metrics:
+    """Compare predictions x (N,) with labels y (N,), both finite; see `evaluate`.
+
+    Args:
+        y, x: labels and predictions.
+        start: logistic curve of nearly the same data, which is refined instead of fitted.
+    """
     if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return _without_variation(y, x)
-    parameters = fit_logistic(y, x)
-    fitted = logistic(x, *parameters) if parameters else _straight_line(y, x)
+        rmse = _rmse(np.full_like(y, y.mean()), y)  # the best any curve could do
+        return Metrics(math.nan, math.nan, math.nan, rmse, math.nan, len(y), logistic_fitted=False)
+    curve = fit_logistic(y, x) if start is None else refine_logistic(y, x, start)
+    fitted = logistic(x, *curve) if curve else np.polyval(np.polyfit(x, y, 1), x)
     return Metrics(
         srcc=float(stats.spearmanr(x, y).statistic),
         plcc=_pearson(fitted, y),
@@ -110,8 +155,27 @@ def evaluate(labels: ArrayLike, predictions: ArrayLike) -> Metrics:
         rmse=_rmse(fitted, y),
         plcc_raw=_pearson(x, y),
         count=len(y),
-        logistic_fitted=parameters is not None,
+        logistic_fitted=curve is not None,
     )
+
+
+def _slopes(x: _Array, top: float, bottom: float, center: float, width: float) -> _Array:
+    """Derivatives of `logistic` by its parameters, (4, N)."""
+    z = (x - center) / abs(width)
+    rise = special.expit(z)
+    slope = (bottom - top) * rise * (1 - rise) / abs(width)
+    return np.stack([rise, 1 - rise, slope, slope * z * np.sign(width)])
+
+
+def _least_squares(y: _Array, x: _Array, start: Curve) -> Curve | None:
+    try:
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            # A curve that fits exactly has no covariance; it is not asked for.
+            warnings.simplefilter("ignore", optimize.OptimizeWarning)
+            found, _ = optimize.curve_fit(logistic, x, y, p0=start, maxfev=_MAX_EVALUATIONS)
+    except RuntimeError:
+        return None
+    return tuple(map(float, found)) if np.isfinite(found).all() else None
 
 
 def _checked(values: ArrayLike | Sequence[float], name: str) -> _Array:
@@ -122,23 +186,10 @@ def _checked(values: ArrayLike | Sequence[float], name: str) -> _Array:
     return array
 
 
-def _without_variation(y: _Array, x: _Array) -> Metrics:
-    constant = "predictions" if np.ptp(x) == 0 else "labels"
-    _logger.warning("All %d %s are equal: correlations are not defined.", len(y), constant)
-    nan = float("nan")
-    rmse = _rmse(np.full_like(y, y.mean()), y)  # the best any curve could do
-    return Metrics(nan, nan, nan, rmse, nan, len(y), logistic_fitted=False)
-
-
-def _straight_line(y: _Array, x: _Array) -> _Array:
-    slope, intercept = np.polyfit(x, y, 1)
-    return slope * x + intercept
-
-
 def _pearson(a: _Array, b: _Array) -> float:
     if np.ptp(a) == 0:  # the fitted curve can be flat where the predictions say nothing
-        return float("nan")
-    return float(stats.pearsonr(a, b).statistic)
+        return math.nan
+    return float(np.corrcoef(a, b)[0, 1])
 
 
 def _rmse(a: _Array, b: _Array) -> float:

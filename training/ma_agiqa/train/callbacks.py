@@ -1,4 +1,4 @@
-"""What happens beside the training: a table of the epochs, and marks on whole checkpoints."""
+"""Callbacks of the trainer: a table of the epochs, and marks on complete checkpoints."""
 
 import logging
 import math
@@ -11,8 +11,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ma_agiqa.torchrun import process_state
 from ma_agiqa.train.run_folder import RunFolder
 
-__all__ = ["EpochTable", "MarkWhole"]
-
 _HEAD = " epoch      rate  train MSE  val SRCC    PLCC    KRCC    RMSE  images  seconds"
 _ROW = "{:3d}/{:<3d}  {:.1e}  {:9.4f}  {:8.4f}  {:6.4f}  {:6.4f}  {:6.4f}  {:6d}  {:7.0f}{}"
 
@@ -20,7 +18,7 @@ _logger = logging.getLogger(__name__)
 
 
 class EpochTable(TrainerCallback):
-    """One line per epoch in the log: rate, loss, validation metrics; `*` marks the best so far."""
+    """Logs a line per epoch: learning rate, loss, validation metrics; `*` marks the best so far."""
 
     def __init__(self) -> None:
         self._logged: dict[str, float] = {}
@@ -31,7 +29,7 @@ class EpochTable(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Take up the best of the epochs before a resume."""
+        """Continue with the best of the epochs before a resume."""
         self._best = -math.inf if state.best_metric is None else state.best_metric
 
     def on_epoch_begin(
@@ -48,7 +46,7 @@ class EpochTable(TrainerCallback):
         logs: Mapping[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Keep the loss and the rate, which come before the metrics."""
+        """Keep the loss and the learning rate, which come before the metrics."""
         self._logged.update(logs or {})
 
     def on_evaluate(

@@ -12,13 +12,11 @@ from typing import Any
 import yaml
 
 from ma_agiqa.data import DataSettings, SplitSettings
-from ma_agiqa.data.features import Augmentation
+from ma_agiqa.data.augmentation import Augmentation
+from ma_agiqa.data.features.settings import FeatureSettings
 from ma_agiqa.errors import ConfigError
-from ma_agiqa.lmm.sources import DTYPES
 from ma_agiqa.networks.scorer import MAAGIQAConfig
 from ma_agiqa.settings import from_mapping, read_yaml
-
-__all__ = ["FeatureSettings", "Optimization", "TrainingConfig", "build_config", "load_config"]
 
 SCHEDULES = ("constant", "cosine", "released_cosine")
 STARTS = ("random", "average")
@@ -26,52 +24,27 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
-class FeatureSettings:
-    """How the features of the images are made and kept, see `ma_agiqa.data.features`.
-
-    Attributes:
-        folder: of the store; by default `features` beside the table.
-        dtype: what mPLUG-Owl2's weights are kept in, of `lmm.sources.DTYPES`.
-        batch_size: images per call of mPLUG-Owl2, on each GPU.
-        workers: threads that decode images.
-    """
-
-    folder: str | None = None
-    dtype: str = "float32"
-    batch_size: int = 32
-    workers: int = 4
-
-    def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ConfigError(f"features.dtype is {self.dtype!r}; choose from {sorted(DTYPES)}.")
-        if self.batch_size < 1 or self.workers < 1:
-            raise ConfigError(
-                f"features: batch_size {self.batch_size} and workers {self.workers} must be 1 or "
-                "more."
-            )
-
-
-@dataclass(frozen=True)
 class Optimization:
-    """How the weights are found; the defaults are the paper's (§4.2).
+    """How the scorer is trained; the defaults are the paper's (§4.2).
 
     Attributes:
-        epochs: passes over the train part.
+        epochs: number of passes over the train part.
         batch_size: images per step, over all processes and accumulated parts.
-        accumulation: parts in which each process takes its share of a step, to save memory.
-        learning_rate: of Adam, at its highest.
+        accumulation: number of parts in which each process takes its share of a step, to save
+            memory.
+        learning_rate: highest learning rate of Adam.
         weight_decay: L2 penalty inside Adam, as torch.optim.Adam adds it.
         schedule: "constant" (paper); "cosine": down to 0 over the whole run; "released_cosine":
             what the authors' code does, CosineAnnealingLR with T_max 50 at every step, so that
-            the rate swings between its highest and 0 with a period of 100 steps.
-        warmup_share: share of all steps in which the rate rises from 0; not with
+            the learning rate swings between its highest and 0 with a period of 100 steps.
+        warmup_share: share of all steps in which the learning rate rises from 0; not with
             "released_cosine".
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them.
         precision: "float32", or "bfloat16" for automatic mixed precision.
         patience: epochs without a better validation SRCC + PLCC after which the training ends;
             None trains all epochs.
-        start: "random" (paper), or "average", see `start.start_at_average`.
-        frozen: beginnings of names of parameters that keep their first values.
+        start: "random" (paper), or "average", see `networks.initialization.start_at_average`.
+        frozen: beginnings of the names of parameters that keep their first values.
     """
 
     epochs: int = 30
@@ -104,13 +77,13 @@ class TrainingConfig:
     """One run.
 
     Attributes:
-        name: of the model.
+        name: name of the model.
         preset: "demo" or "paper", as the model card states it.
         embedder: mPLUG-Owl2's weights, as `lmm.sources.build_embedder` takes them: "demo", a hub id
             or a folder.
         note: a sentence that every reader of a score should see; may be empty.
         output: folder of the checkpoint.
-        seed: of the scorer's weights, the order of the samples and the augmentation.
+        seed: seed of the scorer's weights, the order of the samples and the augmentation.
         backbone_weights: first weights of the ViT: "timm" (pretrained, from the hub or its
             cache), a file of them, or "none" for random ones.
         scorer: settings of `MAAGIQAConfig`; the defaults are the paper's.
@@ -162,17 +135,17 @@ def build_config(
 
     Args:
         values: as YAML gives them.
-        where: they come from, for messages.
+        where: where they come from, for messages.
         overrides: settings that replace those in `values`, by dotted name; read as YAML:
             {"optimization.epochs": "3"}.
 
     Raises:
         ConfigError: a setting is unknown, missing or impossible.
     """
-    values = copy.deepcopy(dict(values))
+    replaced = copy.deepcopy(dict(values))
     for name, text in (overrides or {}).items():
-        _replace(values, name, text)
-    config = from_mapping(TrainingConfig, values, where)
+        _replace(replaced, name, text)
+    config = from_mapping(TrainingConfig, replaced, where)
     config.scorer_config()
     return config
 
@@ -182,7 +155,7 @@ def _replace(values: dict[str, Any], name: str, text: str) -> None:
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"{name}: {section} is no section; it is {values!r}.")
+            raise ConfigError(f"{name}: {section} is not a section; it is {values!r}.")
     try:
         values[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:

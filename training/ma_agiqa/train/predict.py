@@ -1,4 +1,4 @@
-"""Scores of a trained scorer for samples whose features are at hand."""
+"""Scores of a trained scorer for samples whose features are there."""
 
 import sys
 
@@ -10,8 +10,6 @@ from tqdm.auto import tqdm
 
 from ma_agiqa.data.features import ScorerDataset
 from ma_agiqa.networks.scorer import MAAGIQA
-
-__all__ = ["predict"]
 
 _INPUTS = ("quality_view", "semantic", "coherence")
 
@@ -26,9 +24,9 @@ def predict(
     """Score every sample, in order, in float32.
 
     Args:
-        scorer: is moved to the device and set to evaluation.
-        samples: without augmentation.
-        batch_size: images at a time.
+        scorer: is moved to the device and set to evaluation mode.
+        samples: samples without augmentation.
+        batch_size: number of images at a time.
         device: by default the GPU if there is one.
 
     Returns:

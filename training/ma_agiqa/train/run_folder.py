@@ -1,7 +1,8 @@
-"""The working folder of a training run, from which a killed run goes on.
+"""The working folder of a training run, from which an interrupted run continues.
 
     run.json         resolved settings, split and features of the run
-    checkpoint-N/    weights, optimizer, rate, random numbers after step N; whole if it has `whole`
+    checkpoint-N/    weights, optimizer, learning rate, random numbers after step N; complete if it
+                     has the file `whole`
     tensorboard/     curves, for `tensorboard --logdir`
 
 A checkpoint is written at the end of every epoch. The newest whole one holds everything that the
@@ -19,15 +20,13 @@ from ma_agiqa.errors import ConfigError
 from ma_agiqa.files import write_whole
 from ma_agiqa.settings import differences
 
-__all__ = ["RunFolder"]
-
 _RUN, _WHOLE, _PREFIX = "run.json", "whole", "checkpoint-"
 
 _logger = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """Working folder beside the checkpoint folder of a run.
+    """Working folder next to the checkpoint folder of a run.
 
     Args:
         output: the checkpoint folder; `runs/a` has the working folder `runs/a.work`.
@@ -39,11 +38,11 @@ class RunFolder:
         self.curves = self.path / "tensorboard"
 
     def start(self, run: Mapping[str, Any], restart: bool) -> None:
-        """Make the folder, or go on in it when it belongs to the same run.
+        """Make the folder, or continue in it if it belongs to the same run.
 
         Args:
             run: everything that decides the outcome, as plain values.
-            restart: begin anew, whatever the folder holds.
+            restart: start from scratch, whatever the folder holds.
 
         Raises:
             ConfigError: the folder holds another run, unfinished.
@@ -55,18 +54,18 @@ class RunFolder:
         if found is not None and (different := sorted(differences(found, run))):
             raise ConfigError(
                 f"{self.path} holds an unfinished run with other settings ({', '.join(different)})."
-                " Give --restart to begin anew, or another --output."
+                " Give --restart to start from scratch, or another --output."
             )
         write_whole(self.path / _RUN, json.dumps(run, indent=2) + "\n")
 
     def newest_whole(self) -> Path | None:
-        """The checkpoint to go on from; None when there is none."""
+        """Find the checkpoint to continue from; None if there is none."""
         found = {int(path.name.removeprefix(_PREFIX)): path for path in self._checkpoints()}
         whole = [step for step, path in found.items() if (path / _WHOLE).is_file()]
         return found[max(whole)] if whole else None
 
     def mark_whole(self, step: int) -> None:
-        """Say that the checkpoint of a step was written to its end."""
+        """Note that the checkpoint of a step is complete."""
         (self.path / f"{_PREFIX}{step}" / _WHOLE).touch()
 
     def finish(self) -> None:

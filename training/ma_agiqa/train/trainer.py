@@ -7,12 +7,13 @@ numbers of each process: with dropout, two processes train as well as one, but n
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import Dataset, Sampler
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
@@ -25,7 +26,6 @@ from transformers import (
 )
 from transformers.integrations import TensorBoardCallback
 
-from ma_agiqa.data.features import ScorerDataset
 from ma_agiqa.errors import ConfigError
 from ma_agiqa.metrics.agreement import evaluate
 from ma_agiqa.networks.scorer import MAAGIQA
@@ -34,49 +34,53 @@ from ma_agiqa.train.callbacks import EpochTable, MarkWhole
 from ma_agiqa.train.config import Optimization
 from ma_agiqa.train.run_folder import RunFolder
 
-__all__ = ["ScorerTrainer", "ScorerWithLoss", "training_arguments"]
-
 _EVAL_BATCH_SIZE = 32
 _UNDEFINED = -2.0  # the lowest SRCC + PLCC there can be, where one of them is not defined
 _RELEASED_T_MAX = 50  # steps; `T_max` in configs/base.yaml of the authors' repository
-_KEPT_CHECKPOINTS = 2  # the last may still be under way when the run is killed
+_KEPT_CHECKPOINTS = 2  # the last one may still be incomplete when the run is killed
 
 
 def training_arguments(
-    folder: RunFolder, optimization: Optimization, seed: int, progress: bool
+    folder: RunFolder, optimization: Optimization, seed: int, progress: bool, **more: Any
 ) -> TrainingArguments:
     """Trainer's arguments for one run.
+
+    Args:
+        folder, optimization, seed, progress: as `PaperTrainer` takes them.
+        more: arguments of `TrainingArguments` that take the place of these.
 
     Raises:
         ConfigError: a batch that the processes cannot share evenly.
     """
-    arguments = TrainingArguments(
-        output_dir=str(folder.path),
-        num_train_epochs=optimization.epochs,
-        per_device_eval_batch_size=_EVAL_BATCH_SIZE,
-        gradient_accumulation_steps=optimization.accumulation,
-        learning_rate=optimization.learning_rate,
-        weight_decay=optimization.weight_decay,
-        lr_scheduler_type="cosine" if optimization.schedule == "cosine" else "constant_with_warmup",
-        warmup_steps=optimization.warmup_share,
-        max_grad_norm=optimization.max_grad_norm,
-        use_cpu=not torch.cuda.is_available(),
-        bf16=optimization.precision == "bfloat16",
-        seed=seed,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        logging_strategy="epoch",
-        save_total_limit=_KEPT_CHECKPOINTS,
-        load_best_model_at_end=True,
-        metric_for_best_model="srcc_plus_plcc",
-        greater_is_better=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        ddp_find_unused_parameters=False,
-        label_names=["labels"],
-        remove_unused_columns=False,
-        report_to="none",
-        disable_tqdm=not progress,
-    )
+    settings: dict[str, Any] = {
+        "num_train_epochs": optimization.epochs,
+        "per_device_eval_batch_size": _EVAL_BATCH_SIZE,
+        "gradient_accumulation_steps": optimization.accumulation,
+        "learning_rate": optimization.learning_rate,
+        "weight_decay": optimization.weight_decay,
+        "lr_scheduler_type": "cosine"
+        if optimization.schedule == "cosine"
+        else "constant_with_warmup",
+        "warmup_steps": optimization.warmup_share,
+        "max_grad_norm": optimization.max_grad_norm,
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": optimization.precision == "bfloat16",
+        "seed": seed,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "logging_strategy": "epoch",
+        "save_total_limit": _KEPT_CHECKPOINTS,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "srcc_plus_plcc",
+        "greater_is_better": True,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "ddp_find_unused_parameters": False,
+        "label_names": ["labels"],
+        "remove_unused_columns": False,
+        "report_to": "none",
+        "disable_tqdm": not progress,
+    }
+    arguments = TrainingArguments(output_dir=str(folder.path), **{**settings, **more})
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for torchrun, one process each
     parts = arguments.world_size * optimization.accumulation
     if optimization.batch_size % parts:
@@ -107,50 +111,54 @@ class ScorerWithLoss(nn.Module):
         return {"loss": F.mse_loss(score.float(), labels), "score": score, "gate": output.gate}
 
 
-class EpochSampler(Sampler[int]):
-    """Shuffled positions of a data set, another order in every epoch, in whole batches only.
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Draws (epoch, index in the part), in another order in every epoch, in whole batches only.
 
     Which images are left over differs from epoch to epoch; the authors' loader leaves them out too.
 
     Args:
-        dataset: is told the epoch, for its augmentation.
+        images: number of images in the part.
         batch_size: images per step over all processes.
-        seed: of the order.
+        seed: seed of the order.
 
     Raises:
         ConfigError: fewer images than one batch.
     """
 
-    def __init__(self, dataset: ScorerDataset, batch_size: int, seed: int) -> None:
-        if len(dataset) < batch_size:
+    def __init__(self, images: int, batch_size: int, seed: int) -> None:
+        if images < batch_size:
             raise ConfigError(
-                f"The train part has {len(dataset)} images, fewer than one step takes: "
+                f"The train part has {images} images, fewer than one step takes: "
                 f"optimization.batch_size is {batch_size}."
             )
-        self._dataset, self._seed, self._epoch = dataset, seed, 0
-        self._count = len(dataset) // batch_size * batch_size
+        self._images, self._seed, self._epoch = images, seed, 0
+        self._count = images // batch_size * batch_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch's order and augmentation; Trainer calls it before every epoch."""
+        """Choose the epoch; Trainer calls it before every epoch."""
         self._epoch = epoch
-        self._dataset.set_epoch(epoch)
 
     def __len__(self) -> int:
         return self._count
 
-    def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self._seed, self._epoch]).permutation(len(self._dataset))
-        return iter(order[: self._count].tolist())
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng([self._seed, self._epoch]).permutation(self._images)
+        return iter([(self._epoch, int(index)) for index in order[: self._count]])
 
 
-class ScorerTrainer(Trainer):
-    """Trains a scorer on samples of `features.ScorerDataset`.
+class PaperTrainer(Trainer):
+    """Trains a network by the paper's recipe; it ends with the weights of the best epoch.
 
     Args:
-        scorer: is changed in place; ends with the weights of the best epoch.
-        folder: of the run.
-        optimization, seed, progress: of the run; progress shows bars on stderr.
-        train, validation: the samples.
+        model: is changed in place; its outputs are a mapping with "loss" and "score" (B,), and
+            "gate" (B, 3) if it has one.
+        folder: folder of the run.
+        optimization: the recipe.
+        seed: seed of the order and of dropout.
+        train: samples to train on, indexed by (epoch, index in the part).
+        validation: samples that choose the best epoch, indexed by numbers.
+        progress: show bars on stderr.
+        more: arguments of `TrainingArguments` that are not the recipe's.
 
     Raises:
         ConfigError: a batch size that does not fit the processes or the train part.
@@ -158,20 +166,20 @@ class ScorerTrainer(Trainer):
 
     def __init__(
         self,
-        scorer: MAAGIQA,
+        model: nn.Module,
         folder: RunFolder,
         optimization: Optimization,
         seed: int,
-        train: ScorerDataset,
-        validation: ScorerDataset,
+        train: Dataset,
+        validation: Dataset,
         progress: bool = False,
+        **more: Any,
     ) -> None:
         self._optimization = optimization
-        self._sampler = EpochSampler(train, optimization.batch_size, seed)
-        arguments = training_arguments(folder, optimization, seed, progress)
+        self._sampler = EpochSampler(len(train), optimization.batch_size, seed)  # type: ignore[arg-type]
         super().__init__(
-            ScorerWithLoss(scorer),
-            arguments,
+            model,
+            training_arguments(folder, optimization, seed, progress, **more),
             train_dataset=train,
             eval_dataset=validation,
             compute_metrics=_selection_metrics,
@@ -189,8 +197,9 @@ class ScorerTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Adam with L2 weight decay on every trained parameter, as in the paper."""
         if self.optimizer is None:
+            chosen: Any = model or self.model
             self.optimizer = torch.optim.Adam(
-                [p for p in (model or self.model).parameters() if p.requires_grad],
+                [p for p in chosen.parameters() if p.requires_grad],
                 lr=self.args.learning_rate,
                 weight_decay=self.args.weight_decay,
             )
@@ -198,25 +207,34 @@ class ScorerTrainer(Trainer):
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> LRScheduler:
-        """The released code's restless cosine, or one of the library's schedules."""
+    ) -> Any:
+        """Make the cosine of the released code, or one of the library's schedules."""
         if self._optimization.schedule != "released_cosine":
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
-            self.lr_scheduler = CosineAnnealingLR(optimizer or self.optimizer, _RELEASED_T_MAX)
+            chosen = optimizer or self.create_optimizer()
+            self.lr_scheduler: Any = CosineAnnealingLR(chosen, _RELEASED_T_MAX)
         return self.lr_scheduler
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int]:
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[Any]:
         return self._sampler
 
 
+class ScorerTrainer(PaperTrainer):
+    """Trains a scorer on samples of `data.features.ScorerDataset`; see `PaperTrainer`."""
+
+    def __init__(self, scorer: MAAGIQA, *recipe: Any, **more: Any) -> None:
+        super().__init__(ScorerWithLoss(scorer), *recipe, **more)
+
+
 def _selection_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    scores, gates = prediction.predictions
+    predicted: Any = prediction.predictions
+    scores, *gates = predicted if isinstance(predicted, tuple) else (predicted,)
     metrics = evaluate(prediction.label_ids, scores)
     total = metrics.srcc + metrics.plcc
-    means = zip(GATE_ORDER, np.mean(gates, axis=0, dtype=np.float64), strict=True)
+    means = [np.mean(gate, axis=0, dtype=np.float64) for gate in gates]
     return {
         **metrics.to_dict(),
         "srcc_plus_plcc": _UNDEFINED if math.isnan(total) else total,
-        **{f"gate_{name}": float(mean) for name, mean in means},
+        **{f"gate_{n}": float(m) for mean in means for n, m in zip(GATE_ORDER, mean, strict=True)},
     }

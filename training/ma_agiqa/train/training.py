@@ -39,7 +39,7 @@ def train(config: TrainingConfig, restart: bool = False, progress: bool = False)
 
     Args:
         config: what to do.
-        restart: begin anew where an unfinished run was left.
+        restart: start from scratch, even if an unfinished run is there.
         progress: show bars on stderr.
 
     Returns:
@@ -51,8 +51,7 @@ def train(config: TrainingConfig, restart: bool = False, progress: bool = False)
     with joined_processes() as processes:
         images = processes.on_main(lambda: read_images(config.data))
     split = make_split(images, config.split)
-    features = ensure_features(config, images, progress)
-    _check_width(config, features)
+    features = run_features(config, images, progress)
     folder = RunFolder(config.output)
     run = {**to_mapping(config), "split_sha256": split.sha256(), "embedder": features.identity}
     with joined_processes() as processes:
@@ -82,15 +81,29 @@ def train(config: TrainingConfig, restart: bool = False, progress: bool = False)
     return output
 
 
+def run_features(
+    config: TrainingConfig, images: Sequence[RatedImage], progress: bool = False
+) -> Features:
+    """Find or make the features of a run's images, see `data.features.ensure_features`."""
+    return ensure_features(
+        config.embedder,
+        config.features,
+        config.feature_folder,
+        images,
+        config.scorer_config().semantic_dim,
+        progress=progress,
+    )
+
+
 def part_datasets(
     config: TrainingConfig, images: Sequence[RatedImage], split: Split, features: Features
 ) -> dict[str, ScorerDataset]:
-    """The samples of each part; only those of the train part are augmented."""
-    row_of = {image.name: row for row, image in enumerate(images)}
+    """Make the samples of each part; only those of the train part are augmented."""
+    position_of = {image.name: position for position, image in enumerate(images)}
     return {
         part: ScorerDataset(
             features,
-            [row_of[image.name] for image in members],
+            [position_of[image.name] for image in members],
             [image.mos for image in members],
             config.augmentation if part == "train" else None,
             config.seed,
@@ -100,26 +113,23 @@ def part_datasets(
 
 
 def freeze(scorer: MAAGIQA, beginnings: Sequence[str]) -> None:
-    """Keep the parameters whose names begin so from being trained.
+    """Keep parameters from being trained.
+
+    Args:
+        scorer: is changed.
+        beginnings: beginnings of the parameters' names.
 
     Raises:
-        ConfigError: a beginning that fits no parameter.
+        ConfigError: a beginning that no parameter's name has.
     """
     for beginning in beginnings:
         found = [p for name, p in scorer.named_parameters() if name.startswith(beginning)]
         if not found:
-            raise ConfigError(f"optimization.frozen: no parameter's name begins {beginning!r}.")
+            raise ConfigError(
+                f"optimization.frozen: no parameter's name begins with {beginning!r}."
+            )
         for parameter in found:
             parameter.requires_grad_(False)
-
-
-def _check_width(config: TrainingConfig, features: Features) -> None:
-    width, wanted = features.semantic.shape[1], config.scorer_config().semantic_dim
-    if width != wanted:
-        raise ConfigError(
-            f"scorer.semantic_dim is {wanted}, but the embeddings of {config.embedder!r} have "
-            f"{width} values; set it to {width}."
-        )
 
 
 def _new_scorer(config: TrainingConfig, split: Split) -> MAAGIQA:
@@ -132,7 +142,7 @@ def _new_scorer(config: TrainingConfig, split: Split) -> MAAGIQA:
 
 
 def _run(trainer: ScorerTrainer, folder: RunFolder) -> int:
-    """Train to the end; the scorer then has the weights of the best epoch, which is returned."""
+    """Train to the end; returns the best epoch, whose weights the scorer then has."""
     unfinished = folder.newest_whole()
     if trainer.is_world_process_zero():
         _logger.info(
@@ -142,7 +152,7 @@ def _run(trainer: ScorerTrainer, folder: RunFolder) -> int:
             * trainer.args.world_size,
             trainer.args.world_size,
             trainer.args.device.type,
-            f"going on from {unfinished}" if unfinished else "from the start",
+            f"continuing from {unfinished}" if unfinished else "from the start",
         )
     trainer.train(resume_from_checkpoint=str(unfinished) if unfinished else None)
     steps_per_epoch = (
@@ -168,7 +178,7 @@ def _measure(
 
 
 def _history(trainer: ScorerTrainer) -> list[dict[str, float]]:
-    """One row per epoch: what was logged for it."""
+    """What was logged, one row per epoch."""
     rows: dict[int, dict[str, float]] = {}
     for entry in trainer.state.log_history:
         row = rows.setdefault(round(entry["epoch"]), {"epoch": round(entry["epoch"])})
@@ -204,7 +214,7 @@ def _card(
 
 
 def _git_commit() -> str | None:
-    """The commit of this code, with "+changes" where files differ from it."""
+    """Commit of this code, with "+changes" if files differ from it."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         commit = _output([*git, "rev-parse", "HEAD"])

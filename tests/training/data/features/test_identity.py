@@ -1,50 +1,71 @@
-"""Identities: what tells embedders apart, how differences are named."""
+"""Identities: what tells embedders apart, how differences are named, what weights hash to."""
+
+import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from ma_agiqa.data.features import identify, wanted_identity
-from ma_agiqa.data.features.identity import differences, store_identity
-from ma_agiqa.lmm.sources import build_embedder
-
-
-@pytest.fixture(scope="module")
-def embedder():
-    return build_embedder("demo")
+from ma_agiqa.data.features.identity import describe_embedder, differences, store_identity
+from ma_agiqa.file_hashes import FileHashes
+from ma_agiqa.lmm.mplug_owl2.weight_files import write_tensors
+from ma_agiqa.lmm.sources import demo_mplug_owl2
+from ma_agiqa.lmm.weights_hash import weights_sha256
 
 
-def test_identity_follows_weights_and_dtype(embedder):
-    first = identify("demo", embedder)
-    other = build_embedder("demo")
-    assert identify("demo", other) == first
-    with torch.no_grad():
-        next(iter(other.model.parameters())).add_(1e-3)
-    changed = identify("demo", other)
-    assert changed["weights_sha256"] != first["weights_sha256"]
-    assert identify("demo", build_embedder("demo", dtype="bfloat16"))["dtype"] == "bfloat16"
-    assert set(first["prompts"]) == {"semantic", "coherence"}
-    assert (first["image_size"], first["hidden_size"]) == (224, 128)
+def embedder(dtype="float32", weights="a", **sizes):
+    return {"embedder": describe_embedder("demo", dtype, weights, **sizes)}
 
 
-def test_what_is_wanted_agrees_with_what_is_made(embedder):
-    found = store_identity(identify("demo", embedder))
-    assert differences(found, wanted_identity("demo", "float32")) == []
-    assert differences(found, wanted_identity("demo", "float16")) == [
+def test_what_is_wanted_is_compared_and_nothing_else():
+    found = store_identity(embedder(image_size=224, hidden_size=128)["embedder"])
+    assert differences(found, embedder()) == []
+    assert differences(found, embedder(dtype="float16")) == [
         "embedder.dtype is 'float32' there, but 'float16' is wanted"
+    ]
+    assert differences({}, {"preprocessing": {"pixels": "RGB"}}) == [
+        "preprocessing.pixels is None there, but 'RGB' is wanted"
     ]
 
 
 def test_the_hash_of_weights_counts_only_where_both_are_known():
-    def weights(value):
-        return {"embedder": {"weights_sha256": value}}
-
-    assert differences(weights("a"), weights("a")) == []
-    assert differences(weights(None), weights("a")) == []
-    assert differences(weights("a"), weights(None)) == []
-    assert len(differences(weights("a"), weights("b"))) == 1
+    assert differences(embedder(weights=None), embedder()) == []
+    assert differences(embedder(), embedder(weights=None)) == []
+    assert len(differences(embedder(), embedder(weights="b"))) == 1
 
 
-def test_a_setting_that_the_store_does_not_state_is_a_difference():
-    assert differences({}, {"preprocessing": {"pixels": "RGB"}}) == [
-        "preprocessing.pixels is None there, but 'RGB' is wanted"
-    ]
+@pytest.fixture
+def folder(tmp_path):
+    """The demo's weights as a folder, such as a user brings."""
+    owl = demo_mplug_owl2()
+    write_tensors(tmp_path / "owl", owl.config.to_dict(), owl.state_dict().items())
+    return tmp_path / "owl"
+
+
+def test_the_hash_follows_the_weights_and_the_config(folder, tmp_path):
+    def found():
+        return weights_sha256(str(folder), FileHashes(tmp_path / "hashes.json"))
+
+    first = found()
+    assert first == found()
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    assert weights_sha256(str(moved), FileHashes(tmp_path / "other.json")) == first
+    (weights,) = folder.glob("*.safetensors")
+    state = load_file(weights)
+    next(iter(state.values())).view(torch.uint8)[0] ^= 1
+    save_file(state, weights)
+    second = found()
+    assert second != first
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-3}))
+    assert found() not in (first, second)
+
+
+def test_weights_that_are_not_here_have_no_hash(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    hashes = FileHashes(tmp_path / "hashes.json")
+    assert weights_sha256("some/embedder", hashes) is None
+    assert weights_sha256(str(tmp_path / "no folder"), hashes) is None
+    assert weights_sha256(str(tmp_path), hashes) is None
+    assert len(weights_sha256("demo", hashes)) == 64

@@ -1,37 +1,32 @@
 """Samples: right rows, right types; augmentation by seed, epoch and image alone."""
 
-import pickle
-
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from ma_agiqa.data.features import Augmentation, FeatureStore, ScorerDataset
+from ma_agiqa.data.augmentation import Augmentation
+from ma_agiqa.data.features import Features, ScorerDataset
 from ma_agiqa.data.features.identity import describe_embedder, store_identity
-from ma_agiqa.data.features.source_files import FILE_RECORD
-from support.rated_images import write_images
+from ma_agiqa.data.features.store import FeatureStore
 
 COUNT, WIDTH = 12, 16
+RNG = np.random.default_rng(0)
+VALUES = {
+    "quality_view": RNG.integers(0, 256, (COUNT, 224, 224, 3), np.uint8),
+    "semantic": RNG.normal(size=(COUNT, WIDTH)).astype(np.float16),
+    "coherence": RNG.normal(size=(COUNT, WIDTH)).astype(np.float16),
+}
 
 
 @pytest.fixture(scope="module")
 def features(tmp_path_factory):
-    """A store of random rows, opened with its images in reverse."""
-    folder = tmp_path_factory.mktemp("samples")
-    images = write_images(folder, COUNT)
-    identity = store_identity(describe_embedder("demo", "float32", 224, WIDTH, None))
-    store = FeatureStore.create(folder / "store", [image.name for image in images], identity)
-    rng = np.random.default_rng(0)
-    values = {
-        "quality_view": rng.integers(0, 256, (COUNT, 224, 224, 3), np.uint8),
-        "semantic": rng.normal(size=(COUNT, WIDTH)).astype(np.float16),
-        "coherence": rng.normal(size=(COUNT, WIDTH)).astype(np.float16),
-        "files": np.zeros(COUNT, FILE_RECORD),
-    }
-    with store.writing() as writer:
-        writer.write(range(COUNT), values)
-    return store.features(images[::-1])
+    """Random features of images, in the order opposite to that of the store."""
+    sizes = {"image_size": 224, "hidden_size": WIDTH}
+    identity = store_identity(describe_embedder("demo", "float32", None, **sizes))
+    folder, keys = tmp_path_factory.mktemp("samples"), [f"{i}" for i in range(COUNT)]
+    FeatureStore.create(folder, identity, COUNT).write(keys, VALUES)
+    return Features(FeatureStore(folder), keys[::-1])
 
 
 def augmented(features, seed=3):
@@ -39,18 +34,18 @@ def augmented(features, seed=3):
     return ScorerDataset(features, range(COUNT), mos, Augmentation(0.7, 0.7, 0.3), seed)
 
 
-def views(dataset):
-    return torch.stack([dataset[position]["quality_view"] for position in range(len(dataset))])
+def views(dataset, epoch=0):
+    return torch.stack([dataset[epoch, index]["quality_view"] for index in range(len(dataset))])
 
 
 def test_samples_carry_the_row_and_its_score(features):
     samples = ScorerDataset(features, [4, 1], [0.25, 3.5])
     assert len(samples) == 2
     sample = samples[1]
-    row = COUNT - 2  # the second image of the reversed list
+    row = COUNT - 2  # in the store, of the second image
     assert sample["labels"].item() == 3.5
-    assert np.array_equal(sample["quality_view"].numpy(), features.quality_view[row])
-    assert np.array_equal(sample["coherence"].numpy(), features.coherence[row].astype(np.float32))
+    assert np.array_equal(sample["quality_view"].numpy(), VALUES["quality_view"][row])
+    assert np.array_equal(sample["coherence"].numpy(), VALUES["coherence"][row].astype(np.float32))
     types = {name: value.dtype for name, value in sample.items()}
     assert types.pop("quality_view") == torch.uint8
     assert set(types.values()) == {torch.float32}
@@ -58,9 +53,9 @@ def test_samples_carry_the_row_and_its_score(features):
 
 def test_a_batch_holds_the_samples_one_by_one(features):
     dataset = augmented(features)
-    positions = [7, 0, 7, 3]
-    for position, sample in zip(positions, dataset.__getitems__(positions), strict=True):
-        for name, value in dataset[position].items():
+    draws = [(1, 7), (0, 0), (2, 7), (1, 3)]
+    for draw, sample in zip(draws, dataset.__getitems__(draws), strict=True):
+        for name, value in dataset[draw].items():
             assert torch.equal(sample[name], value), name
 
 
@@ -113,27 +108,16 @@ def test_augmentation_follows_from_seed_epoch_and_image(features):
     torch.manual_seed(9)
     np.random.seed(9)
     assert torch.equal(views(dataset), first)
-    dataset.set_epoch(1)
-    assert not torch.equal(views(dataset), first)
-    dataset.set_epoch(0)
-    assert torch.equal(views(dataset), first)
+    assert not torch.equal(views(dataset, epoch=1), first)
     assert not torch.equal(views(augmented(features, seed=4)), first)
     # The image decides, not its position in the part.
     part = ScorerDataset(features, [8, 2], [1.0, 2.0], Augmentation(0.7, 0.7, 0.3), 3)
     assert torch.equal(views(part), first[[8, 2]])
 
 
-def test_workers_that_live_on_see_the_same_samples_in_every_epoch(features):
+def test_worker_processes_give_the_same_samples(features):
     dataset = augmented(features)
-    loader = DataLoader(dataset, batch_size=5, num_workers=2, persistent_workers=True)
-    for epoch in (0, 1):
-        dataset.set_epoch(epoch)
-        assert torch.equal(torch.cat([batch["quality_view"] for batch in loader]), views(dataset))
-
-
-def test_features_travel_as_their_folder(features):
-    data = pickle.dumps(features)
-    assert len(data) < 5000
-    again = pickle.loads(data)
-    assert np.array_equal(again.rows, features.rows)
-    assert np.array_equal(again.quality_view, features.quality_view)
+    draws = [[(epoch, index) for index in range(COUNT)] for epoch in (0, 1)]
+    loader = DataLoader(dataset, batch_sampler=draws, num_workers=2)
+    for epoch, batch in enumerate(loader):
+        assert torch.equal(batch["quality_view"], views(dataset, epoch))

@@ -6,7 +6,7 @@ import torch
 
 from ma_agiqa.errors import CheckpointError
 from ma_agiqa.evaluate.baselines import q_align
-from ma_agiqa.evaluate.baselines.loading import Options, load
+from ma_agiqa.evaluate.baselines.scoring import Options, load
 from ma_agiqa.images.views import semantic_view
 from ma_agiqa.lmm.embedder import CLIP_MEAN, CLIP_STD
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Model

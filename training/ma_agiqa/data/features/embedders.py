@@ -1,30 +1,31 @@
 """Where prompt embeddings come from while features are made."""
 
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ma_agiqa.data.features.identity import describe_embedder
 from ma_agiqa.errors import ConfigError
-from ma_agiqa.data.features.identity import identify
+from ma_agiqa.file_hashes import FileHashes
+from ma_agiqa.lmm.mplug_owl2.quantization import weight_format
 from ma_agiqa.lmm.sources import build_embedder
-
-__all__ = ["Embedder", "Embeddings", "InProcessEmbedder", "choose_device"]
+from ma_agiqa.lmm.weights_hash import weights_sha256
 
 Embeddings = Mapping[str, NDArray[np.float32]]
 """For every prompt, float32 (B, D)."""
 
 
 class Embedder(Protocol):
-    """A frozen mPLUG-Owl2 somewhere.
+    """A frozen mPLUG-Owl2, in this process or on a server; several threads may call it.
 
     Attributes:
         image_size: side S of its view in pixels.
-        max_batch_size: most images of one call; None has no limit of its own.
-        in_flight: calls that it can use at once.
+        max_batch_size: largest number of images in one call; None has no limit.
+        in_flight: number of calls that are worth having in flight.
     """
 
     image_size: int
@@ -32,56 +33,60 @@ class Embedder(Protocol):
     in_flight: int
 
     def identity(self) -> dict[str, Any]:
-        """Its part of a store's identity, see `identity.describe_embedder`."""
+        """Describe it, see `identity.describe_embedder`."""
 
-    def submit(self, views: NDArray[np.uint8]) -> "Future[Embeddings]":
-        """Embed views uint8 (B, S, S, 3), RGB; returns at once."""
+    def __call__(self, views: NDArray[np.uint8]) -> Embeddings:
+        """Embed views uint8 (B, S, S, 3), RGB."""
 
     def close(self) -> None:
-        """Give it up."""
+        """Release it."""
 
 
 class InProcessEmbedder:
-    """mPLUG-Owl2 in this process, computing in a thread of its own."""
+    """mPLUG-Owl2 in this process."""
 
-    max_batch_size = None
-    in_flight = 2  # one is computed while the next one waits
+    max_batch_size: int | None = None
+    in_flight = 1
 
-    def __init__(self, source: str, dtype: str, device: str) -> None:
+    def __init__(self, source: str, dtype: str, device: str, hashes: FileHashes) -> None:
         """Load it.
 
         Args:
-            source: of its weights, as `lmm.sources.build_embedder` takes it.
-            dtype: what its weights are kept in, of `lmm.sources.DTYPES`.
+            source: where its weights come from, as `lmm.sources.build_embedder` takes it.
+            dtype: format of its weights, one of `lmm.sources.DTYPES`.
             device: where it runs.
+            hashes: hashes of files that are known.
 
         Raises:
             CheckpointError: the weights cannot be read or do not fit.
         """
-        self._source = source
+        self._source, self._hashes = source, hashes
         self._embedder = build_embedder(source, device, dtype)
         self.image_size = self._embedder.image_size
-        self._thread = ThreadPoolExecutor(1)
+        self._lock = Lock()
 
     def identity(self) -> dict[str, Any]:
-        """Its identity, with the hash of every parameter."""
-        return identify(self._source, self._embedder)
+        """Describe it, with the hash of its weights."""
+        return describe_embedder(
+            self._source,
+            weight_format(self._embedder.model),
+            weights_sha256(self._source, self._hashes),
+            image_size=self.image_size,
+            hidden_size=self._embedder.hidden_size,
+        )
 
-    def submit(self, views: NDArray[np.uint8]) -> "Future[Embeddings]":
-        """Embed views uint8 (B, S, S, 3), RGB; returns at once."""
-        return self._thread.submit(self._embed, views)
+    def __call__(self, views: NDArray[np.uint8]) -> Embeddings:
+        """Embed views uint8 (B, S, S, 3), RGB; one call at a time is computed."""
+        with self._lock:
+            outputs = self._embedder(torch.from_numpy(views))
+            return {name: values.float().cpu().numpy() for name, values in outputs.items()}
 
     def close(self) -> None:
-        """End the thread."""
-        self._thread.shutdown(cancel_futures=True)
-
-    def _embed(self, views: NDArray[np.uint8]) -> Embeddings:
-        outputs = self._embedder(torch.from_numpy(views))
-        return {name: values.float().cpu().numpy() for name, values in outputs.items()}
+        """Nothing is to be released."""
 
 
 def choose_device(local_index: int) -> str:
-    """The GPU of a process, one for each on the machine; the CPU where there is none.
+    """Choose the GPU of a process, another one for each; the CPU where there is none.
 
     Raises:
         ConfigError: more processes than GPUs.
@@ -91,6 +96,6 @@ def choose_device(local_index: int) -> str:
     if local_index >= torch.cuda.device_count():
         raise ConfigError(
             f"Process {local_index + 1} on this machine has no GPU: there are "
-            f"{torch.cuda.device_count()}. Give torchrun --nproc-per-node as many."
+            f"{torch.cuda.device_count()}. Give that number as torchrun's --nproc-per-node."
         )
     return f"cuda:{local_index}"

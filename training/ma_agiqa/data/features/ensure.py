@@ -1,126 +1,232 @@
-"""The features of a run: opened where they are complete, else made."""
+"""The features of a run's images: those that are in the store, and those that are made now.
 
-from __future__ import annotations
+Three things find an image. Its position among the images of the run is what callers use. Its row in
+the table (`RatedImage.row`) is for messages. Its key, the SHA-256 of its file, is for the store.
+"""
 
-import os
+import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ma_agiqa.data import RatedImage
-from ma_agiqa.errors import ConfigError, DataError
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
 from ma_agiqa.data.features.embedders import Embedder, InProcessEmbedder, choose_device
-from ma_agiqa.data.features.extract import Extraction, extract
-from ma_agiqa.data.features.identity import wanted_identity
-from ma_agiqa.data.features.source_files import changed_files
-from ma_agiqa.data.features.store import Features, FeatureStore, name_some
+from ma_agiqa.data.features.extract import BadImage, extract
+from ma_agiqa.data.features.identity import describe_embedder, differences, store_identity
+from ma_agiqa.data.features.settings import FeatureSettings
+from ma_agiqa.data.features.store import FeatureStore
+from ma_agiqa.data.table import RatedImage, listed
+from ma_agiqa.errors import ConfigError, DataError
+from ma_agiqa.file_hashes import FileHashes
 from ma_agiqa.lmm.sources import embedder_config
-from ma_agiqa.torchrun import Processes
+from ma_agiqa.lmm.weights_hash import weights_sha256
+from ma_agiqa.torchrun import joined_processes
 
-if TYPE_CHECKING:  # a training's settings hold those of its augmentation
-    from ma_agiqa.train.config import TrainingConfig
+_HASHES = "hashes.json"
+_LISTED = 20  # bad images that a message lists
 
-__all__ = ["ensure_features", "extract_features", "open_features"]
 
-_WORKERS = 4
+@dataclass(frozen=True)
+class Features:
+    """Features of N images, by their position among these images.
+
+    Attributes:
+        store: where they are.
+        keys: key of each image (N,).
+        made: number of images whose features were made now, by all processes.
+        seconds: time that took, without loading the embedder.
+    """
+
+    store: FeatureStore
+    keys: Sequence[str]
+    made: int = 0
+    seconds: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Identity of the embedder that made them, see `identity.describe_embedder`."""
+        return self.store.identity["embedder"]
+
+    def read(self, positions: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """Read quality_view uint8 (B, 224, 224, 3), RGB; semantic and coherence float16 (B, D).
+
+        Args:
+            positions: positions of B images.
+        """
+        return self.store.read([self.keys[position] for position in positions])
 
 
 def ensure_features(
-    config: TrainingConfig, images: Sequence[RatedImage], progress: bool = False
-) -> Features:
-    """Features of a run's images; what is missing is made first, under torchrun by all processes.
-
-    A complete store is opened without the embedder's weights and without a network.
-
-    Args:
-        config: names the embedder, the store's folder and how to fill it.
-        images: all images of the run.
-        progress: show a bar on stderr, in the main process.
-
-    Raises:
-        ConfigError: the scorer expects embeddings of another width.
-        CheckpointError: the embedder cannot be loaded.
-        DataError: see `extract.extract`.
-    """
-    extract_features(config, images, progress=progress)
-    return FeatureStore(config.feature_folder).features(images)
-
-
-def extract_features(
-    config: TrainingConfig,
+    source: str,
+    settings: FeatureSettings,
+    folder: Path,
     images: Sequence[RatedImage],
+    expected_width: int | None = None,
+    *,
     url: str | None = None,
     device: str | None = None,
     overwrite: bool = False,
     progress: bool = False,
-) -> Extraction:
-    """Fill the store of a run, see `extract.extract`.
-
-    Args:
-        config: as in `ensure_features`.
-        images: all images of the run.
-        url: HOST:PORT of a Triton server whose mPLUG-Owl2 is used; None computes in this process.
-        device: where mPLUG-Owl2 runs in this process; by default this process's GPU, or the CPU.
-        overwrite: make everything anew.
-        progress: show a bar on stderr, in the main process.
-    """
-    folder, settings = config.feature_folder, config.features
-    if url is None and (overwrite or not FeatureStore.exists(folder)):
-        _check_width(config)
-
-    def load(processes: Processes) -> Embedder:
-        if url is not None:
-            return _served(url)
-        chosen = device or choose_device(processes.local_index)
-        return InProcessEmbedder(config.embedder, settings.dtype, chosen)
-
-    wanted = wanted_identity(config.embedder, settings.dtype)
-    sizes = settings.batch_size, settings.workers
-    return extract(folder, images, wanted, load, *sizes, overwrite=overwrite, progress=progress)
-
-
-def open_features(
-    folder: str | os.PathLike[str], images: Sequence[RatedImage], wanted: Mapping[str, Any]
 ) -> Features:
-    """Open a complete store, for all of its images or some of them.
+    """Find the features of images, and make those that are missing.
+
+    Only images whose content is not in the store are made; if there are none, the embedder is
+    neither loaded nor needed. Under torchrun every process takes its share of the batches, and all
+    return when all are done. If it is stopped, the next call continues.
 
     Args:
-        folder: of the store.
-        images: found by their names.
-        wanted: what its identity must be, such as `identity.wanted_identity` gives.
+        source: where the embedder's weights come from, as `lmm.sources.build_embedder` takes it.
+        settings: format of the weights, batch size, number of threads.
+        folder: folder of the store, which is made if it does not exist.
+        images: all images of the run.
+        expected_width: width of an embedding that the scorer takes; None takes any.
+        url: HOST:PORT of a Triton server whose embedder is used; None computes in this process.
+        device: where the embedder runs in this process; by default this process's GPU, or the CPU.
+        overwrite: remove the features that are there.
+        progress: show bars on stderr, in the main process.
 
     Raises:
-        DataError: no store; another identity, each difference named; an image without complete
-            features, or whose file has changed since, named with its row.
+        ConfigError: the embedder is not the one that the settings name, the scorer expects
+            embeddings of another width, or processes run on several machines.
+        CheckpointError: the embedder cannot be loaded.
+        DataError: the store holds features made with other settings or weights; the disk is full;
+            images cannot be read (when all others are done); an embedding is not finite in float16.
     """
-    store = FeatureStore(Path(folder))
-    store.check_identity(wanted)
-    features = store.features(images)
-    changed, _ = changed_files(images, store.files()[features.rows], _WORKERS)
-    if changed.any():
-        named = name_some([image for image, c in zip(images, changed, strict=True) if c])
-        raise DataError(
-            f"Image files have changed since the features in {folder} were made: {named}. "
-            "Run `python -m ma_agiqa features`, which makes these again."
-        )
-    return features
+    run = _Run(source, settings, folder, images, expected_width)
+    with joined_processes() as processes:
+        keys, pending = processes.on_main(lambda: run.plan(url is None, overwrite, progress))
+        if not pending:
+            return Features(FeatureStore(folder), keys)
+        processes.require_one_machine()
+        embedder = run.load(url, device or choose_device(processes.local_index))
+        try:
+            processes.on_main(lambda: run.prepare(embedder, len(pending), overwrite))
+            start = time.perf_counter()
+            size = min(settings.batch_size, embedder.max_batch_size or settings.batch_size)
+            batches = [
+                [images[position] for position in pending[first : first + size]]
+                for first in range(0, len(pending), size)
+            ][processes.index :: processes.count]
+            show = progress and processes.index == 0
+            bad = extract(FeatureStore(folder), embedder, batches, settings.workers, show)
+        finally:
+            embedder.close()
+        bad = sorted(processes.gather(bad))
+        processes.on_main(lambda: run.check_complete(bad, keys))
+        return Features(FeatureStore(folder), keys, len(pending), time.perf_counter() - start)
 
 
-def _served(url: str) -> Embedder:
-    try:
-        from ma_agiqa.data.features.served import ServedEmbedder  # Triton's client is an extra
-    except ImportError as error:
-        raise ConfigError(
-            f"--url needs the package {error.name}: pip install 'tritonclient[grpc]'."
-        ) from error
-    return ServedEmbedder(url)
+def wanted_embedder(source: str, dtype: str, folder: Path) -> dict[str, Any]:
+    """As much of an embedder's identity as is known before it is loaded.
+
+    Args:
+        source: where its weights come from, as `lmm.sources.build_embedder` takes it.
+        dtype: format of its weights, one of `lmm.sources.DTYPES`.
+        folder: folder of the store, where hashes of files are kept.
+    """
+    return describe_embedder(source, dtype, weights_sha256(source, FileHashes(folder / _HASHES)))
 
 
-def _check_width(config: TrainingConfig) -> None:
-    """Find out before hours are spent that the scorer expects other embeddings."""
-    wanted = config.scorer_config().semantic_dim
-    if (width := embedder_config(config.embedder).hidden_size) != wanted:
-        raise ConfigError(
-            f"scorer.semantic_dim is {wanted}, but the embeddings of {config.embedder!r} have "
-            f"{width} values; set it to {width}."
-        )
+@dataclass(frozen=True)
+class _Run:
+    """The steps of `ensure_features`; the main process alone plans, prepares and checks."""
+
+    source: str
+    settings: FeatureSettings
+    folder: Path
+    images: Sequence[RatedImage]
+    expected_width: int | None
+
+    @cached_property
+    def _hashes(self) -> FileHashes:
+        return FileHashes(self.folder / _HASHES)
+
+    def plan(
+        self, in_process: bool, overwrite: bool, progress: bool
+    ) -> tuple[list[str], list[int]]:
+        """Give the key of every image, and the positions of those whose features are missing."""
+        there = FeatureStore.exists(self.folder) and not overwrite
+        store = FeatureStore(self.folder) if there else None
+        if store is not None:
+            store.check_identity(self._wanted())
+            self._check_width(store.identity["embedder"]["hidden_size"])
+        elif in_process:
+            self._check_width(embedder_config(self.source).hidden_size)
+        bar = {"desc": "files", "unit": "image", "total": len(self.images), "delay": 2}
+        with ThreadPoolExecutor(self.settings.workers) as pool:
+            keys = list(tqdm(pool.map(self._key, self.images), disable=not progress, **bar))
+        self._hashes.save()
+        position_of = {key: position for position, key in reversed(list(enumerate(keys)))}
+        missing = (p for key, p in position_of.items() if store is None or key not in store)
+        return keys, sorted(missing)
+
+    def load(self, url: str | None, device: str) -> Embedder:
+        """Load the embedder, or connect to it."""
+        if url is None:
+            return InProcessEmbedder(self.source, self.settings.dtype, device, self._hashes)
+        try:
+            from ma_agiqa.data.features.served import ServedEmbedder  # Triton's client is an extra
+        except ImportError as error:
+            raise ConfigError(
+                f"--url needs the package {error.name}: pip install 'tritonclient[grpc]'."
+            ) from error
+        return ServedEmbedder(url)
+
+    def prepare(self, embedder: Embedder, count: int, overwrite: bool) -> None:
+        """Make the store if needed; the embedder must fit it and the settings."""
+        identity = store_identity(embedder.identity())
+        if found := differences(identity, self._wanted()):
+            raise ConfigError(
+                f"The embedder is not the one that the settings name: {'; '.join(found)}. Change "
+                "`embedder` and `features.dtype`, or use another embedder."
+            )
+        self._check_width(identity["embedder"]["hidden_size"])
+        if overwrite or not FeatureStore.exists(self.folder):
+            FeatureStore.create(self.folder, identity, count)
+        else:
+            FeatureStore(self.folder).check_identity(identity)
+        self._hashes.save()
+
+    def check_complete(self, bad: Sequence[BadImage], keys: Sequence[str]) -> None:
+        """Name the images that have no features now."""
+        store, reasons = FeatureStore(self.folder), dict(bad)
+        first_row: dict[str, int] = {}
+        lines = []
+        for image, key in zip(self.images, keys, strict=True):
+            row = first_row.setdefault(key, image.row)  # of several with one content, one was read
+            if row in reasons:
+                lines.append(f"{image.path} (row {image.row}): {reasons[row]}")
+            elif key not in store:
+                lines.append(f"{image.path} (row {image.row}): changed while it was read.")
+        if lines:
+            raise DataError(
+                f"{len(lines):,} of {len(self.images):,} images cannot be read; the features of "
+                "the others are kept. Repair or remove these and run the same command again: "
+                + listed(lines, _LISTED)
+            )
+
+    def _wanted(self) -> Mapping[str, Any]:
+        weights = weights_sha256(self.source, self._hashes)
+        return store_identity(describe_embedder(self.source, self.settings.dtype, weights))
+
+    def _check_width(self, width: int) -> None:
+        if self.expected_width not in (None, width):
+            raise ConfigError(
+                f"scorer.semantic_dim is {self.expected_width}, but the embeddings of "
+                f"{self.source!r} have {width} values; set it to {width}."
+            )
+
+    def _key(self, image: RatedImage) -> str:
+        """Hash of a file; the path of a file that cannot be read, which is named later."""
+        try:
+            return self._hashes.sha256(image.path)
+        except OSError:
+            return str(image.path)

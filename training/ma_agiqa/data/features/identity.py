@@ -2,71 +2,40 @@
 
 An identity is a plain mapping:
 
-    format            of the store
+    format            version of the store's layout
     embedder          source, dtype, image_size, hidden_size, prompts (token ids), weights_sha256
-    preprocessing     both views in words, `preprocessing.PREPROCESSING`
+    preprocessing     both views in words, `images.views.PREPROCESSING`
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
-
-from ma_agiqa.lmm.mplug_owl2.quantization import weight_format
 from ma_agiqa.images.views import PREPROCESSING
-from ma_agiqa.lmm.embedder import PROMPTS, PromptEmbedder
+from ma_agiqa.lmm.embedder import PROMPTS
 
-__all__ = [
-    "FORMAT",
-    "describe_embedder",
-    "differences",
-    "identify",
-    "store_identity",
-    "wanted_identity",
-]
-
-FORMAT = 1
+FORMAT = 2
 """Version of the store's layout."""
 
 _WEIGHTS = "weights_sha256"
 _LONGEST_VALUE = 70  # characters of a value in a message: a hash fits
 
 
-def identify(source: str, embedder: PromptEmbedder) -> dict[str, Any]:
-    """What makes an embedder's outputs its own.
-
-    Args:
-        source: where its weights came from, as `lmm.sources.build_embedder` takes it.
-        embedder: every parameter of its model, its dtype, its prompts and its view's size count.
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(embedder.model.state_dict().items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy())
-    dtype = weight_format(embedder.model)
-    sizes = embedder.image_size, embedder.hidden_size
-    return describe_embedder(source, dtype, *sizes, digest.hexdigest())
-
-
 def describe_embedder(
-    source: str, dtype: str, image_size: int, hidden_size: int, weights_sha256: str | None
+    source: str, dtype: str, weights_sha256: str | None, **sizes: int
 ) -> dict[str, Any]:
     """Identity of an embedder with the paper's two prompts.
 
     Args:
-        source: where its weights came from.
-        dtype: what its weights are kept in, of `lmm.sources.DTYPES`.
-        image_size: side of its view in pixels.
-        hidden_size: width of an embedding.
-        weights_sha256: as `identify` computes it; None if not known.
+        source: where its weights come from, as `lmm.sources.build_embedder` takes it.
+        dtype: format of its weights, one of `lmm.sources.DTYPES`.
+        weights_sha256: as `lmm.weights_hash` computes it; None if not known.
+        sizes: image_size (side of its view in pixels) and hidden_size (width of an embedding),
+            where they are known.
     """
     return {
         "source": source,
         "dtype": dtype,
-        "image_size": image_size,
-        "hidden_size": hidden_size,
+        **sizes,
         "prompts": {name: list(ids) for name, ids in PROMPTS.items()},
         _WEIGHTS: weights_sha256,
     }
@@ -77,21 +46,10 @@ def store_identity(embedder: Mapping[str, Any]) -> dict[str, Any]:
     return {"format": FORMAT, "embedder": dict(embedder), "preprocessing": dict(PREPROCESSING)}
 
 
-def wanted_identity(source: str, dtype: str) -> dict[str, Any]:
-    """As much of a store's identity as is known before the embedder is loaded.
-
-    Args:
-        source: of the embedder's weights, as `lmm.sources.build_embedder` takes it.
-        dtype: what its weights are kept in, of `lmm.sources.DTYPES`.
-    """
-    prompts = {name: list(ids) for name, ids in PROMPTS.items()}
-    return store_identity({"source": source, "dtype": dtype, "prompts": prompts})
-
-
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Settings that are wanted otherwise, each as "name is A there, but B is wanted".
+    """Describe the settings that differ, each as "name is A there, but B is wanted".
 
-    Only what `wanted` states is compared; the weights' hash only where both know it.
+    Only what `wanted` states is compared; the hash of the weights only where both know it.
     """
     there = dict(_flat(found))
     return [

@@ -1,19 +1,15 @@
-"""mPLUG-Owl2 behind a Triton server, as the embedder of features."""
+"""mPLUG-Owl2 on a Triton server, as the embedder of features."""
 
-from collections.abc import Mapping
-from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput, InferResult
+from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from ma_agiqa.errors import ConfigError, DataError, MAAGIQAError
 from ma_agiqa.data.features.embedders import Embeddings
 from ma_agiqa.data.features.identity import describe_embedder
-
-__all__ = ["ServedEmbedder"]
+from ma_agiqa.errors import ConfigError, DataError
 
 _MODEL, _VIEW = "mplug_owl2", "SEMANTIC_VIEW"
 _OUTPUTS = {"semantic": "SEMANTIC", "coherence": "COHERENCE"}
@@ -23,9 +19,9 @@ _LOOPBACK = ("localhost:", "127.", "[::1]:")
 
 
 class ServedEmbedder:
-    """The served model `mplug_owl2`; several batches are on their way at once."""
+    """The served model `mplug_owl2`."""
 
-    in_flight = 4  # one is computed while others are queued, sent or received
+    in_flight = 4  # batches: one is computed while others are queued, sent or received
 
     def __init__(self, url: str) -> None:
         """Connect, and ask what is served.
@@ -34,7 +30,7 @@ class ServedEmbedder:
             url: HOST:PORT of the server's gRPC port.
 
         Raises:
-            ConfigError: nothing answers there, or it serves something else.
+            ConfigError: no server answers there, or it serves something else.
         """
         if not url or "://" in url:
             raise ConfigError(
@@ -44,36 +40,43 @@ class ServedEmbedder:
         self._client = InferenceServerClient(url, channel_args=_channel_args(url))
         try:
             config = self._served_config()
-            self.max_batch_size: int | None = config.max_batch_size
-            self.image_size, self._hidden_size = self._sizes(config)
-        except MAAGIQAError:
+            shapes = {t.name: tuple(t.dims) for t in (*config.input, *config.output)}
+            self.image_size, self._hidden_size = self._sizes(shapes)
+        except ConfigError:
             self._client.close()
             raise
+        self.max_batch_size: int | None = config.max_batch_size
         self._parameters = {k: v.string_value for k, v in config.parameters.items()}
 
     def identity(self) -> dict[str, Any]:
-        """Its identity, as the served configuration states it."""
+        """Describe it as the served configuration does."""
         return describe_embedder(
-            self._parameters.get("weights", "unknown"),
+            self._parameters.get("embedder", self._parameters.get("weights", "unknown")),
             self._parameters.get("dtype", "unknown"),
-            self.image_size,
-            self._hidden_size,
             self._parameters.get("weights_sha256"),
+            image_size=self.image_size,
+            hidden_size=self._hidden_size,
         )
 
-    def submit(self, views: NDArray[np.uint8]) -> "Future[Embeddings]":
-        """Embed views uint8 (B, S, S, 3), RGB; returns at once."""
+    def __call__(self, views: NDArray[np.uint8]) -> Embeddings:
+        """Embed views uint8 (B, S, S, 3), RGB.
+
+        Raises:
+            DataError: the server fails or does not answer.
+        """
         tensor = InferInput(_VIEW, list(views.shape), "UINT8")
         tensor.set_data_from_numpy(views)
-        future: Future[Embeddings] = Future()
-        self._client.async_infer(
-            _MODEL,
-            [tensor],
-            lambda result, error: self._settle(future, result, error),
-            outputs=[InferRequestedOutput(name) for name in _OUTPUTS.values()],
-            client_timeout=_ANSWER_TIMEOUT_S,
-        )
-        return future
+        outputs = [InferRequestedOutput(name) for name in _OUTPUTS.values()]
+        try:
+            result = self._client.infer(
+                _MODEL, [tensor], outputs=outputs, client_timeout=_ANSWER_TIMEOUT_S
+            )
+        except InferenceServerException as error:
+            raise DataError(
+                f"The server at {self._url} failed: {error}. Finished features are kept: run the "
+                "same command again to continue."
+            ) from error
+        return {name: result.as_numpy(served) for name, served in _OUTPUTS.items()}
 
     def close(self) -> None:
         """Close the connection."""
@@ -93,40 +96,16 @@ class ServedEmbedder:
                 f"{error.message()}. Give the gRPC port of a server of this repository."
             ) from error
 
-    def _sizes(self, config: Any) -> tuple[int, int]:
+    def _sizes(self, shapes: dict[str, tuple[int, ...]]) -> tuple[int, int]:
         """Side of the view and width of an embedding."""
-        inputs, outputs = (
-            {tensor.name: tuple(tensor.dims) for tensor in tensors}
-            for tensors in (config.input, config.output)
-        )
-        try:
-            side, _, _ = view = inputs[_VIEW]
-            widths = {outputs[name] for name in _OUTPUTS.values()}
-            ((width,),) = widths
-        except (KeyError, ValueError) as error:
-            raise self._another(inputs, outputs) from error
-        if view != (side, side, 3) or side < 1 or width < 1:
-            raise self._another(inputs, outputs)
-        return side, width
-
-    def _another(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> ConfigError:
-        return ConfigError(
-            f"The server at {self._url} serves another {_MODEL!r}: inputs {inputs}, outputs "
-            f"{outputs}; expected {_VIEW} (S, S, 3) to {' and '.join(_OUTPUTS.values())} (D)."
-        )
-
-    def _settle(
-        self, future: "Future[Embeddings]", result: InferResult | None, error: Exception | None
-    ) -> None:
-        if result is None:
-            failure = DataError(
-                f"The server at {self._url} failed: {error}. What was done is kept: run the same "
-                "command again to go on."
+        side, width = (shapes.get(n, (0,))[0] for n in (_VIEW, _OUTPUTS["semantic"]))
+        expected = {_VIEW: (side, side, 3), **dict.fromkeys(_OUTPUTS.values(), (width,))}
+        if side < 1 or width < 1 or any(shapes.get(n) != shape for n, shape in expected.items()):
+            raise ConfigError(
+                f"The model {_MODEL!r} at {self._url} has the tensors {shapes}; expected {_VIEW} "
+                f"(S, S, 3) and {' and '.join(_OUTPUTS.values())} (D)."
             )
-            failure.__cause__ = error
-            future.set_exception(failure)
-        else:
-            future.set_result({n: result.as_numpy(served) for n, served in _OUTPUTS.items()})
+        return side, width
 
 
 def _channel_args(url: str) -> list[tuple[str, int]]:

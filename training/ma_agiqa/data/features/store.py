@@ -1,107 +1,70 @@
-"""The store: a folder of memory-mapped arrays with one row per image.
+"""The store: a folder of shards, in which features are found by the content of the image's file.
 
-    quality_view.npy   uint8   (N, 224, 224, 3), RGB
-    semantic.npy       float16 (N, D)
-    coherence.npy      float16 (N, D)
-    files.npy          (N,): bytes, mtime_ns and sha256 of the file each row was made from
-    progress.npy       uint8   (N,): 1 where a row is complete
-    images.csv         the images' names, in the order of the rows
-    identity.json      what the rows were made with, see `identity`; its presence makes the store
+    NAME.safetensors   features of one batch of B images:
+                           quality_view   uint8 (B, 224, 224, 3), RGB
+                           semantic       float16 (B, D)
+                           coherence      float16 (B, D)
+                       and, in its header, the keys of the images: SHA-256 of their files
+    identity.json      what the features were made with, see `identity`; its presence makes a store
+    hashes.json        SHA-256 of the files seen, see `file_hashes`
 
-All space is reserved when the store is made, so that a full disk shows at once. A row's data is on
-the disk before its progress is set, and identity.json is written last: nothing half-written is
-ever taken for whole.
+A shard is written whole and renamed, so that it is there or not, whenever a process is killed. Its
+name follows from its keys: several processes write into one store without knowing of each other.
 """
 
-import csv
+import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
-from ma_agiqa.data import RatedImage
-from ma_agiqa.errors import DataError
-from ma_agiqa.data.features.arrays import (
-    DATA,
-    PROGRESS,
-    RowFile,
-    layout,
-    reserve_arrays,
-    write_errors,
-)
 from ma_agiqa.data.features.identity import FORMAT, differences
+from ma_agiqa.errors import DataError
+from ma_agiqa.files import write_whole
+from ma_agiqa.tensors import QUALITY_SIZE
 
-__all__ = ["FeatureStore", "FeatureWriter", "Features", "name_some"]
+_ARRAYS = ("quality_view", "semantic", "coherence")
+_IDENTITY, _SHARDS, _KEYS = "identity.json", "*.safetensors", "sha256"
+_MAKE_AGAIN = "Add --overwrite to `python -m ma_agiqa features`, or set features.folder."
 
-_NAMES, _IDENTITY = "images.csv", "identity.json"
-_NAMED = 5  # images that a message names
-
-_MAKE_ANEW = "Add --overwrite to `python -m ma_agiqa features`, or set features.folder."
-
-
-@dataclass(frozen=True)
-class Features:
-    """Features of N images in the M rows of a store; reading touches only the rows asked for.
-
-    Attributes:
-        folder: of the store.
-        identity: of the embedder, see `identity`.
-        rows: int64 (N,), each image's row in the arrays.
-        quality_view: uint8 (M, 224, 224, 3), RGB.
-        semantic, coherence: float16 (M, D).
-    """
-
-    folder: Path
-    identity: Mapping[str, Any]
-    rows: NDArray[np.int64]
-    quality_view: NDArray[np.uint8]
-    semantic: NDArray[np.float16]
-    coherence: NDArray[np.float16]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """A worker process maps the arrays itself; a copy would be gigabytes."""
-        return _map_features, (self.folder, self.identity, self.rows)
+_logger = logging.getLogger(__name__)
 
 
 class FeatureStore:
-    """A store on disk.
+    """A store on disk, with the shards that it had when it was opened.
 
     Attributes:
         folder: where it is.
-        identity: what its rows were made with.
-        names: of the images, in the order of the rows.
+        identity: what its features were made with.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open a store.
+        """Open the store in a folder.
 
         Raises:
-            DataError: there is none, or its files are damaged.
+            DataError: its identity is missing, damaged, or of another version.
         """
         self.folder = folder
-        if not self.exists(folder):
-            raise DataError(
-                f"{folder} holds no features. Make them with `python -m ma_agiqa features`."
-            )
         try:
             self.identity: Mapping[str, Any] = json.loads((folder / _IDENTITY).read_text("utf-8"))
-            self._check_format()
-            self.names = _read_names(folder / _NAMES)
-            self._check_layout()
-        except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:
+            if (found := dict(self.identity).get("format")) != FORMAT:
+                raise ValueError(f"their format is {found}, this version reads {FORMAT}")
+        except (OSError, ValueError, TypeError) as error:
             raise DataError(
-                f"The features in {folder} are damaged: {error}. {_MAKE_ANEW}"
+                f"The features in {folder} cannot be used: {error}. {_MAKE_AGAIN}"
             ) from error
-        self._row_of = {name: row for row, name in enumerate(self.names)}
+        self._places: dict[str, tuple[str, int]] = {}  # shard and row there, by key
+        for shard in sorted(folder.glob(_SHARDS)):
+            keys = enumerate(_read_keys(shard))
+            self._places |= {key: (shard.name, row) for row, key in keys}
+        self._open: dict[str, Any] = {}
 
     @staticmethod
     def exists(folder: Path) -> bool:
@@ -109,29 +72,41 @@ class FeatureStore:
         return (folder / _IDENTITY).is_file()
 
     @classmethod
-    def create(
-        cls, folder: Path, names: Sequence[str], identity: Mapping[str, Any]
-    ) -> "FeatureStore":
-        """Make an empty store, in the place of an older one.
+    def create(cls, folder: Path, identity: Mapping[str, Any], count: int) -> "FeatureStore":
+        """Make an empty store; the features of an older one in this folder are removed.
 
         Args:
-            folder: its own files in it are replaced.
-            names: of the images, in the order of the rows.
+            folder: is made if it does not exist.
             identity: see `identity.store_identity`.
+            count: number of images that it is to hold.
 
         Raises:
-            DataError: the disk has no room for the whole store, or cannot be written.
+            DataError: the disk has no room for that many images, or cannot be written to.
         """
-        arrays = layout(len(names), identity["embedder"]["hidden_size"])
-        with write_errors(folder):
+        try:
+            (folder / _IDENTITY).unlink(missing_ok=True)
+            for shard in folder.glob(_SHARDS):
+                shard.unlink()
             folder.mkdir(parents=True, exist_ok=True)
-            for name in (_IDENTITY, _NAMES, *(f"{array}.npy" for array in arrays)):
-                (folder / name).unlink(missing_ok=True)
-        reserve_arrays(folder, arrays)
-        with write_errors(folder):
-            _write_whole(folder / _NAMES, _csv_text(names))
-            _write_whole(folder / _IDENTITY, json.dumps(identity, indent=2) + "\n")
+            free = shutil.disk_usage(folder).free
+        except OSError as error:
+            raise DataError(f"Cannot write to {folder}: {error.strerror}.") from error
+        needed = count * (3 * QUALITY_SIZE**2 + 4 * identity["embedder"]["hidden_size"])
+        if needed > free:
+            raise DataError(
+                f"The features need {needed / 1e9:.3g} GB in {folder}, where {free / 1e9:.3g} GB "
+                "are free. Make room, or set features.folder to another disk."
+            )
+        write_whole(folder / _IDENTITY, json.dumps(identity, indent=2) + "\n")
         return cls(folder)
+
+    def __contains__(self, key: object) -> bool:
+        """Whether the store has the features of an image file with this SHA-256."""
+        return key in self._places
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle without the open shards: a worker process maps them itself."""
+        return {**self.__dict__, "_open": {}}
 
     def check_identity(self, wanted: Mapping[str, Any]) -> None:
         """Compare with what a run wants, see `identity.differences`.
@@ -141,144 +116,44 @@ class FeatureStore:
         """
         if found := differences(self.identity, wanted):
             raise DataError(
-                f"The features in {self.folder} were made otherwise: {'; '.join(found)}. "
-                f"{_MAKE_ANEW}"
+                f"The features in {self.folder} were made with other settings or weights: "
+                f"{'; '.join(found)}. {_MAKE_AGAIN}"
             )
 
-    def rows_of(self, images: Sequence[RatedImage]) -> NDArray[np.int64]:
-        """Row of each image, found by its name.
-
-        Raises:
-            DataError: images that the store has no row for.
-        """
-        if missing := [image for image in images if image.name not in self._row_of]:
-            listed = {image.name for image in images}
-            others = [name for name in self.names if name not in listed]
-            instead = f", but for others, such as {', '.join(others[:_NAMED])}" if others else ""
-            raise DataError(
-                f"The features in {self.folder} were made of another list of images: there is no "
-                f"row for {len(missing):,} of the {len(images):,}, such as {name_some(missing)}"
-                f"{instead}. {_MAKE_ANEW}"
-            )
-        return np.array([self._row_of[image.name] for image in images], np.int64)
-
-    def done(self) -> NDArray[np.bool_]:
-        """Which rows (N,) are complete."""
-        return np.array(self._map(PROGRESS), bool)
-
-    def files(self) -> NDArray[np.void]:
-        """What each row was made from: a copy of files.npy, (N,) of FILE_RECORD."""
-        return np.array(self._map("files"))
-
-    def features(self, images: Sequence[RatedImage]) -> Features:
-        """Map the arrays for these images.
-
-        Raises:
-            DataError: images without a row, or whose row is not complete.
-        """
-        rows = self.rows_of(images)
-        if unfinished := [i for i, d in zip(images, self.done()[rows], strict=True) if not d]:
-            raise DataError(
-                f"The features of {len(unfinished):,} of the {len(images):,} images are still "
-                f"missing in {self.folder}, such as {name_some(unfinished)}. "
-                "Run `python -m ma_agiqa features`."
-            )
-        return _map_features(self.folder, self.identity["embedder"], rows)
-
-    @contextmanager
-    def writing(self) -> Iterator["FeatureWriter"]:
-        """Write rows while the context is open; several processes may do so at once."""
-        with ExitStack() as stack:
-            with write_errors(self.folder):
-                arrays = {
-                    name: RowFile(
-                        stack.enter_context(open(self._path(name), "r+b", buffering=0)),
-                        self._map(name),
-                    )
-                    for name in (*DATA, PROGRESS)
-                }
-            yield FeatureWriter(self.folder, arrays)
-            with write_errors(self.folder):
-                arrays[PROGRESS].flush()
-
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.npy"
-
-    def _map(self, name: str) -> np.memmap[Any, Any]:
-        return np.load(self._path(name), mmap_mode="r")
-
-    def _check_format(self) -> None:
-        found = self.identity.get("format") if isinstance(self.identity, dict) else None
-        if found != FORMAT:
-            raise ValueError(f"{_IDENTITY} states format {found}, this version reads {FORMAT}")
-
-    def _check_layout(self) -> None:
-        expected = layout(len(self.names), self.identity["embedder"]["hidden_size"])
-        for name, (dtype, shape) in expected.items():
-            found = self._map(name)
-            if found.dtype != dtype or found.shape != shape:
-                raise ValueError(f"{name}.npy is {found.dtype} {found.shape}, not {dtype} {shape}")
-
-
-class FeatureWriter:
-    """Writes rows of an open store."""
-
-    def __init__(self, folder: Path, arrays: Mapping[str, RowFile]) -> None:
-        self._folder, self._arrays = folder, arrays
-
-    def write(self, rows: Sequence[int], values: Mapping[str, NDArray[Any]]) -> None:
-        """Write rows: their data first, their progress when that is on the disk.
+    def write(self, keys: Sequence[str], values: Mapping[str, NDArray[Any]]) -> None:
+        """Write a shard.
 
         Args:
-            rows: (B,).
-            values: quality_view, semantic, coherence and files, each (B, ...) in its own dtype.
+            keys: keys of the images (B,).
+            values: the arrays of a shard, each (B, ...).
+
+        Raises:
+            DataError: the disk is full or cannot be written to; no part of the shard is left.
         """
-        with write_errors(self._folder):
-            for name in DATA:
-                self._arrays[name].put(rows, values[name])
-            for name in DATA:
-                self._arrays[name].flush()
-            self._arrays[PROGRESS].put(rows, np.ones(len(rows), np.uint8))
+        text = " ".join(keys)
+        name = f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
+        write_whole(self.folder / name, save(dict(values), {_KEYS: text}))
 
-    def forget(self, rows: Sequence[int]) -> None:
-        """Take rows back: they are to be made again."""
-        with write_errors(self._folder):
-            self._arrays[PROGRESS].put(rows, np.zeros(len(rows), np.uint8))
-            self._arrays[PROGRESS].flush()
+    def read(self, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Read the features of images: the arrays of a shard, each (B, ...), in this order.
 
-    def touch(self, rows: Sequence[int], files: NDArray[np.void]) -> None:
-        """Note new times of files whose content is the same."""
-        with write_errors(self._folder):
-            self._arrays["files"].put(rows, files)
+        Args:
+            keys: keys of the images (B,); all must be there.
+        """
+        found = [(self._shard(name), row) for name, row in (self._places[key] for key in keys)]
+        return {n: np.stack([shard.get_slice(n)[row] for shard, row in found]) for n in _ARRAYS}
 
-
-def name_some(images: Sequence[RatedImage]) -> str:
-    """Name the first few images of a list with their rows in the table."""
-    named = ", ".join(f"{image.name} (row {image.row})" for image in images[:_NAMED])
-    return named + (f" and {len(images) - _NAMED:,} more" if len(images) > _NAMED else "")
+    def _shard(self, name: str) -> Any:
+        """A memory-mapped shard; it stays mapped, without a file descriptor."""
+        if name not in self._open:
+            self._open[name] = safe_open(self.folder / name, "numpy")
+        return self._open[name]
 
 
-def _map_features(folder: Path, identity: Mapping[str, Any], rows: NDArray[np.int64]) -> Features:
-    views, semantic, coherence = (
-        np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in DATA[:3]
-    )
-    return Features(folder, identity, rows, views, semantic, coherence)
-
-
-def _csv_text(names: Sequence[str]) -> str:
-    quoted = ('"' + name.replace('"', '""') + '"' for name in names)
-    return "image\n" + "".join(f"{name}\n" for name in quoted)
-
-
-def _read_names(path: Path) -> tuple[str, ...]:
-    with open(path, newline="", encoding="utf-8") as file:
-        return tuple(row[0] for row in csv.reader(file))[1:]
-
-
-def _write_whole(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+def _read_keys(shard: Path) -> list[str]:
+    try:
+        with safe_open(shard, "numpy") as file:
+            return file.metadata()[_KEYS].split()
+    except (OSError, SafetensorError, TypeError, KeyError) as error:
+        _logger.warning("%s is damaged (%s); its features are made again.", shard, error)
+        return []

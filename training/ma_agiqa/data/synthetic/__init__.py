@@ -9,6 +9,6 @@ lists them with their licenses) and procedural scenes (`scenes`); they are damag
 and library versions give the same set.
 """
 
-from ma_agiqa.data.synthetic.build import Recipe, build, ensure
+from ma_agiqa.data.synthetic.build import build, ensure
 
-__all__ = ["Recipe", "build", "ensure"]
+__all__ = ["build", "ensure"]

@@ -5,7 +5,6 @@ import json
 import logging
 import multiprocessing
 import os
-import shutil
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ma_agiqa.errors import ConfigError, DataError
+from ma_agiqa.data.settings import Recipe
 from ma_agiqa.data.synthetic.degradations import DEGRADATIONS, LEVELS, degrade
 from ma_agiqa.data.synthetic.opinion import rate
 from ma_agiqa.data.synthetic.scenes import SCENE_KINDS, draw_scene
@@ -30,8 +29,8 @@ from ma_agiqa.data.synthetic.sources import (
     load,
     tinted,
 )
-
-__all__ = ["COLUMNS", "Recipe", "View", "build", "draw_view", "ensure", "views"]
+from ma_agiqa.errors import DataError
+from ma_agiqa.files import replace_folder
 
 COLUMNS = ("image", "mos", "source", "degradation", "level")
 
@@ -40,38 +39,6 @@ _SIZES = ((320, 320), (384, 256), (256, 384), (288, 352), (352, 264), (448, 336)
 _logger = logging.getLogger(__name__)
 
 Picture = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What decides every byte of the set.
-
-    Attributes:
-        seed: of all randomness.
-        scenes_per_kind: procedural scenes of each of the ten kinds; each is a source.
-        crops_per_photograph: views of each photograph; all of one photograph are one source.
-        crops_per_texture: views of each photographed texture; one source per texture.
-        patterns_per_kind: pictures of each of the ten kinds of pattern; each is a source.
-        degraded_per_view: degraded versions of each scene and crop, each of another degradation;
-            at most 7.
-    """
-
-    seed: int = 20
-    scenes_per_kind: int = 30
-    crops_per_photograph: int = 10
-    crops_per_texture: int = 8
-    patterns_per_kind: int = 9
-    degraded_per_view: int = 6
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not isinstance(value, int) or value < 0:
-                raise ConfigError(f"Recipe {name} is {value!r}; expected an integer of 0 or more.")
-        if self.degraded_per_view > len(DEGRADATIONS):
-            raise ConfigError(
-                f"degraded_per_view is {self.degraded_per_view}; "
-                f"there are only {len(DEGRADATIONS)} degradations."
-            )
 
 
 @dataclass(frozen=True)
@@ -136,23 +103,23 @@ def build(folder: str | os.PathLike[str], recipe: Recipe | None = None, workers:
     folder, recipe = Path(folder), recipe or Recipe()
     if folder.exists():
         raise DataError(f"{folder} exists already; name a new folder or remove this one first.")
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    (part / "images").mkdir(parents=True)
     spawn = multiprocessing.get_context("spawn")  # a fork can inherit locks of OpenCV and torch
-    with ProcessPoolExecutor(workers, spawn, cv2.setNumThreads, (1,)) as pool:
+    with (
+        replace_folder(folder) as part,
+        ProcessPoolExecutor(workers, spawn, cv2.setNumThreads, (1,)) as pool,
+    ):
+        (part / "images").mkdir()
         jobs = [(view, recipe, part / "images") for view in views(recipe)]
         rows = [row for batch in pool.map(_write_view, *zip(*jobs, strict=True)) for row in batch]
-    with open(part / "data.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([COLUMNS, *rows])
-    (part / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
-    os.replace(part, folder)
+        with open(part / "data.csv", "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([COLUMNS, *rows])
+        (part / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
     _logger.info("Wrote %d images and data.csv to %s.", len(rows), folder)
     return folder / "data.csv"
 
 
 def ensure(folder: str | os.PathLike[str], recipe: Recipe) -> Path:
-    """The `data.csv` of the set in a folder, which is built where it does not exist.
+    """Find the `data.csv` of the set in a folder, which is made if it does not exist.
 
     Raises:
         DataError: the folder holds something else, or a set made with another recipe.
@@ -167,7 +134,7 @@ def ensure(folder: str | os.PathLike[str], recipe: Recipe) -> Path:
     if found != asdict(recipe):
         raise DataError(
             f"{folder} was made with the recipe {found}, expected {asdict(recipe)}; "
-            "remove it, and it will be built again."
+            "remove it, and it will be made again."
         )
     return folder / "data.csv"
 
@@ -182,9 +149,8 @@ def _plan(view: View, recipe: Recipe, rng: np.random.Generator) -> list[list[tup
     if view.content not in ("photograph", "scene"):
         names = rng.permutation(["blur", "jpeg", "noise"])[:1]  # keeps the poor class small
         return [[], [(str(names[0]), int(rng.choice(LEVELS)))]]
-    names = [str(name) for name in rng.permutation(list(DEGRADATIONS))]
-    chosen = names[: recipe.degraded_per_view]
-    return [[], *([(name, int(rng.choice(LEVELS)))] for name in chosen)]
+    chosen = rng.permutation(list(DEGRADATIONS))[: recipe.degraded_per_view]
+    return [[], *([(str(name), int(rng.choice(LEVELS)))] for name in chosen)]
 
 
 def _write_view(view: View, recipe: Recipe, folder: Path) -> list[tuple[str, float, str, str, str]]:

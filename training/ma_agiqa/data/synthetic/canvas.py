@@ -7,8 +7,6 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Canvas", "Mask", "fractal_noise", "hsv"]
-
 _SUPERSAMPLING = 2  # painted at twice the size, then averaged down
 _SUBPIXEL_BITS = 4  # cv2's fixed-point coordinates
 
@@ -117,9 +115,7 @@ class Canvas:
 
     # Painting
 
-    def paint(
-        self, mask: Mask, color: ArrayLike, texture: float = 0.05, fade: float = 1.0
-    ) -> None:
+    def paint(self, mask: Mask, color: ArrayLike, texture: float = 0.05, fade: float = 1.0) -> None:
         """Cover a mask with a color, roughened by texture (relative standard deviation)."""
         area, coverage = self._area(mask)
         if area.size == 0:

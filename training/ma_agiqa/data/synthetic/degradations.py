@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from ma_agiqa.errors import ConfigError
 
-__all__ = ["DEGRADATIONS", "LEVELS", "degrade"]
-
 LEVELS = (1, 2, 3, 4)
 
 Picture = NDArray[np.uint8]

@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ma_agiqa.data.synthetic.build import Recipe, View, draw_view
+from ma_agiqa.data.settings import Recipe
+from ma_agiqa.data.synthetic.build import View, draw_view
 from ma_agiqa.data.synthetic.degradations import degrade
 from ma_agiqa.data.synthetic.sources import load
-
-__all__ = ["EXAMPLES", "NO_CONTENT", "write_examples"]
 
 _JPEG_QUALITY = 90
 _PHOTOGRAPH_SIZE = (384, 256)
@@ -62,7 +61,7 @@ def write_examples(folder: str | os.PathLike[str], recipe: Recipe) -> Path:
 
     Args:
         folder: is made if it does not exist.
-        recipe: of the set; its seed decides the scenes and what is damaged.
+        recipe: recipe of the set; its seed decides the scenes and the damage.
 
     Returns:
         The folder.

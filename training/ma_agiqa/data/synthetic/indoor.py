@@ -5,8 +5,6 @@ import numpy as np
 from ma_agiqa.data.synthetic.canvas import Canvas, Image, hsv
 from ma_agiqa.data.synthetic.outdoor import window
 
-__all__ = ["cat", "interior", "portrait", "still_life"]
-
 
 def wooden(c: Canvas, top: float, hue: float) -> None:
     """A table or floor of boards from a height down to the lower edge."""

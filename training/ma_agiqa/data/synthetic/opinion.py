@@ -21,8 +21,6 @@ from types import MappingProxyType
 
 import numpy as np
 
-__all__ = ["CONTENT", "MOS_MAX", "MOS_MIN", "SEVERITY", "expected_mos", "rate"]
-
 MOS_MIN, MOS_MAX = 0.0, 5.0
 _FLOOR, _GAIN = 0.03, 0.90
 _RATER_NOISE = 0.12

@@ -6,8 +6,6 @@ import numpy as np
 
 from ma_agiqa.data.synthetic.canvas import Canvas, Image, fractal_noise, hsv
 
-__all__ = ["flowers", "landscape", "seascape", "skyline", "street", "village"]
-
 
 def sky(c: Canvas, horizon: float) -> None:
     """Sky down to the horizon: by day, at dusk or overcast, with clouds and sometimes a sun."""

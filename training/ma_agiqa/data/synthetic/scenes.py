@@ -6,11 +6,9 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from ma_agiqa.errors import ConfigError
 from ma_agiqa.data.synthetic import indoor, outdoor
 from ma_agiqa.data.synthetic.canvas import Canvas
-
-__all__ = ["SCENE_KINDS", "draw_scene"]
+from ma_agiqa.errors import ConfigError
 
 SCENE_KINDS: Mapping[str, Callable[[Canvas], None]] = MappingProxyType(
     {

@@ -27,11 +27,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ma_agiqa.data.synthetic.canvas import fractal_noise, hsv
 from ma_agiqa.errors import DataError
 from ma_agiqa.images.views import decode
-from ma_agiqa.data.synthetic.canvas import fractal_noise, hsv
-
-__all__ = ["PATTERN_KINDS", "PHOTOGRAPHS", "TEXTURES", "crop", "draw_pattern", "load", "tinted"]
 
 Picture = NDArray[np.uint8]
 

@@ -1,10 +1,8 @@
-"""The methods of Table 1 and how the paper uses them (§4.2)."""
+"""The methods of Table 1 that run here, and how the paper uses them (§4.2)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-
-__all__ = ["METHODS", "TRAINABLE", "Method"]
 
 
 @dataclass(frozen=True)
@@ -13,7 +11,7 @@ class Method:
 
     Attributes:
         key: name on the command line.
-        name: as `paper_results.COMPARISON` has it.
+        name: name in `paper_results.COMPARISON`.
         trained: whether the paper trains it on the data set; the others it uses as they are.
         lower_is_better: whether the method's own value falls as quality rises. Its sign is then
             turned, so that a higher score is better everywhere; all correlations follow from that.
@@ -40,12 +38,10 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             Method("hyperiqa", "HyperIQA", trained=True),
             Method("maniqa", "MANIQA", trained=True),
             Method("dbcnn", "DBCNN", trained=True),
-            Method("stairiqa", "StairIQA", trained=True),
-            Method("baid", "BAID", trained=True),
             Method("musiq", "MUSIQ", trained=True),
         )
     }
 )
-"""All methods by key, in the order of Table 1."""
+"""The methods by key, in the order of Table 1."""
 
 TRAINABLE = tuple(key for key, method in METHODS.items() if method.trained)

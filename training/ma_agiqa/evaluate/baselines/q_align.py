@@ -5,7 +5,7 @@ of five words. The score is the mean of 5..1, weighted by the probabilities of t
 copy of mPLUG-Owl2 does not run with the transformers that we need, so ours is used.
 """
 
-from typing import ClassVar
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -16,8 +16,6 @@ from ma_agiqa.errors import CheckpointError, DownloadError, MAAGIQAError
 from ma_agiqa.images.views import RGB, semantic_view
 from ma_agiqa.lmm.embedder import CLIP_MEAN, CLIP_STD
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config, MPlugOwl2Model
-
-__all__ = ["QALIGN_REPO", "QAlign", "QAlignScorer"]
 
 QALIGN_REPO = "q-future/one-align"
 """The published weights on the Hugging Face hub (16 GB)."""
@@ -37,7 +35,7 @@ _VALUES = (5.0, 4.0, 3.0, 2.0, 1.0)
 class QAlign(MPlugOwl2Model):
     """mPLUG-Owl2 with its language head."""
 
-    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r".*rotary_emb\..*"]
+    _keys_to_ignore_on_load_unexpected = [r".*rotary_emb\..*"]  # noqa: RUF012 (as in the base)
 
     def __init__(self, config: MPlugOwl2Config) -> None:
         super().__init__(config)
@@ -57,7 +55,7 @@ class QAlignScorer:
     """Q-Align with its published weights, 1 (bad) to 5 (excellent).
 
     Args:
-        device: where it runs; float16 on a GPU, as published, else bfloat16.
+        device: where it runs; in float16 on a GPU, as published, else in bfloat16.
         download: fetch the weights if they are not in the hub's cache.
 
     Raises:
@@ -69,7 +67,8 @@ class QAlignScorer:
         dtype = torch.bfloat16 if device == "cpu" else torch.float16
         folder = _weights(download)
         try:
-            self._model = QAlign.from_pretrained(folder, dtype=dtype).to(device)
+            model: Any = QAlign.from_pretrained(folder, dtype=dtype)
+            self._model = model.to(device)
         except MAAGIQAError:
             raise
         except Exception as error:  # the disk and the parsers raise errors of every kind

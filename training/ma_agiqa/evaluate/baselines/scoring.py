@@ -1,30 +1,67 @@
-"""Many images through one method: on all cores, or on one device with the next images decoded."""
+"""Scores of many images by one method, with the next images decoded meanwhile."""
 
-import multiprocessing
 import os
-import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
-import cv2
-import torch
-from tqdm import tqdm
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
 
 from ma_agiqa.data import RatedImage
 from ma_agiqa.errors import DataError, MAAGIQAError
-from ma_agiqa.evaluate.baselines.loading import Scorer
+from ma_agiqa.evaluate.baselines.brisque import BrisquePackage
+from ma_agiqa.evaluate.baselines.methods import Method
+from ma_agiqa.evaluate.baselines.pyiqa_metrics import PyiqaScorer, is_installed
 from ma_agiqa.images.views import RGB, decode
 
-__all__ = ["read_rgb", "score_images"]
+_MOST_DECODERS = 4
 
-_FEW = 32  # images for which starting processes does not pay
-_AHEAD = 8  # images decoded while one is scored
 
-_scorer: Scorer | None = None  # of a worker process
+class Scorer(Protocol):
+    """Scores images.
+
+    Attributes:
+        origin: where the code and the weights come from, for the report.
+    """
+
+    origin: str
+
+    def score(self, rgb: RGB) -> float:
+        """The method's own value of an image, uint8 (H, W, 3)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """How methods run.
+
+    Attributes:
+        device: where networks run, such as "cpu" or "cuda".
+        download: fetch missing weights.
+        progress: show bars on stderr.
+    """
+
+    device: str = "cpu"
+    download: bool = False
+    progress: bool = False
+
+
+def load(key: str, options: Options) -> Scorer:
+    """A method with its published weights.
+
+    Raises:
+        ConfigError: its code is not on this machine.
+        DownloadError, CheckpointError: its weights are missing or do not fit.
+    """
+    if key == "qalign":
+        from ma_agiqa.evaluate.baselines.q_align import QAlignScorer
+
+        return QAlignScorer(options.device, options.download)
+    if key == "brisque" and not is_installed():
+        return BrisquePackage()
+    return PyiqaScorer(key, options.device, options.download)
 
 
 def read_rgb(image: RatedImage) -> RGB:
@@ -42,78 +79,49 @@ def read_rgb(image: RatedImage) -> RGB:
 
 
 def score_images(
-    scorer: Scorer,
-    images: Sequence[RatedImage],
-    load_again: Callable[[], Scorer] | None = None,
-    title: str = "",
-    progress: bool = False,
+    scorer: Scorer, images: Sequence[RatedImage], method: Method, progress: bool = False
 ) -> list[float]:
     """The method's own value of every image, in their order.
 
     Args:
-        scorer: scores here.
-        images: to be scored.
-        load_again: makes the scorer in another process; with it, images are shared out to one
-            process per core.
-        title: of the progress bar.
-        progress: show the bar on stderr.
+        scorer: the method.
+        images: the images.
+        method: says whether images are shared out to one process per core.
+        progress: show a bar on stderr.
 
     Raises:
-        DataError: an image cannot be read or measured, or a process died; it names the image.
+        DataError: an image cannot be read or measured; the message names it.
     """
+
     cores = len(os.sched_getaffinity(0))
-    in_processes = load_again is not None and cores > 1 and len(images) >= _FEW
-    values = (
-        _by_processes(load_again, images, cores) if in_processes else _one_by_one(scorer, images)
-    )
-    return list(
-        tqdm(
-            values,
-            title,
-            len(images),
-            unit="image",
-            file=sys.stderr,
-            disable=not progress,
-            smoothing=0.1,
-        )
-    )
+    jobs = _Scores(scorer if method.cpu_bound else None, images)
+    workers = cores if method.cpu_bound else min(cores, _MOST_DECODERS)
+    found = DataLoader(jobs, batch_size=None, num_workers=workers, collate_fn=lambda item: item)
+    bar = tqdm(found, method.name, len(images), unit="image", disable=not progress)
+    values = []
+    for image, item in zip(images, bar, strict=True):
+        if isinstance(item, DataError):
+            raise item
+        values.append(item if method.cpu_bound else _value(scorer, image, item))
+    return values
 
 
-def _one_by_one(scorer: Scorer, images: Sequence[RatedImage]) -> Iterator[float]:
-    with ThreadPoolExecutor(2) as threads:
-        rest = iter(images)
-        waiting = deque((i, threads.submit(read_rgb, i)) for i in islice(rest, _AHEAD))
-        while waiting:
-            image, rgb = waiting.popleft()
-            for following in islice(rest, 1):
-                waiting.append((following, threads.submit(read_rgb, following)))
-            yield _value(scorer, image, rgb.result())
+class _Scores(Dataset[Any]):
+    """Scores of images, or without a scorer the images, decoded; a DataError is a result."""
 
+    def __init__(self, scorer: Scorer | None, images: Sequence[RatedImage]) -> None:
+        self._scorer, self._images = scorer, images
 
-def _by_processes(
-    load: Callable[[], Scorer], images: Sequence[RatedImage], cores: int
-) -> Iterable[float]:
-    context = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(min(cores, len(images)), context, _start, (load,)) as pool:
-            yield from pool.map(_work, images)
-    except BrokenProcessPool as error:
-        raise DataError(
-            "A process that scored images died; the machine may lack memory. Run this again."
-        ) from error
+    def __len__(self) -> int:
+        return len(self._images)
 
-
-def _start(load: Callable[[], Scorer]) -> None:
-    global _scorer
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    _scorer = load()
-
-
-def _work(image: RatedImage) -> float:
-    if _scorer is None:
-        raise RuntimeError("The worker process was not started by _start.")
-    return _value(_scorer, image, read_rgb(image))
+    def __getitem__(self, index: int) -> Any:
+        image = self._images[index]
+        try:
+            rgb = read_rgb(image)
+            return rgb if self._scorer is None else _value(self._scorer, image, rgb)
+        except DataError as error:
+            return error
 
 
 def _value(scorer: Scorer, image: RatedImage, rgb: RGB) -> float:

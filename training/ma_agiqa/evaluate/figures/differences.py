@@ -7,8 +7,6 @@ from matplotlib.ticker import MultipleLocator
 
 from ma_agiqa.evaluate.figures.style import BASELINE, OURS, WIDTH_INCHES, caption, styled, title
 
-__all__ = ["BIN_WIDTH", "WORST", "draw_differences", "worst_images"]
-
 WORST = 300
 """Images of the paper's figure."""
 
@@ -21,7 +19,7 @@ def worst_images(baseline: pd.DataFrame, count: int = WORST) -> pd.Index:
 
     Args:
         baseline: its predictions.
-        count: how many; all where there are fewer.
+        count: number of images; all if there are fewer.
     """
     errors = (baseline["score"] - baseline["mos"]).abs()
     return errors.sort_values(ascending=False, kind="stable").index[:count]
@@ -42,8 +40,8 @@ def draw_differences(
 
     Args:
         frame, baseline: predictions of the same images in the same order.
-        name, baseline_name: of the models.
-        count: images to show.
+        name, baseline_name: names of the models.
+        count: number of images to show.
     """
     worst = worst_images(baseline, count)
     errors = {

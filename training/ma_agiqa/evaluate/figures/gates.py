@@ -11,8 +11,6 @@ from ma_agiqa.evaluate.figures.style import WIDTH_INCHES, caption, styled
 from ma_agiqa.evaluate.predictions import GATE_COLUMNS, has_gates
 from ma_agiqa.tensors import GATE_ORDER
 
-__all__ = ["draw_gates"]
-
 _COLORS = ("#0072B2", "#D55E00", "#009E73")  # of semantic, coherence, quality
 _FIFTHS = 5
 
@@ -25,7 +23,7 @@ def draw_gates(frame: pd.DataFrame, name: str) -> Figure:
 
     Args:
         frame: predictions with gates, see `ma_agiqa.evaluate.predictions`.
-        name: of the model.
+        name: name of the model.
 
     Raises:
         DataError: predictions without gates.

@@ -1,6 +1,7 @@
 """Images that a model gets wrong, with the scores of both models under them (paper Fig. 7)."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,8 +22,6 @@ from ma_agiqa.evaluate.figures.style import (
 )
 from ma_agiqa.images.views import decode
 
-__all__ = ["PANEL_IMAGES", "choose_images", "draw_panel"]
-
 PANEL_IMAGES = 8
 """Images of a panel where nothing else is asked for."""
 
@@ -39,7 +38,7 @@ def choose_images(
 
     Args:
         frame, baseline: predictions of the same images in the same order.
-        count: at most so many, the furthest first.
+        count: at most this many, the furthest first.
     """
     ours = (frame["score"] - frame["mos"]).abs()
     theirs = (baseline["score"] - baseline["mos"]).abs()
@@ -60,12 +59,12 @@ def draw_panel(
     Args:
         frame, baseline: predictions of the same images in the same order.
         images: folder of the image files.
-        name, baseline_name: of the models.
-        count: images to show.
+        name, baseline_name: names of the models.
+        count: number of images to show.
 
     Raises:
-        DataError: the model is nowhere nearer than the baseline, or an image cannot be read;
-            names it and its row.
+        DataError: the model is nowhere nearer than the baseline, or an image cannot be read; the
+            message names it and its row.
     """
     chosen = choose_images(frame, baseline, count)
     if not len(chosen):
@@ -121,7 +120,7 @@ def _draw_image(
     axes.imshow(pixels, extent=(left, left + width, 0, height), aspect="equal")
     for place, (label, value, color) in enumerate(lines):
         y = -_LINE * (place + 0.35)
-        style = {"va": "top", "color": color, "fontsize": 9}
+        style: dict[str, Any] = {"va": "top", "color": color, "fontsize": 9}
         axes.text(0, y, shorten(label), ha="left", **style)
         axes.text(1, y, f"{value:.2f}", ha="right", **style)
     axes.set(xlim=(0, 1), ylim=(-_LINE * (len(lines) + 0.5), 1))

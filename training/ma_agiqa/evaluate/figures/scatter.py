@@ -1,5 +1,7 @@
 """Scores of a model against the MOS, with the curve that PLCC and RMSE are measured after."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -7,8 +9,6 @@ from matplotlib.figure import Figure
 from ma_agiqa.evaluate.figures.style import CURVE, MOS_LABEL, OURS, WIDTH_INCHES, styled, title
 from ma_agiqa.evaluate.tables import number
 from ma_agiqa.metrics.agreement import evaluate, fit_logistic, logistic
-
-__all__ = ["draw_scatter"]
 
 _FEW, _FAINTEST = 300, 0.15  # points that may be opaque, and the opacity of very many
 _CURVE_POINTS = 200
@@ -19,7 +19,7 @@ def draw_scatter(frame: pd.DataFrame, name: str) -> Figure:
 
     Args:
         frame: predictions, see `ma_agiqa.evaluate.predictions`.
-        name: of the model.
+        name: name of the model.
 
     Raises:
         DataError: fewer than 5 images.
@@ -44,7 +44,7 @@ def draw_scatter(frame: pd.DataFrame, name: str) -> Figure:
             f"RMSE {number(found.rmse)}",
         ]
         falls = found.plcc_raw < 0
-        place = {"x": 0.98, "ha": "right"} if falls else {"x": 0.02, "ha": "left"}
+        place: dict[str, Any] = {"x": 0.98, "ha": "right"} if falls else {"x": 0.02, "ha": "left"}
         axes.text(y=0.98, s="\n".join(lines), va="top", transform=axes.transAxes, **place)
         title(axes, f"{name} on {found.count:,} images")
     return figure

@@ -1,29 +1,17 @@
 """The look of all figures, and writing them."""
 
 import contextlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ma_agiqa.errors import DataError
-
-__all__ = [
-    "BASELINE",
-    "CURVE",
-    "FORMATS",
-    "MOS_LABEL",
-    "OURS",
-    "WIDTH_INCHES",
-    "caption",
-    "save",
-    "shorten",
-    "styled",
-    "title",
-]
+from ma_agiqa.files import write_whole
 
 FORMATS = ("png", "pdf")
 
@@ -33,12 +21,12 @@ OURS, BASELINE, CURVE = "#0072B2", "#D55E00", "#000000"
 MOS_LABEL = "mean opinion score (MOS)"
 
 WIDTH_INCHES = 7.2
-"""Of a figure; at _DOTS_PER_INCH a little more than a README shows."""
+"""Width of a figure; at _DOTS_PER_INCH a little more than a README shows."""
 
 _DOTS_PER_INCH = 160
 _GRAY = "#555555"
 _LONGEST_NAME = 18  # characters
-_STYLE = {
+_STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 11,
@@ -62,7 +50,7 @@ _STYLE = {
 @contextlib.contextmanager
 def styled() -> Iterator[None]:
     """Use the look for the figures made inside."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
         yield
 
 
@@ -82,25 +70,16 @@ def shorten(text: str) -> str:
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure in one step; its folder is made.
+    """Write a figure; its folder is made.
 
     Args:
-        figure: what the functions of this package draw.
-        path: its ending is one of FORMATS.
+        figure: a figure of this package.
+        path: the file; its ending is one of FORMATS.
 
     Raises:
         DataError: the file cannot be written.
     """
-    path = Path(path)
-    kind = path.suffix.removeprefix(".")
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with styled():
-            figure.savefig(part, format=kind, dpi=_DOTS_PER_INCH)
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise DataError(f"Cannot write {path}: {error.strerror or error}.") from error
-    return path
+    content = io.BytesIO()
+    with styled():
+        figure.savefig(content, format=Path(path).suffix[1:], dpi=_DOTS_PER_INCH)
+    return write_whole(path, content.getvalue())

@@ -1,17 +1,16 @@
 """BRISQUE by the PyPI package `brisque`, whose support vectors come with it.
 
 They are the package's own: its values follow those of BRISQUE's authors without being equal to
-them. pyiqa with the authors' support vectors is therefore preferred where it is at hand.
+them. pyiqa, which has the authors' support vectors, is therefore preferred if it is installed.
 """
 
 import importlib
 import importlib.metadata
+import math
 from typing import Any
 
 from ma_agiqa.errors import ConfigError, DataError
 from ma_agiqa.images.views import RGB
-
-__all__ = ["BrisquePackage"]
 
 
 class BrisquePackage:
@@ -33,12 +32,15 @@ class BrisquePackage:
         self.origin = f"brisque {version} (the package's own support vectors)"
 
     def score(self, rgb: RGB) -> float:
-        """BRISQUE of an image, uint8 (H, W, 3).
+        """Score an image, uint8 (H, W, 3).
 
         Raises:
             DataError: the image has no statistics, because it is flat or tiny.
         """
         try:
-            return float(self._brisque.score(rgb))
+            found = float(self._brisque.score(rgb))
         except (ArithmeticError, IndexError, ValueError) as error:
             raise DataError(f"BRISQUE cannot measure this image: {error}.") from error
+        if not math.isfinite(found):
+            raise DataError(f"BRISQUE cannot measure this image: its value is {found}.")
+        return found
