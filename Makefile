@@ -50,7 +50,7 @@ deploy-tools: $(INSTALLED) ## fetch Prometheus and schemas into .tools; without 
 faults: $(INSTALLED) ## harm a real server in every way of docs/faults.md (10 minutes), showing the times seen
 	$(BIN)/python -m pytest -s -m 'faults or not faults' \
 	  tests/served/test_faults_processes.py tests/served/test_faults_memory.py \
-	  tests/served/test_rollout.py tests/deploy/embedded/test_canary.py
+	  tests/served/test_rollout.py tests/deploy/embedded/test_health.py
 
 soak: $(INSTALLED) ## score images for MINUTES=10 and fail if the server's memory grows by 2 %
 	$(BIN)/python deploy/load/soak.py --minutes $(or $(MINUTES),10)

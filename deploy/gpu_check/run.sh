@@ -10,7 +10,7 @@
 # BATCHES="1 8 16 32", OUTPUT=runs/gpu_check, WHEELS=wheels, PYTHON=python3, and SECONDS_EACH=420,
 # after which a part that hangs is ended. Random weights of full size are made on the spot: 16.4 GB.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 PYTHON=${PYTHON:-python3}
 WHEELS=${WHEELS:-wheels}

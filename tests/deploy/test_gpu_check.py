@@ -8,8 +8,9 @@ DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 
 
 def test_the_script_is_sound():
-    subprocess.run(["bash", "-n", DEPLOY / "gpu_check.sh"], check=True)
-    assert (DEPLOY / "gpu_check.sh").stat().st_mode & 0o111
+    script = DEPLOY / "gpu_check" / "run.sh"
+    subprocess.run(["bash", "-n", script], check=True)
+    assert script.stat().st_mode & 0o111
 
 
 def test_the_embedded_triton_is_carried_and_torch_is_not():
