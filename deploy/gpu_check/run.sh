@@ -91,8 +91,9 @@ for dtype in $DTYPES; do
   part "scorer-$dtype" "${BENCHMARK[@]}" scorer --preset "$PRESET" --random-weights \
     --dtype "$dtype" --device "$DEVICE" --batch $BATCHES
 done
-part served "${BENCHMARK[@]}" served --repository "$OUTPUT/random/repository" \
-  --concurrency 1 8 32 64 --seconds 5 --rounds 2
+part served "$PY" deploy/load/bench.py served --repository "$OUTPUT/random/repository" \
+  --checkpoint "$OUTPUT/random/checkpoint" --dtype "$LONG" --device "$DEVICE" \
+  --in-flight 1 --in-flight 8 --in-flight 32 --in-flight 64 --seconds 5 --rounds 2
 part gpu-tests "$PY" -m pytest -q -m gpu tests
 
 {

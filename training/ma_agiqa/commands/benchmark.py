@@ -6,7 +6,6 @@ import sys
 import click
 import torch
 
-from ma_agiqa.benchmark._served_command import overload, served
 from ma_agiqa.benchmark.dtypes import dtypes
 from ma_agiqa.benchmark.training import TrainingSpeed, measure_training
 from ma_agiqa.commands._shared import Command, config_option, overrides_option, read_config
@@ -29,7 +28,7 @@ def main() -> None:
     """Measure how fast this package is on this machine."""
 
 
-for command in (dtypes, embedder, overload, preprocess, scorer, served):
+for command in (dtypes, embedder, preprocess, scorer):
     main.add_command(command)
 
 
