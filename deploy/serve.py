@@ -8,7 +8,8 @@ import threading
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
+from typing import Any
 
 import click
 
@@ -198,7 +199,7 @@ Examples:
     "--check",
     is_flag=True,
     help="Start nothing: have the server on this machine score a test image; exit status 0 if it "
-    "does, or if it is busy scoring others. Uses --http-port and --probe-key-file.",
+    "does, or if it is busy scoring others. Uses --address, --http-port and --probe-key-file.",
 )
 @_option(
     "--check-timeout",
@@ -209,37 +210,7 @@ Examples:
     help="How long --check may take.",
 )
 @click.argument("triton_options", nargs=-1, type=click.UNPROCESSED, metavar="TRITON_OPTIONS...]")
-def main(
-    repository: Path,
-    explain: bool,
-    grpc_port: int,
-    http_port: int,
-    metrics_port: int,
-    free_ports: bool,
-    tritonserver: Path | None,
-    address: str,
-    cores: int | None,
-    shm_prefix: str | None,
-    log_file: Path | None,
-    log_format: str,
-    ready_timeout_s: float,
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    tls_client_ca: Path | None,
-    token_file: Path | None,
-    admin_key: str | None,
-    probe_key_file: Path | None,
-    trace_url: str | None,
-    trace_one_in: int,
-    restarts: int,
-    check_interval_s: float,
-    drain_timeout_s: float,
-    as_json: bool,
-    until_stdin_closes: bool,
-    check: bool,
-    check_timeout_s: float,
-    triton_options: tuple[str, ...],
-) -> None:
+def main(**options: Any) -> None:
     """Serve the model repository with a real tritonserver, on this machine only by default.
 
     Prints one line when every model is loaded and a test image is scored, then serves until Ctrl-C
@@ -248,49 +219,56 @@ def main(
 
     Options of tritonserver may follow after --.
     """
-    if check:
-        server = TritonHttp(f"http://{LOOPBACK}:{http_port}", read_key(probe_key_file))
-        sys.exit(_check(server, check_timeout_s))
-    if address != LOOPBACK and tritonserver is None:
+    given = SimpleNamespace(**options)
+    if given.check:
+        sys.exit(_check(given))
+    if given.address != LOOPBACK and given.tritonserver is None:
         raise click.UsageError(
-            f"--address {address}: the embedded tritonserver lacks later security fixes and serves "
-            f"{LOOPBACK} only. Give a current one with --tritonserver."
+            f"--address {given.address}: the embedded tritonserver lacks later security fixes and "
+            f"serves {LOOPBACK} only. Give a current one with --tritonserver."
         )
     try:
-        security = Security.read(tls_cert, tls_key, tls_client_ca, token_file)
+        server = _server(given)
     except ServeError as error:
         raise click.UsageError(str(error)) from error
-    triton = EmbeddedTriton(
-        repository,
-        grpc_port=grpc_port,
-        http_port=http_port,
-        metrics_port=metrics_port,
-        free_ports=free_ports,
-        log_file=log_file,
-        ready_timeout_s=ready_timeout_s,
-        explain=explain,
-        security=security,
-        tracing=Tracing(trace_url, trace_one_in) if trace_url else None,
-        launch=Launch(
-            tritonserver=tritonserver,
-            address=address,
-            cores=cores,
-            admin_key=admin_key,
-            shm_prefix=shm_prefix,
-            probe_key_file=probe_key_file,
-            exit_timeout_s=round(drain_timeout_s),
-            options=triton_options,
-        ),
-    )
-    if until_stdin_closes:
+    if given.until_stdin_closes:
         threading.Thread(target=_stop_when_stdin_closes, daemon=True).start()
-    with output_as_json() if log_format == "json" else nullcontext():
-        status = _serve(triton, as_json, restarts, check_interval_s, drain_timeout_s)
+    with output_as_json() if given.log_format == "json" else nullcontext():
+        status = _serve(server, given)
     sys.exit(status)
 
 
-def _check(server: TritonHttp, timeout_s: float) -> int:
+def _server(given: SimpleNamespace) -> EmbeddedTriton:
+    return EmbeddedTriton(
+        given.repository,
+        grpc_port=given.grpc_port,
+        http_port=given.http_port,
+        metrics_port=given.metrics_port,
+        free_ports=given.free_ports,
+        log_file=given.log_file,
+        ready_timeout_s=given.ready_timeout_s,
+        explain=given.explain,
+        security=Security.read(
+            given.tls_cert, given.tls_key, given.tls_client_ca, given.token_file
+        ),
+        tracing=Tracing(given.trace_url, given.trace_one_in) if given.trace_url else None,
+        launch=Launch(
+            tritonserver=given.tritonserver,
+            address=given.address,
+            cores=given.cores,
+            admin_key=given.admin_key,
+            shm_prefix=given.shm_prefix,
+            probe_key_file=given.probe_key_file,
+            exit_timeout_s=round(given.drain_timeout_s),
+            options=given.triton_options,
+        ),
+    )
+
+
+def _check(given: SimpleNamespace) -> int:
     """Print whether a server is alive; return the exit status."""
+    address, timeout_s = Launch(address=given.address).local_address, given.check_timeout_s
+    server = TritonHttp(f"http://{address}:{given.http_port}", read_key(given.probe_key_file))
     try:
         scores = Health(server).check(timeout_s, deadline_s=timeout_s)
     except NotScoringError as error:
@@ -301,13 +279,7 @@ def _check(server: TritonHttp, timeout_s: float) -> int:
     return 0
 
 
-def _serve(
-    server: EmbeddedTriton,
-    as_json: bool,
-    restarts: int,
-    check_interval_s: float,
-    drain_timeout_s: float,
-) -> int:
+def _serve(server: EmbeddedTriton, given: SimpleNamespace) -> int:
     """Serve until a signal, or until there are too many failures; return the exit status."""
     running = failed = False
     try:
@@ -316,11 +288,11 @@ def _serve(
         if sys.stderr.isatty():
             click.echo("Starting the server and loading the models ...", err=True)
         server.start()
-        click.echo(_status_json(server) if as_json else _status_line(server))
+        click.echo(_status_json(server) if given.as_json else _status_line(server))
         running = True
-        Supervisor(server, restarts, check_interval_s, _report).run()
+        Supervisor(server, given.restarts, given.check_interval_s, _report).run()
     except _StopAsked:
-        if running and server.is_running() and not server.drain(drain_timeout_s):
+        if running and server.is_running() and not server.drain(given.drain_timeout_s):
             _report("Some requests were not finished: --drain-timeout gives them more time.")
         return 0
     except ServeError as error:

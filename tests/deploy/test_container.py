@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,9 +24,11 @@ from tritonclient.utils import InferenceServerException
 
 from embedded.processes import model_of_stub
 from embedded.runtime import find_runtime
+from support.supervised import SERVE as SERVE_FILE
+from support.supervised import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVE = [sys.executable, str(ROOT / "deploy" / "serve.py")]
+SERVE = [sys.executable, str(SERVE_FILE)]
 SHM_PREFIX = f"ma-agiqa-test-{os.getpid()}-"
 DECIDED = ("MA_AGIQA_CORES", "OMP_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
 
@@ -135,13 +136,6 @@ def free_ports() -> list[int]:
         return [listener.getsockname()[1] for listener in listeners]
 
 
-def wait_until(condition: Callable[[], object], patience_s: float = 120) -> None:
-    end = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)
-
-
 def score(client: tritonclient.grpc.InferenceServerClient, image: bytes = b"\x33" * 12, **options):
     """Score of an image, the smallest that the tests' model takes."""
     tensor = tritonclient.grpc.InferInput("IMAGE", [1, 1], "BYTES")
@@ -224,7 +218,8 @@ def test_regions_of_a_killed_server_are_removed_by_the_next(start, tmp_path, rep
     start(tmp_path, repository).kill_all()
     left = regions()
     assert left
-    start(tmp_path, repository)
+    second = start(tmp_path, repository)
+    assert "Serving tiny (a model of the tests) at 127.0.0.1:" in second.log
     assert not left & regions()
     assert regions()
 
@@ -253,7 +248,7 @@ def test_a_busy_server_is_alive_while_others_get_scores(start, tmp_path, reposit
         calls = [pool.submit(call, running.url) for _ in range(6)]
         try:  # 3 s of work wait before the test image, whose check waits for 1 s
             busy = "Alive, and busy with other images.\n"
-            wait_until(lambda: running.check(timeout_s=2.5).stdout == busy, patience_s=40)
+            wait_until(lambda: running.check(timeout_s=2.5).stdout == busy, timeout_s=40)
         finally:
             stop.set()
         for done in calls:
