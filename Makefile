@@ -50,10 +50,10 @@ deploy-tools: $(INSTALLED) ## fetch Prometheus and schemas into .tools; without 
 faults: $(INSTALLED) ## harm a real server in every way of docs/faults.md (10 minutes), showing the times seen
 	$(BIN)/python -m pytest -s -m 'faults or not faults' \
 	  tests/served/test_faults_processes.py tests/served/test_faults_memory.py \
-	  tests/served/test_rollout.py tests/deploy/embedded/test_canary.py
+	  tests/served/test_rollout.py tests/deploy/embedded/test_health.py
 
 soak: $(INSTALLED) ## score images for MINUTES=10 and fail if the server's memory grows by 2 %
-	$(BIN)/python deploy/load/soak.py --minutes $(or $(MINUTES),10)
+	$(BIN)/python deploy/load/bench.py soak --minutes $(or $(MINUTES),10)
 
 test-bulk: $(INSTALLED) ## run the tests of bulk jobs, which need Ray (100 MB)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e './client[bulk]'
@@ -89,7 +89,7 @@ load: $(INSTALLED) ## load a server as its users do: make load HOST=host:8001 LO
 	$(BIN)/python -m locust -f deploy/load/locustfile.py --headless --only-summary -u 3 -r 3 -t 1m --host $(HOST) $(LOAD)
 
 overload: $(INSTALLED) ## send four times what the embedded server can do, and see what becomes of it
-	$(BIN)/python -m ma_agiqa benchmark overload --min-goodput 0.9 --max-refused-p95-ms 1000 \
+	$(BIN)/python deploy/load/bench.py overload --min-goodput 0.9 --max-refused-p95-ms 1000 \
 	  --max-recovery-s 10
 
 clean: ## remove what the tasks made, except .venv and fetched weights

@@ -25,7 +25,7 @@ def test_every_block_is_of_a_kind_that_is_run():
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
     """The clone's root, with the certificates that the examples name."""
-    for name in ("client", "examples"):
+    for name in ("client", "deploy", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     issuer = trustme.CA()
     certificate = issuer.issue_cert("client")
@@ -92,7 +92,7 @@ def test_commands(command, server):
     assert done.returncode == 0, done.stderr
     written = [Path(words[place + 1]) for place, word in enumerate(words) if word in WRITING]
     assert all(path.is_file() or any(path.iterdir()) for path in written)
-    if "throughput.py" in command:
+    if "throughput" in command:
         assert re.search(r"score_many: \d+% of the best of the others", done.stdout)
     elif "--output" not in words:
         assert "pristine" in done.stdout

@@ -1,18 +1,16 @@
-"""Lets the requests under way finish before the server stops.
+"""Lets requests in flight finish before the server stops.
 
 On SIGTERM tritonserver fails an ensemble's request at its next step. So the models that clients ask
 for are unloaded first: from then on requests are refused ("has no available versions", which the
-SDK takes as unavailable), and those under way are finished by the models they hold.
+SDK takes as unavailable), and those in flight are finished by the models they hold.
 """
 
 import logging
 import time
 
+from embedded.health import ENSEMBLE
 from embedded.http import RefusedError, TritonHttp
 from embedded.launch import ANSWERING_MODEL
-from embedded.self_test import ENSEMBLE
-
-__all__ = ["drain"]
 
 POLL_S = 0.1
 CALL_TIMEOUT_S = 10.0
@@ -31,7 +29,7 @@ def drain(server: TritonHttp, timeout_s: float) -> bool:
             if time.monotonic() > deadline:
                 return False
             time.sleep(POLL_S)
-    except RefusedError as error:  # it is gone, or going
+    except RefusedError as error:  # it is gone, or about to go
         logger.debug("not drained: %s", error)
         return False
     return True

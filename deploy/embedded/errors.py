@@ -4,20 +4,12 @@
     ├── UnsupportedMachineError   platform, Python, numpy or wheel: the server cannot run here
     ├── PortBusyError             something else listens on a port that was asked for
     ├── RepositoryError           the model repository is missing or incomplete
-    └── ServerFailedError         tritonserver ended, never became ready, or answers nonsense
+    └── ServerFailedError         tritonserver ended, never became ready, or does not score
 
 A message says what was found, what was expected and what to do next.
 """
 
 from pathlib import Path
-
-__all__ = [
-    "PortBusyError",
-    "RepositoryError",
-    "ServeError",
-    "ServerFailedError",
-    "UnsupportedMachineError",
-]
 
 
 class ServeError(Exception):
@@ -40,9 +32,9 @@ class ServerFailedError(ServeError):
     """tritonserver failed.
 
     Attributes:
-        log_file: where it wrote what it did.
+        log_file: log that tritonserver wrote; None if it wrote to this process's stderr.
     """
 
-    def __init__(self, message: str, log_file: Path):
+    def __init__(self, message: str, log_file: Path | None):
         super().__init__(message)
         self.log_file = log_file

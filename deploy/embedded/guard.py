@@ -2,12 +2,13 @@
 
     caller --stdin pipe--> guard --child--> tritonserver --children--> one stub per model instance
 
-    python -I -S guard.py SCRATCH_FOLDER SHM_PREFIX COMMAND...
+    python -I -S guard.py SCRATCH_FOLDER SHM_PREFIX GRACE_S COMMAND...
 
 Writes the pid of tritonserver to stdout as one line. Stops it when stdin closes, which also happens
-when the caller is killed; a byte on stdin says that the server is ready and deserves the long grace
-period. Then kills what is left of its process group, and removes its regions in /dev/shm and the
-scratch folder. If the guard itself is killed, the kernel kills tritonserver, and the stubs follow.
+when the caller is killed: SIGTERM, then SIGKILL after the grace period. That is `SHORT_GRACE_S`
+unless the caller has written `READY`, and again after `FAILED`. Then the guard kills what is left
+of the process group, and removes the server's regions in /dev/shm and the scratch folder. If the
+guard itself is killed, the kernel kills tritonserver, and the stubs follow.
 """
 
 import contextlib
@@ -26,10 +27,10 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 POLL_S = 0.1
-STARTING_GRACE_S = 1.0
-"""tritonserver handles SIGTERM only after it has loaded all models: no use in waiting longer."""
-READY_GRACE_S = 15.0
+SHORT_GRACE_S = 1.0
+"""tritonserver handles SIGTERM only after it has loaded all models: waiting longer is no use."""
 REAP_TIMEOUT_S = 5.0
+READY, FAILED = b"R", b"F"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -40,9 +41,9 @@ def remove_regions(prefix: str) -> None:
         region.unlink(missing_ok=True)
 
 
-def main(scratch_folder: str, shm_prefix: str, command: list[str]) -> int:
+def main(scratch_folder: str, shm_prefix: str, ready_grace_s: float, command: list[str]) -> int:
     """Run `command` until it ends or stdin closes; return its status (128 + n for signal n)."""
-    stop_asked = []
+    stop_asked: list[bool] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: stop_asked.append(True))
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -51,8 +52,8 @@ def main(scratch_folder: str, shm_prefix: str, command: list[str]) -> int:
             command, stdin=subprocess.DEVNULL, stdout=2, preexec_fn=_own_group_bound_to(os.getpid())
         )
         os.write(1, f"{server.pid}\n".encode())
-        grace_s = _wait_for_end(server.pid, stop_asked)
-        _end(server.pid, grace_s)
+        is_ready = _wait_for_end(server.pid, stop_asked)
+        _end(server.pid, ready_grace_s if is_ready else SHORT_GRACE_S)
         status = server.wait()
         _reap()
     finally:
@@ -75,17 +76,18 @@ def _own_group_bound_to(guard_pid: int) -> Callable[[], None]:
     return prepare
 
 
-def _wait_for_end(pid: int, stop_asked: list[bool]) -> float:
-    """Wait until `pid` has ended or a stop is asked for; return the grace period in seconds."""
-    grace_s = STARTING_GRACE_S
+def _wait_for_end(pid: int, stop_asked: list[bool]) -> bool:
+    """Wait until `pid` has ended or should stop; return whether it is ready by the last word."""
+    word = FAILED
     while not stop_asked and not _has_ended(pid):
         readable, _, _ = select.select([0], [], [], POLL_S)
         if not readable:
             continue
-        if not os.read(0, 64):
+        received = os.read(0, 64)
+        if not received:
             break
-        grace_s = READY_GRACE_S
-    return grace_s
+        word = received[-1:]
+    return word == READY
 
 
 def _has_ended(pid: int) -> bool:
@@ -113,4 +115,4 @@ def _reap() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3:]))
+    sys.exit(main(sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4:]))

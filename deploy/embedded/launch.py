@@ -10,23 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from embedded.errors import PortBusyError, RepositoryError, ServeError
-from embedded.security import Security
 
-__all__ = [
-    "HOST",
-    "Ports",
-    "Tracing",
-    "check_repository",
-    "compile_models",
-    "find_ports",
-    "metrics_address",
-    "models_to_load",
-    "server_command",
-]
-
-HOST = "127.0.0.1"
-EXIT_TIMEOUT_S = 10
-"""How long tritonserver lets running inferences finish after SIGTERM."""
+LOOPBACK = "127.0.0.1"
+EVERY_ADDRESS = "0.0.0.0"
 
 ANSWERING_MODEL = "mplug_owl2_answer"
 
@@ -35,7 +21,7 @@ SERVICE_NAME = "ma-agiqa"
 
 
 class Ports(NamedTuple):
-    """TCP ports of the three services on the loopback address."""
+    """TCP ports of the three services."""
 
     grpc: int
     http: int
@@ -50,7 +36,7 @@ class Tracing:
 
     Attributes:
         url: where a collector takes OTLP over HTTP, such as http://localhost:4318/v1/traces.
-        one_in: trace one of so many requests.
+        one_in: trace one of this many requests.
     """
 
     url: str
@@ -67,12 +53,55 @@ class Tracing:
         ]
 
 
+@dataclass(frozen=True)
+class Launch:
+    """How tritonserver is started. The defaults are those of the embedded server; a container
+    needs others.
+
+    Attributes:
+        tritonserver: program to run, with backends of its own; None runs the embedded one.
+        address: address that gRPC, HTTP and metrics listen on. The embedded server is for
+            127.0.0.1 only: it lacks later security fixes.
+        cores: number of CPU cores to use; None: those that this process may use.
+        admin_key: clients that send it may load and unload models; None draws one, which is kept
+            next to the log file.
+        shm_prefix: names of the regions in /dev/shm begin with it, and regions that a killed server
+            left under it are removed at the start; None draws one.
+        probe_key_file: where to write the key that opens HTTP for `serve.py --check`.
+        exit_timeout_s: how long tritonserver lets running inferences finish after SIGTERM.
+        options: further options of tritonserver, which count where they repeat an option.
+    """
+
+    tritonserver: Path | None = None
+    address: str = LOOPBACK
+    cores: int | None = None
+    admin_key: str | None = None
+    shm_prefix: str | None = None
+    probe_key_file: Path | None = None
+    exit_timeout_s: int = 10
+    options: Sequence[str] = ()
+
+    @property
+    def local_address(self) -> str:
+        """The address by which this machine reaches the server."""
+        return LOOPBACK if self.address == EVERY_ADDRESS else self.address
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether tritonserver serves metrics."""
+        return not {"--allow-metrics=false", "--allow-metrics=0"} & set(self.options)
+
+
 def check_repository(repository: Path, complete: bool, explain: bool = False) -> None:
-    """Check that the repository is there and, if it has to be `complete`, holds an exported model;
-    and to `explain`, the model that answers questions.
+    """Check that the repository can be served.
+
+    Args:
+        repository: folder of the models.
+        complete: it has to hold an exported model: the ensemble and a version of the scorer.
+        explain: it has to hold the model that answers questions.
 
     Raises:
-        RepositoryError: it is not, or it does not.
+        RepositoryError: something is missing.
     """
     export = "run `python export/to_triton.py` to write one"
     if not repository.is_dir():
@@ -96,7 +125,7 @@ def check_repository(repository: Path, complete: bool, explain: bool = False) ->
         )
 
 
-def find_ports(wanted: Ports | None) -> Ports:
+def find_ports(wanted: Ports | None, address: str = LOOPBACK) -> Ports:
     """Check that the wanted ports are free, or find three free ones.
 
     Raises:
@@ -113,24 +142,24 @@ def find_ports(wanted: Ports | None) -> Ports:
         for service, port in (wanted or Ports(0, 0, 0))._asdict().items():
             listener = stack.enter_context(socket.socket())
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            _bind(listener, service, port)
+            _bind(listener, address, service, port)
             taken.append(listener.getsockname()[1])
     return Ports(*taken)
 
 
-def _bind(listener: socket.socket, service: str, port: int) -> None:
+def _bind(listener: socket.socket, address: str, service: str, port: int) -> None:
     try:
-        listener.bind((HOST, port))
+        listener.bind((address, port))
         listener.listen()
     except OSError as error:
         option = f"--{service}-port"
         if error.errno == errno.EADDRINUSE:
             raise PortBusyError(
-                f"Port {port} on {HOST} is already in use: choose another with {option}, "
+                f"Port {port} on {address} is already in use: choose another with {option}, "
                 "or take free ones with --free-ports."
             ) from error
         raise ServeError(
-            f"Port {port} on {HOST} cannot be opened ({error.strerror}): "
+            f"Port {port} on {address} cannot be opened ({error.strerror}): "
             f"choose another with {option}."
         ) from error
 
@@ -145,46 +174,40 @@ def compile_models(repository: Path, models: Sequence[str]) -> None:
     """Write the bytecode of the models' Python files, where that is allowed, before the server.
 
     A stub would write it while it loads a model. The model's folder would then be newer than the
-    model, and Triton would load it anew at the next change of an ensemble that it is a step of:
+    model, and Triton would load it again at the next change of an ensemble that it is a step of:
     16.4 GB for the paper's LMM. Stubs ignore PYTHONDONTWRITEBYTECODE.
     """
     for model in models:
         compileall.compile_dir(repository / model, maxlevels=1, quiet=2)
 
 
-def metrics_address(ports: Ports) -> dict[str, str]:
-    """Environment by which the first step finds how much waits for the others."""
-    return {"MA_AGIQA_METRICS_URL": f"http://{HOST}:{ports.metrics}/metrics"}
+def metrics_address(ports: Ports, address: str = LOOPBACK) -> dict[str, str]:
+    """Environment by which the first step finds how many requests wait for the others."""
+    return {"MA_AGIQA_METRICS_URL": f"http://{address}:{ports.metrics}/metrics"}
 
 
-def server_command(
-    tritonserver: Path,
+def server_options(
     repository: Path,
     models: Sequence[str],
-    backends: Path,
     ports: Ports,
     shm_prefix: str,
-    security: Security,
-    admin_key: str,
-    tracing: Tracing | None = None,
+    launch: Launch,
+    tracing: Tracing | None,
 ) -> list[str]:
-    """Command line of tritonserver: loopback only, without the services nobody here uses."""
+    """Options of tritonserver, without those that close its services."""
     return [
-        str(tritonserver),
         f"--model-repository={repository}",
         "--model-control-mode=explicit",
         *(f"--load-model={model}" for model in models),
-        f"--backend-directory={backends}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         "--disable-auto-complete-config",  # saves one start of Python and torch per model
-        f"--grpc-address={HOST}",
+        f"--grpc-address={launch.address}",
         f"--grpc-port={ports.grpc}",
-        f"--http-address={HOST}",
+        f"--http-address={launch.address}",
         f"--http-port={ports.http}",
-        f"--metrics-address={HOST}",
+        f"--metrics-address={launch.address}",
         f"--metrics-port={ports.metrics}",
-        *security.options(admin_key),
-        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        f"--exit-timeout-secs={launch.exit_timeout_s}",
         "--log-format=ISO8601",
         *(tracing.options() if tracing else ()),
     ]

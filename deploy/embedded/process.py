@@ -1,7 +1,6 @@
 """One running tritonserver with its guard, from the launch to the last trace of it."""
 
 import contextlib
-import os
 import secrets
 import shutil
 import subprocess
@@ -9,19 +8,17 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from embedded.errors import ServeError
-from embedded.guard import READY_GRACE_S, REAP_TIMEOUT_S, remove_regions
-from embedded.launch import Ports, Tracing, metrics_address, server_command
-from embedded.processes import group_members, is_alive, model_of_stub
+from embedded.guard import FAILED, READY, REAP_TIMEOUT_S, remove_regions
+from embedded.launch import Launch, Ports, Tracing, metrics_address, server_options
+from embedded.processes import group_members, is_alive, model_of_stub, reap_orphans
 from embedded.runtime import find_runtime
-from embedded.security import Security
-
-__all__ = ["TritonServer"]
+from embedded.security import Security, write_key
 
 _GUARD = Path(__file__).resolve().parent / "guard.py"
-_STOP_TIMEOUT_S = READY_GRACE_S + REAP_TIMEOUT_S + 5.0
+_GRACE_FACTOR = 1.5  # times the exit timeout: models are unloaded after it
 
 
 class TritonServer:
@@ -32,111 +29,126 @@ class TritonServer:
         repository: Path,
         models: Sequence[str],
         ports: Ports,
-        log_file: Path,
+        log_file: Path | None,
         security: Security,
+        launch: Launch,
         tracing: Tracing | None = None,
     ):
         """Launch the server with some models of a repository; it is not ready yet.
 
+        Args:
+            repository: folder of the models.
+            models: names of those to load.
+            ports: ports to listen on.
+            log_file: file that the server writes to; None: stderr of this process.
+            security: which services are closed, and how the server is reached.
+            launch: how it is started.
+            tracing: where to send traces.
+
         Raises:
             UnsupportedMachineError: it cannot run here.
-            ServeError: the log cannot be written.
+            ServeError: the log or a key cannot be written.
         """
-        runtime = find_runtime()
-        self._shm_prefix = f"ma-agiqa-{secrets.token_hex(6)}-"
-        self._key_file = log_file.with_suffix(".key")
+        runtime = find_runtime(launch.tritonserver)
+        self._shm_prefix = launch.shm_prefix or f"ma-agiqa-{secrets.token_hex(6)}-"
+        self._grace_s = _GRACE_FACTOR * launch.exit_timeout_s
         self._stubs: dict[int, str] = {}
+        self._key_files: list[Path] = []
         self._scratch = Path(tempfile.mkdtemp(prefix="ma-agiqa-serve-"))
         try:
-            runtime.lay_out_backends(self._scratch)
+            remove_regions(self._shm_prefix)  # of a server that was killed together with its guard
+            admin_key = launch.admin_key or secrets.token_hex(16)
+            command = [
+                *(sys.executable, "-I", "-S", str(_GUARD)),
+                *(str(self._scratch), self._shm_prefix, str(self._grace_s)),
+                str(runtime.tritonserver),
+                *server_options(repository, models, ports, self._shm_prefix, launch, tracing),
+                *runtime.lay_out_backends(self._scratch),
+                *security.options(admin_key),
+                *launch.options,
+            ]
             with _open_log(log_file) as log:
-                command = server_command(
-                    runtime.tritonserver,
-                    repository,
-                    models,
-                    self._scratch,
-                    ports,
-                    self._shm_prefix,
-                    security,
-                    _write_key(self._key_file),
-                    tracing,
-                )
+                self._write_key(log_file and log_file.with_suffix(".key"), admin_key)
+                self._write_key(launch.probe_key_file, security.closed_key)
                 self._guard = subprocess.Popen(
-                    [sys.executable, "-I", "-S", _GUARD, self._scratch, self._shm_prefix, *command],
+                    command,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
-                    env={**runtime.environment(), **metrics_address(ports)},
+                    env=runtime.environment(launch.cores)
+                    | metrics_address(ports, launch.local_address),
                     start_new_session=True,  # Ctrl-C in the terminal is for the caller alone
                 )
         except BaseException:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._remove_files()
             raise
-        self._stdin, stdout = _pipes(self._guard)
-        with stdout:
+        self._stdin = cast(IO[bytes], self._guard.stdin)
+        with cast(IO[bytes], self._guard.stdout) as stdout:
             pid_line = stdout.readline()  # empty if tritonserver could not be executed
         self.pid = int(pid_line) if pid_line else None
 
     def has_ended(self) -> bool:
         """Whether tritonserver has ended, by itself or because it was stopped."""
+        reap_orphans(self._guard.pid)
         return self._guard.poll() is not None
 
     def mark_ready(self) -> None:
         """Grant the long grace period at the end, and note the processes of the models."""
-        with contextlib.suppress(BrokenPipeError):
-            self._stdin.write(b"R")
-            self._stdin.flush()
+        self._tell_guard(READY)
         self.note_processes()
 
     def note_processes(self) -> None:
-        """Take the processes that live now for those that have to."""
+        """Take the processes that are alive now for those that have to be."""
         members = group_members(self.pid) if self.pid else set()
         names = {pid: model_of_stub(pid) for pid in members}
         self._stubs = {pid: name for pid, name in names.items() if name}
 
     def dead_models(self) -> list[str]:
-        """Models with a process that has ended since the last note; Triton starts none again."""
+        """Models with a process that has ended since it was noted; Triton starts none again."""
         if self.pid is None:
             return []
         stubs = self._stubs.items()
         return sorted({name for pid, name in stubs if not is_alive(pid, self.pid)})
 
-    def stop(self) -> None:
-        """Have the guard stop and remove everything; do its work if it does not."""
+    def stop(self, failed: bool = False) -> None:
+        """Have the guard stop and remove everything; do its work if it does not.
+
+        Args:
+            failed: the server hangs, and would use up the long grace period.
+        """
+        if failed:
+            self._tell_guard(FAILED)
         with contextlib.suppress(BrokenPipeError):
             self._stdin.close()
         try:
-            self._guard.wait(_STOP_TIMEOUT_S)
+            self._guard.wait(self._grace_s + REAP_TIMEOUT_S + 5.0)
         except subprocess.TimeoutExpired:
             self._guard.kill()  # the kernel then kills tritonserver
             self._guard.wait()
         remove_regions(self._shm_prefix)
+        self._remove_files()
+
+    def _tell_guard(self, word: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.write(word)
+            self._stdin.flush()
+
+    def _write_key(self, path: Path | None, key: str) -> None:
+        if path:
+            self._key_files.append(path)
+            write_key(path, key)
+
+    def _remove_files(self) -> None:
         shutil.rmtree(self._scratch, ignore_errors=True)
-        self._key_file.unlink(missing_ok=True)
+        for file in self._key_files:
+            with contextlib.suppress(OSError):
+                file.unlink()
 
 
-def _write_key(path: Path) -> str:
-    """Make a key, and leave it where only this user can read it."""
-    key = secrets.token_hex(16)
-    try:
-        path.unlink(missing_ok=True)  # one that others have opened, or that leads elsewhere
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(key)
-    except OSError as error:
-        raise ServeError(
-            f"The key file {path} cannot be written ({error.strerror}): "
-            "name a log in another folder with --log-file."
-        ) from error
-    return key
-
-
-def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
-    if process.stdin is None or process.stdout is None:
-        raise ServeError("The guard was started without pipes.")
-    return process.stdin, process.stdout
-
-
-def _open_log(log_file: Path) -> IO[bytes]:
+def _open_log(log_file: Path | None) -> contextlib.AbstractContextManager[IO[bytes] | None]:
+    """Open the log; None stands for stderr of this process."""
+    if log_file is None:
+        return contextlib.nullcontext()
     try:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         return log_file.open("wb")

@@ -1,8 +1,8 @@
 """The processes of a tritonserver, read from /proc."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
-
-__all__ = ["group_members", "is_alive", "model_of_stub"]
 
 
 def group_members(group: int) -> set[int]:
@@ -31,3 +31,17 @@ def model_of_stub(pid: int) -> str | None:
     if len(command) < 2 or not command[0].endswith(b"triton_python_backend_stub"):
         return None
     return Path(command[1].decode(errors="replace")).parent.parent.name  # model/version/file
+
+
+def reap_orphans(own_child: int) -> None:
+    """As process 1 of a container, collect the zombies that other processes left behind.
+
+    Args:
+        own_child: pid of a child that the caller waits for.
+    """
+    with suppress(ChildProcessError):  # there are no children
+        while os.getpid() == 1:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None or ended.si_pid == own_child:
+                return
+            os.waitpid(ended.si_pid, 0)

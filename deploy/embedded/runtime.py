@@ -1,4 +1,4 @@
-"""Finds the tritonserver that the `nvidia-pytriton` wheel carries and lays out its backends."""
+"""Finds the tritonserver to run: an installed one, or the one in the `nvidia-pytriton` wheel."""
 
 import importlib.metadata
 import importlib.util
@@ -8,12 +8,11 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from embedded.errors import UnsupportedMachineError
-
-__all__ = ["TritonRuntime", "find_runtime"]
 
 STUB = "triton_python_backend_stub"
 MISSING_LIBRARY_STATUS = 127
@@ -21,7 +20,7 @@ _OTHER_WAYS = "or serve the repository with Triton's container"
 _INSTALL = f"{Path(sys.executable)} -m pip install nvidia-pytriton==0.7.0"
 
 # The memory of large batches, which the allocator would otherwise give back to the kernel after
-# each pass and take anew: 0.8 to 1.5 ms per image in the scorer at batch 32 with the demo model.
+# each pass and request again: 0.8 to 1.5 ms per image in the scorer at batch 32, demo model.
 _KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),  # the most that every glibc takes
     "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
@@ -30,38 +29,53 @@ _KEEP_MEMORY = {
 
 @dataclass(frozen=True)
 class TritonRuntime:
-    """The files of the wheel that the embedded server needs.
+    """A tritonserver with backends of its own, such as that of Triton's container.
 
     Attributes:
-        tritonserver: the server's binary.
-        python_backend: folder of the python backend's library.
-        stub: executable that runs a model in the running version of Python.
+        tritonserver: the program.
         libraries: folders for LD_LIBRARY_PATH.
     """
 
     tritonserver: Path
-    python_backend: Path
-    stub: Path
-    libraries: tuple[Path, ...]
+    libraries: tuple[Path, ...] = ()
 
-    def environment(self) -> dict[str, str]:
-        """Environment for tritonserver; its stubs find packages by the first `python3` on PATH."""
+    def environment(self, cores: int | None = None) -> dict[str, str]:
+        """Environment for tritonserver; its stubs find packages by the first `python3` on PATH.
+
+        Args:
+            cores: number of CPU cores to use; None: those that this process may use.
+        """
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "PYTHONPATH")}
-        inherited = environment.get("LD_LIBRARY_PATH")
-        libraries = [str(folder) for folder in self.libraries] + ([inherited] if inherited else [])
-        environment["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
+        _put_first(environment, "LD_LIBRARY_PATH", map(str, self.libraries))
+        _put_first(environment, "PATH", [str(Path(sys.executable).parent)])
+        cores = cores or len(os.sched_getaffinity(0))
+        environment["MA_AGIQA_CORES"] = str(cores)
         # Two networks compute at the same time, each in a process of its own. Given all cores each,
         # they spin against one another: 24 images/s instead of 82 with the demo model on two cores.
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // 2)))
-        environment = _KEEP_MEMORY | environment
-        executables = str(Path(sys.executable).parent)
-        environment["PATH"] = os.pathsep.join([executables, environment.get("PATH", os.defpath)])
-        return environment
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // 2)))
+        return _KEEP_MEMORY | environment
 
-    def lay_out_backends(self, folder: Path) -> None:
-        """Fill `folder` with the wheel's python backend and our pytorch backend.
+    def lay_out_backends(self, folder: Path) -> list[str]:
+        """Put the backends that the program lacks into `folder`; return its options to use them."""
+        return []
 
-        Copies, 3 MB: Triton refuses links that lead out of the backend directory.
+
+@dataclass(frozen=True)
+class WheelRuntime(TritonRuntime):
+    """The tritonserver in the wheel, which comes without a backend directory.
+
+    Attributes:
+        python_backend: folder of the python backend's library.
+        stub: executable that runs a model in the running version of Python.
+    """
+
+    python_backend: Path = Path()
+    stub: Path = Path()
+
+    def lay_out_backends(self, folder: Path) -> list[str]:
+        """Copy the wheel's python backend and our pytorch backend, 3 MB.
+
+        Triton refuses links that lead out of the backend directory.
         """
         ours = Path(__file__).resolve().parent / "pytorch_backend"
         ignored = shutil.ignore_patterns("__pycache__")
@@ -70,15 +84,31 @@ class TritonRuntime:
         stub = folder / "python" / STUB
         shutil.copyfile(self.stub, stub)
         stub.chmod(0o755)
+        return [f"--backend-directory={folder}"]
 
 
-def find_runtime() -> TritonRuntime:
-    """Find the wheel's files and check that they run here.
+def find_runtime(program: Path | None = None) -> TritonRuntime:
+    """Find tritonserver and check that it runs here.
+
+    Args:
+        program: an installed tritonserver; None: the one in the wheel.
 
     Raises:
-        UnsupportedMachineError: no wheel, a platform or Python it has no files for, numpy 2 or
-            newer beside it, or a shared library missing.
+        UnsupportedMachineError: there is no such program; or no wheel, a platform or Python that it
+            has no files for, numpy 2 or newer next to it, or a shared library missing.
     """
+    if program is None:
+        return _wheel_runtime()
+    found = shutil.which(program)
+    if found is None:
+        raise UnsupportedMachineError(
+            f"There is no program {program} to run: give --tritonserver the path of tritonserver, "
+            "which is /opt/tritonserver/bin/tritonserver in Triton's container."
+        )
+    return TritonRuntime(Path(found))
+
+
+def _wheel_runtime() -> WheelRuntime:
     _check_platform()
     package = _find_wheel()
     _check_numpy()
@@ -91,14 +121,20 @@ def find_runtime() -> TritonRuntime:
             f"The embedded server has no stub for Python {version}, only for {known}: "
             f"make the virtual environment with one of these, {_OTHER_WAYS}."
         )
-    runtime = TritonRuntime(
+    runtime = WheelRuntime(
         tritonserver=package / "tritonserver" / "bin" / "tritonserver",
+        libraries=(package.parent / "nvidia_pytriton.libs", *_python_library()),
         python_backend=package / "tritonserver" / "backends" / "python",
         stub=stub,
-        libraries=(package.parent / "nvidia_pytriton.libs", *_python_library()),
     )
     _check_stub(runtime)
     return runtime
+
+
+def _put_first(environment: dict[str, str], name: str, folders: Iterable[str]) -> None:
+    inherited = environment.get(name) or (os.defpath if name == "PATH" else "")
+    if value := os.pathsep.join(filter(None, (*folders, inherited))):
+        environment[name] = value
 
 
 def _check_platform() -> None:
@@ -138,7 +174,7 @@ def _python_library() -> tuple[Path, ...]:
     return (folder,) if name and (folder / name).is_file() else ()
 
 
-def _check_stub(runtime: TritonRuntime) -> None:
+def _check_stub(runtime: WheelRuntime) -> None:
     """Start the stub without arguments: it complains about them, unless a library is missing."""
     result = subprocess.run(
         [runtime.stub], env=runtime.environment(), capture_output=True, text=True, check=False

@@ -1,15 +1,16 @@
-"""Who may talk to the embedded server, and what they may ask of it.
+"""Who may connect to the server, and what they may ask of it.
 
-    gRPC   scoring, metadata, health, statistics     everybody, or who knows the token
-           shared memory, logging, traces            nobody
-           loading and unloading models              who knows the administrator's key
-    HTTP   health, metadata, statistics              everybody; with a token, health only
-           everything else, scoring too              nobody but the self-test
+    gRPC   scoring, metadata, health, statistics     everyone, or those who know the token
+           shared memory, logging, traces            no one
+           loading and unloading models              those who know the administrator's key
+    HTTP   health, metadata, statistics              everyone; with a token, health only
+           everything else, scoring included         only the program that started the server
 
 HTTP does not score: 500 KB of nested JSON, or a million chunks of one byte, end tritonserver 2.51
 (both measured). The clients of this repository use gRPC.
 """
 
+import os
 import re
 import secrets
 import ssl
@@ -19,10 +20,8 @@ from pathlib import Path
 
 from embedded.errors import ServeError
 
-__all__ = ["ADMIN_HEADER", "CLOSED_HEADER", "Security"]
-
 CLOSED_HEADER = "closed"
-"""The header that opens what is closed; its value is drawn at each start and told nobody."""
+"""The header that opens what is closed; its value is drawn at each start and not published."""
 
 ADMIN_HEADER = "admin-key"
 """Opens the loading of models over gRPC; clients write it as triton-grpc-protocol-admin-key."""
@@ -34,13 +33,13 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}")
 
 @dataclass(frozen=True)
 class Security:
-    """Encryption and proofs of identity; PEM files. The default is plain gRPC for this machine.
+    """Encryption and authentication; PEM files. The default is plain gRPC without a token.
 
     Attributes:
-        certificate: of the server, with those that lead to its issuer; None serves without TLS.
-        private_key: the key of that certificate.
+        certificate: certificate chain of the server; None serves without TLS.
+        private_key: private key of that certificate.
         client_ca: issuers of the certificates that clients have to show (mTLS); None asks for none.
-        token: what clients send as a bearer token; None asks for none.
+        token: bearer token that clients have to send; None asks for none.
     """
 
     certificate: Path | None = None
@@ -71,11 +70,6 @@ class Security:
         """The value of `CLOSED_HEADER`."""
         return secrets.token_hex(16)
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether anybody on this machine may connect and score."""
-        return self.certificate is None and self.token is None
-
     def options(self, admin_key: str) -> list[str]:
         """Options of tritonserver; `admin_key` is the value of `ADMIN_HEADER`."""
         closed = f"{CLOSED_HEADER}={self.closed_key}"
@@ -89,7 +83,7 @@ class Security:
             # Clients send it as triton-grpc-protocol-authorization: Triton sets the beginning.
             header = f"authorization=Bearer {self.token}"
             options.append(f"--grpc-restricted-protocol=inference,{_OPEN}:{header}")
-        if self.certificate:
+        if self.certificate and self.private_key:
             options += [
                 f"--grpc-use-ssl{'-mutual' if self.client_ca else ''}=1",
                 f"--grpc-server-cert={self.certificate.resolve()}",
@@ -113,8 +107,33 @@ class Security:
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             raise ServeError(
                 f"The files of --tls-cert, --tls-key and --tls-client-ca cannot be used ({error}): "
-                "give PEM files, a key without a password that belongs to the certificate."
+                "give PEM files, and a key without a password that belongs to the certificate."
             ) from error
+
+
+def write_key(path: Path, key: str) -> None:
+    """Write a key where only this user can read it.
+
+    Raises:
+        ServeError: the file cannot be written.
+    """
+    try:
+        path.unlink(missing_ok=True)  # it may be open elsewhere, or a link to somewhere else
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(key)
+    except OSError as error:
+        raise ServeError(
+            f"The key file {path} cannot be written ({error.strerror}): name another folder with "
+            "--log-file, or another file with --probe-key-file."
+        ) from error
+
+
+def read_key(path: Path | None) -> str:
+    """A key that `write_key` wrote; empty without a file, as for a server that is not closed."""
+    try:
+        return path.read_text(encoding="ascii") if path else ""
+    except (OSError, ValueError):
+        return ""
 
 
 def _no_password() -> str:

@@ -1,30 +1,24 @@
-"""The real tritonserver, run beside its caller on the local machine.
+"""A real tritonserver on the local machine, run for the program that calls it.
 
     with EmbeddedTriton(Path("model_repository"), free_ports=True) as server:
         client = tritonclient.grpc.InferenceServerClient(server.grpc_url)
 
-It listens on 127.0.0.1 only: the binary inside `nvidia-pytriton` (2.51) is older than several
-security fixes. Production serves the same repository with a current container.
+Without a `Launch` it runs the program inside the wheel `nvidia-pytriton` (2.51), which lacks later
+security fixes, on 127.0.0.1 only. Production runs a current tritonserver in a container by the same
+code, see `serve.py`.
 """
 
 import contextlib
-import http.client
 import logging
 import time
 from pathlib import Path
-from types import TracebackType
 
 from embedded.drain import drain
-from embedded.errors import (
-    PortBusyError,
-    RepositoryError,
-    ServeError,
-    ServerFailedError,
-    UnsupportedMachineError,
-)
+from embedded.errors import ServeError, ServerFailedError
+from embedded.health import NotScoringError, ServedModel, self_test
 from embedded.http import TritonHttp
 from embedded.launch import (
-    HOST,
+    Launch,
     Ports,
     Tracing,
     check_repository,
@@ -32,25 +26,14 @@ from embedded.launch import (
     find_ports,
     models_to_load,
 )
-from embedded.log import explain_failure, lost_the_race_for_a_port
+from embedded.log import explain_failure, lost_the_race_for_a_port, where_is
 from embedded.process import TritonServer
 from embedded.security import Security
-from embedded.self_test import run_self_test
-from embedded.served_model import ServedModel
-
-__all__ = [
-    "EmbeddedTriton",
-    "PortBusyError",
-    "RepositoryError",
-    "Security",
-    "ServeError",
-    "ServedModel",
-    "ServerFailedError",
-    "Tracing",
-    "UnsupportedMachineError",
-]
 
 REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
+STDERR = Path("-")
+"""As `log_file`: write to stderr of this process."""
+
 PORT_ATTEMPTS = 3
 POLL_S = 0.05
 ANSWER_TIMEOUT_S = 5.0
@@ -66,12 +49,13 @@ class EmbeddedTriton:
 
     Attributes:
         ports: the ports listened on; chosen in `start` if `free_ports`.
-        log_file: everything that tritonserver and its models write, from this start only.
+        log_file: everything that tritonserver and its models write, from this start only; None if
+            they write to stderr of this process.
         model: what the ensemble's configuration says about the model; None without self-test.
     """
 
     ports: Ports
-    log_file: Path
+    log_file: Path | None
     model: ServedModel | None
 
     def __init__(
@@ -88,6 +72,7 @@ class EmbeddedTriton:
         explain: bool = False,
         security: Security | None = None,
         tracing: Tracing | None = None,
+        launch: Launch | None = None,
     ):
         """Describe the server; `start`, or entering the context, starts it.
 
@@ -95,56 +80,53 @@ class EmbeddedTriton:
             repository: folder of the models.
             grpc_port: port of gRPC; likewise `http_port` and `metrics_port`.
             free_ports: ignore the three ports and take free ones.
-            log_file: where tritonserver writes, replaced at each start; default:
-                logs/serve-<grpc port>.log under the root of this checkout.
+            log_file: file that tritonserver writes to, replaced at each start, or `STDERR`;
+                default: logs/serve-<grpc port>.log under the root of this checkout.
             ready_timeout_s: how long the models may take to load.
             self_test: the repository holds the ensemble `ma_agiqa`: require its parts before the
                 start, and one real inference after it.
             explain: also serve `mplug_owl2_answer`, which answers questions about images.
-            security: who may talk to the server; default: everybody on this machine.
+            security: who may connect; default: everyone who reaches the ports.
             tracing: where to send OpenTelemetry traces; None sends none.
+            launch: which tritonserver is started, and how; default: the embedded one.
         """
         self.repository = Path(repository).resolve()
         self._wanted_ports = None if free_ports else Ports(grpc_port, http_port, metrics_port)
-        self._wanted_log_file = Path(log_file).resolve() if log_file else None
+        self._wanted_log_file = Path(log_file) if log_file else None
         self._ready_timeout_s = ready_timeout_s
         self._self_test = self_test
         self._explain = explain
         self.security = security or Security()
         self._tracing = tracing
+        self._launch = launch or Launch()
         self._server: TritonServer | None = None
         self.model = None
 
     @property
     def grpc_url(self) -> str:
         """host:port, as tritonclient.grpc takes it."""
-        return f"{HOST}:{self.ports.grpc}"
+        return f"{self._launch.local_address}:{self.ports.grpc}"
 
     @property
     def http_url(self) -> str:
         """http://host:port, without a path."""
-        return f"http://{HOST}:{self.ports.http}"
-
-    @property
-    def http(self) -> TritonHttp:
-        """What is closed to everybody else."""
-        return TritonHttp(self.http_url, self.security)
+        return f"http://{self._launch.local_address}:{self.ports.http}"
 
     @property
     def metrics_url(self) -> str:
         """Address of the Prometheus metrics."""
-        return f"http://{HOST}:{self.ports.metrics}/metrics"
+        return f"http://{self._launch.local_address}:{self.ports.metrics}/metrics"
+
+    @property
+    def http(self) -> TritonHttp:
+        """Asks the server for what is closed to others."""
+        return TritonHttp(self.http_url, self.security.closed_key)
 
     def __enter__(self) -> "EmbeddedTriton":
         self.start()
         return self
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:
@@ -169,11 +151,15 @@ class EmbeddedTriton:
                     raise
                 logger.info("another program took a free port, trying other ones")
 
-    def stop(self) -> None:
-        """Stop the server and remove what it used; does nothing if it does not run."""
+    def stop(self, failed: bool = False) -> None:
+        """Stop the server and remove what it used; does nothing if it does not run.
+
+        Args:
+            failed: the server does not score any more, so do not wait for what it computes.
+        """
         server, self._server = self._server, None
         if server:
-            server.stop()
+            server.stop(failed)
 
     @property
     def pid(self) -> int:
@@ -188,19 +174,22 @@ class EmbeddedTriton:
         return self._server is not None and not self._server.has_ended()
 
     def restart(self) -> None:
-        """Stop what is left of the server and start it at the same ports; keeps the log before.
+        """Stop what is left of a server that failed and start it at the same ports.
+
+        The log before is kept, as `.previous.log`.
 
         Raises:
             ServeError: as in `start`.
         """
-        self.stop()
+        self.stop(failed=True)
         self._wanted_ports = self.ports
-        with contextlib.suppress(OSError):
-            self.log_file.replace(self.log_file.with_suffix(".previous.log"))
+        if self.log_file:
+            with contextlib.suppress(OSError):
+                self.log_file.replace(self.log_file.with_suffix(".previous.log"))
         self.start()
 
     def drain(self, timeout_s: float) -> bool:
-        """Refuse new requests and finish those under way; return whether that took no longer."""
+        """Refuse new requests and finish those in flight; return whether that took no longer."""
         self._require_running()
         return drain(self.http, timeout_s)
 
@@ -219,7 +208,7 @@ class EmbeddedTriton:
         return server.dead_models()
 
     def accept_processes(self) -> None:
-        """Miss no process that has ended before: the server scores without it."""
+        """Expect the processes that are alive now, and no other: the server scores with them."""
         self._require_running().note_processes()
 
     def _require_running(self) -> TritonServer:
@@ -231,9 +220,8 @@ class EmbeddedTriton:
         return ServerFailedError(f"{what} {explain_failure(self.log_file)}", self.log_file)
 
     def _start_once(self) -> None:
-        self.ports = find_ports(self._wanted_ports)
-        name = f"serve-{self.ports.grpc}.log"
-        self.log_file = self._wanted_log_file or REPOSITORY_ROOT / "logs" / name
+        self.ports = find_ports(self._wanted_ports, self._launch.address)
+        self.log_file = self._choose_log_file()
         try:
             models = models_to_load(self.repository, self._explain)
             compile_models(self.repository, models)
@@ -243,22 +231,29 @@ class EmbeddedTriton:
                 self.ports,
                 self.log_file,
                 self.security,
+                self._launch,
                 self._tracing,
             )
             self._wait_until_ready(self._server)
             self._server.mark_ready()
             if self._self_test:
-                self.model = run_self_test(self.http, self.log_file)
+                self.model = self._test()
         except BaseException:
             self.stop()
             raise
 
+    def _choose_log_file(self) -> Path | None:
+        if self._wanted_log_file == STDERR:
+            return None
+        default = REPOSITORY_ROOT / "logs" / f"serve-{self.ports.grpc}.log"
+        return (self._wanted_log_file or default).resolve()
+
     def _wait_until_ready(self, server: TritonServer) -> None:
         deadline = time.monotonic() + self._ready_timeout_s
-        while not _answers(self.ports.http, "/v2/health/ready"):
+        while not self.http.is_ok(f"{self.http_url}/v2/health/ready", ANSWER_TIMEOUT_S):
             self._check_start(server, deadline)
-        # tritonserver goes on without metrics if their port is taken.
-        while not _answers(self.ports.metrics, "/metrics"):
+        # tritonserver continues without metrics if their port is taken.
+        while self._launch.has_metrics and not self.http.is_ok(self.metrics_url, ANSWER_TIMEOUT_S):
             if lost_the_race_for_a_port(self.log_file):
                 raise self._failure("tritonserver did not start.")
             self._check_start(server, deadline)
@@ -269,19 +264,14 @@ class EmbeddedTriton:
         if time.monotonic() > deadline:
             raise ServerFailedError(
                 f"tritonserver was not ready within {self._ready_timeout_s:g} s: allow more "
-                f"with --ready-timeout. Its log: {self.log_file}",
+                f"with --ready-timeout. {where_is(self.log_file)}",
                 self.log_file,
             )
         time.sleep(POLL_S)
 
-
-def _answers(port: int, path: str) -> bool:
-    """Whether GET returns 200."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=ANSWER_TIMEOUT_S)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+    def _test(self) -> ServedModel:
+        try:
+            return self_test(self.http)
+        except NotScoringError as error:
+            text = f"The server started, but {error}. {where_is(self.log_file)}"
+            raise ServerFailedError(text, self.log_file) from error

@@ -13,11 +13,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "export"))
 
-from exporter.cards import official_card, utc_now
 from exporter.new_version import Source, export
 from ma_agiqa.benchmark.random_weights import write_random_weights
 from ma_agiqa.benchmark.scorer import random_scorer
-from ma_agiqa.checkpoints import ModelCard, load_scorer
+from ma_agiqa.checkpoints import ModelCard, load_scorer, save_checkpoint
+from ma_agiqa.checkpoints.card import official_card, utc_now
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config
 from ma_agiqa.lmm.sources import DEMO_EMBEDDER
 from ma_agiqa.networks.scorer import MAAGIQAConfig
@@ -34,7 +34,7 @@ NOTE = "Random weights, to measure speed. The scores mean nothing."
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
-    help="Folder for repository/ and, at the paper's size, 16.4 GB of weights/.",
+    help="Folder for repository/, checkpoint/ and, at the paper's size, 16.4 GB of weights/.",
 )
 def main(preset: str, device: str, dtype: str, output: Path) -> None:
     config = MAAGIQAConfig() if preset == "paper" else load_scorer(DEMO_CHECKPOINT)[0].config
@@ -44,12 +44,14 @@ def main(preset: str, device: str, dtype: str, output: Path) -> None:
         owl = str(weights.resolve())
         if not (weights / "config.json").exists():
             write_random_weights(MPlugOwl2Config(), weights, getattr(torch, dtype))
-    source = Source(random_scorer(config, torch.device("cpu")), _card(preset), "0" * 64)
+    scorer, card = random_scorer(config, torch.device("cpu")), _card(preset, owl)
+    save_checkpoint(output / "checkpoint", scorer, card)
+    source = Source(scorer, card, "0" * 64)
     export(source, output / "repository", owl, dtype, device == "gpu")
     click.echo(output / "repository")
 
 
-def _card(preset: str) -> ModelCard:
+def _card(preset: str, owl: str) -> ModelCard:
     return ModelCard(
         name=f"random-{preset}",
         preset=preset,
@@ -59,6 +61,7 @@ def _card(preset: str) -> ModelCard:
         mos_quantiles=official_card().mos_quantiles,
         created=utc_now(),
         note=NOTE,
+        embedder={"source": owl},
     )
 
 

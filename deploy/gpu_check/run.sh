@@ -10,7 +10,7 @@
 # BATCHES="1 8 16 32", OUTPUT=runs/gpu_check, WHEELS=wheels, PYTHON=python3, and SECONDS_EACH=420,
 # after which a part that hangs is ended. Random weights of full size are made on the spot: 16.4 GB.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 PYTHON=${PYTHON:-python3}
 WHEELS=${WHEELS:-wheels}
@@ -91,8 +91,9 @@ for dtype in $DTYPES; do
   part "scorer-$dtype" "${BENCHMARK[@]}" scorer --preset "$PRESET" --random-weights \
     --dtype "$dtype" --device "$DEVICE" "${SIZES[@]/#/--batch=}"
 done
-part served "${BENCHMARK[@]}" served --repository "$OUTPUT/random/repository" \
-  --concurrency={1,8,32,64} --seconds 5 --rounds 2
+part served "$PY" deploy/load/bench.py served --repository "$OUTPUT/random/repository" \
+  --checkpoint "$OUTPUT/random/checkpoint" --dtype "$LONG" --device "$DEVICE" \
+  --in-flight 1 --in-flight 8 --in-flight 32 --in-flight 64 --seconds 5 --rounds 2
 part gpu-tests "$PY" -m pytest -q -m gpu tests
 
 {

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-__all__ = ["FORMATS", "LoadImage", "make_images", "read_images"]
+from load.generator import LoadError
 
 FORMATS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
-_VARIANTS = 4  # different images of each size and format
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 _CELL = 16  # side of a patch of one color, in pixels: about as compressible as a photograph
 
 
@@ -20,7 +20,7 @@ class LoadImage:
     """One encoded image.
 
     Attributes:
-        kind: what it is called in tables, such as `1024 jpeg`.
+        kind: its name in tables, such as `1024 jpeg`.
         data: the file's bytes.
     """
 
@@ -28,31 +28,38 @@ class LoadImage:
     data: bytes
 
 
-def make_images(sizes: Sequence[int], formats: Sequence[str]) -> list[LoadImage]:
+def make_images(sizes: Sequence[int], formats: Sequence[str], variants: int = 4) -> list[LoadImage]:
     """Make square pictures of every size in every format.
 
     Args:
         sizes: sides in pixels.
         formats: keys of `FORMATS`.
+        variants: number of different images of each size and format.
     """
     return [
         LoadImage(f"{size} {name}", _encode(_picture(size, seed), FORMATS[name]))
         for size in sizes
         for name in formats
-        for seed in range(_VARIANTS)
+        for seed in range(variants)
     ]
 
 
-def read_images(folder: Path) -> list[LoadImage]:
-    """Read every file of a folder.
+def read_images(paths: Sequence[Path]) -> list[LoadImage]:
+    """Read image files, and those in folders.
 
     Raises:
-        ValueError: it holds none.
+        LoadError: there are none, or one cannot be read.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md")
+    files: list[Path] = []
+    for path in paths:
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES)
+        files += inside if path.is_dir() else [path]
     if not files:
-        raise ValueError(f"--image-folder {folder} holds no files. Name a folder of images.")
-    return [LoadImage(path.suffix.lstrip(".").lower(), path.read_bytes()) for path in files]
+        raise LoadError(f"No images were found in {', '.join(map(str, paths))}: name image files.")
+    try:
+        return [LoadImage(path.suffix.lstrip("."), path.read_bytes()) for path in files]
+    except OSError as error:
+        raise LoadError(f"{error.filename} cannot be read: {error.strerror}.") from error
 
 
 def _picture(size: int, seed: int) -> Image.Image:

@@ -3,7 +3,7 @@
 Three kinds of users, whose shares --generation-servers, --batch-jobs and --people set:
 
     GenerationServer  a burst of images for every prompt, then a pause until the next prompt
-    BatchJob          always the same number of images on their way
+    BatchJob          always the same number of images in flight
     Person            one file of any size and format, then some seconds of looking; now and then
                       a file that is no image, which has to be refused as such
 """
@@ -12,7 +12,7 @@ import functools
 import itertools
 import random
 import re
-import time
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,17 @@ from typing import Any
 import gevent
 import gevent.pool
 import grpc.experimental.gevent as grpc_gevent
-import numpy as np
 from locust import User, between, constant_pacing, events, task
 from locust.env import Environment
 
 grpc_gevent.init_gevent()  # before the first channel: else every call blocks all users
 
-import tritonclient.grpc  # noqa: E402
-from images import FORMATS, LoadImage, make_images, read_images  # noqa: E402
-from report import Limits, broken_limits, error_table, latency_table  # noqa: E402
-from tritonclient.utils import InferenceServerException  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-MODEL = "ma_agiqa"
-MAX_MESSAGE_BYTES = 2**31 - 1
+from load.generator import WRONG, Answer, Target  # noqa: E402
+from load.images import FORMATS, LoadImage, make_images, read_images  # noqa: E402
+from load.report import Limit, broken_limits, error_table, latency_table  # noqa: E402
+
 SAME_SCORE_TOLERANCE = 0.01  # of MOS: an image may be batched with others each time
 NOT_AN_IMAGE = LoadImage("no image", b"This is not an image.")
 
@@ -43,11 +41,11 @@ def add_arguments(parser: Any) -> None:
     add = parser.add_argument
     add("--images-per-prompt", type=int, default=8, help="Images in a generation server's burst.")
     add("--prompt-seconds", type=float, default=2.0, help="Time from one burst to the next.")
-    add("--job-width", type=int, default=16, help="Images on their way in a batch job.")
+    add("--job-width", type=int, default=16, help="Images in flight in a batch job.")
     add("--sizes", default="512,1024", help="Sides of the images in pixels.")
     add("--formats", default="jpeg,png,webp", help=f"Of the images: {', '.join(FORMATS)}.")
     add("--image-folder", default="", help="Send these files instead.")
-    add("--deadline-seconds", type=float, default=10.0, help="Of every request.")
+    add("--deadline-seconds", type=float, default=10.0, help="Deadline of every request.")
     add = parser.add_argument_group("limits and shares").add_argument
     add("--max-p95-ms", type=float, default=None, help="Fail if the p95 is above.")
     add("--max-p99-ms", type=float, default=None, help="Fail if the p99 is above.")
@@ -57,10 +55,7 @@ def add_arguments(parser: Any) -> None:
         add(f"--{name}", type=int, default=1, help=f"Share of {name.replace('-', ' ')}.")
 
 
-@functools.cache  # never closed: under gevent that can block for good
-def _connect(address: str) -> tritonclient.grpc.InferenceServerClient:
-    size = ("grpc.max_send_message_length", MAX_MESSAGE_BYTES)
-    return tritonclient.grpc.InferenceServerClient(address, channel_args=[size])
+_connect = functools.cache(Target)  # never closed: under gevent that can block for good
 
 
 class Ensemble:
@@ -68,61 +63,42 @@ class Ensemble:
 
     def __init__(self, environment: Environment) -> None:
         options: Any = environment.parsed_options
-        self._client = _connect((environment.host or "localhost:8001").removeprefix("grpc://"))
+        self._target = _connect((environment.host or "localhost:8001").removeprefix("grpc://"))
         self._fire = environment.events.request.fire
         self._deadline_s = options.deadline_seconds
         self._scores: dict[bytes, float] = {}
         folder = options.image_folder
         sizes = [int(size) for size in options.sizes.split(",")]
         self.images = (
-            read_images(Path(folder)) if folder else make_images(sizes, options.formats.split(","))
+            read_images([Path(folder)])
+            if folder
+            else make_images(sizes, options.formats.split(","))
         )
 
     def score(self, user: str, image: LoadImage) -> None:
         """Send one image, check the answer, and tell locust."""
-        start = time.perf_counter()
-        error = self._failure(image)
+        (request,) = self._target.requests([image.data])
+        answer = self._target.infer(request, self._deadline_s, timeout_s=self._deadline_s)
+        error = self._error(image, answer)
         self._fire(
             request_type="gRPC",
             name=f"{user}, {image.kind}",
-            response_time=(time.perf_counter() - start) * 1000,
+            response_time=answer.seconds * 1000,
             response_length=len(image.data),
-            exception=error,
+            exception=RuntimeError(error) if error else None,
             context={},
         )
 
-    def _failure(self, image: LoadImage) -> Exception | None:
-        tensor = tritonclient.grpc.InferInput("IMAGE", [1, 1], "BYTES")
-        tensor.set_data_from_numpy(np.array([[image.data]], np.object_))
-        deadline_us = time.time_ns() // 1000 + round(self._deadline_s * 1e6)
-        try:
-            answer = self._client.infer(
-                MODEL,
-                [tensor],
-                parameters={"deadline_unix_us": deadline_us},
-                client_timeout=self._deadline_s,
-            )
-        except InferenceServerException as error:
-            return self._unless_expected(image, error)
-        return self._wrong(image, answer.as_numpy("SCORE"), answer.as_numpy("GATE"))
-
-    @staticmethod
-    def _unless_expected(image: LoadImage, error: InferenceServerException) -> Exception | None:
-        status = str(error.status()).removeprefix("StatusCode.")
-        if image is NOT_AN_IMAGE and status == "INVALID_ARGUMENT":
+    def _error(self, image: LoadImage, answer: Answer) -> str | None:
+        if image is NOT_AN_IMAGE and answer.status == "INVALID_ARGUMENT":
             return None
-        # Without its numbers, so that errors of a kind are counted together.
-        return RuntimeError(f"{status}: {re.sub(r'[0-9.]*[0-9]', 'N', error.message())}")
-
-    def _wrong(self, image: LoadImage, score: np.ndarray, gate: np.ndarray) -> Exception | None:
-        if image is NOT_AN_IMAGE:
-            return RuntimeError("WRONG ANSWER: what is no image was scored")
-        if score is None or score.shape != (1, 1) or gate is None or gate.shape != (1, 3):
-            return RuntimeError(f"WRONG ANSWER: SCORE {score}, GATE {gate}")
-        mos = float(score[0, 0])
+        if answer.status:
+            # Without its numbers, so that errors of a kind are counted together.
+            return f"{answer.status}: {re.sub(r'[0-9.]*[0-9]', 'N', answer.message)}"
+        (mos,) = answer.scores
         first = self._scores.setdefault(image.data, mos)
-        if not np.isfinite(mos) or abs(mos - first) > SAME_SCORE_TOLERANCE:
-            return RuntimeError(f"WRONG ANSWER: score {mos}, and before {first}")
+        if image is NOT_AN_IMAGE or abs(mos - first) > SAME_SCORE_TOLERANCE:
+            return f"{WRONG}: {image.kind} has score {mos}, and before {first}"
         return None
 
 
@@ -223,10 +199,16 @@ def report(environment: Environment, **_: Any) -> None:
     print(latency_table(stats))  # noqa: T201
     if errors := error_table(stats.errors):
         print(f"\nerrors\n{errors}")  # noqa: T201
-    limits = Limits(
-        options.max_p95_ms, options.max_p99_ms, options.max_error_rate, options.min_images_per_s
+    total = stats.total
+    scored_per_s = total.total_rps * (1 - total.fail_ratio)
+    limits = (
+        Limit("requests", total.num_requests, 1, at_most=False),
+        Limit("p95 ms", total.get_response_time_percentile(0.95), options.max_p95_ms),
+        Limit("p99 ms", total.get_response_time_percentile(0.99), options.max_p99_ms),
+        Limit("share of errors", total.fail_ratio, options.max_error_rate),
+        Limit("images/s", scored_per_s, options.min_images_per_s, at_most=False),
     )
-    broken = broken_limits(stats.total, limits)
+    broken = broken_limits(limits)
     for sentence in broken:
         print(f"FAILED  {sentence}")  # noqa: T201
     environment.process_exit_code = 1 if broken else 0

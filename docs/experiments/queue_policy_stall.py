@@ -2,9 +2,9 @@
 
 python docs/experiments/queue_policy_stall.py
 
-Serves chains of two models that only sleep, with and without `max_queue_size`, by the embedded
-tritonserver, and keeps far more requests on their way than a queue may hold. A server whose
-rejections are cheap scores as many as without the limit.
+Serves chains of two models that only sleep, with and without `max_queue_size`, and keeps far more
+requests in flight than a queue may hold. A server whose rejections are cheap answers as many
+requests as without the limit.
 """
 
 import queue
@@ -42,7 +42,7 @@ output [ { name: "Y" data_type: TYPE_FP32 dims: [ 1 ] } ]
 
 
 @click.command(help=__doc__)
-@click.option("--concurrency", default=200, show_default=True, help="Requests on their way.")
+@click.option("--concurrency", default=200, show_default=True, help="Requests in flight.")
 @click.option("--seconds", default=3.0, show_default=True, help="For each policy.")
 def main(concurrency: int, seconds: float) -> None:
     with tempfile.TemporaryDirectory() as folder:

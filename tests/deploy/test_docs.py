@@ -1,11 +1,11 @@
-"""What deploy/README.md and docs/scale.md name exists, and a number of them is computed again."""
+"""What deploy/README.md and docs/scale.md name exists."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+import serve
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ("deploy/README.md", "docs/scale.md")
@@ -39,29 +39,14 @@ def test_metrics_that_are_named_are_those_that_are_counted():
     assert set(re.findall(r"`(ma_agiqa_\w+)", text)) == counted
 
 
-def test_the_variables_of_the_start_script_are_those_that_are_named():
-    script = (ROOT / "deploy" / "docker" / "serve.sh").read_text()
-    text = (ROOT / "deploy" / "README.md").read_text()
-    listed = set(re.findall(r"^# ([A-Z][A-Z_]+)[ =]", script, re.MULTILINE))
-    for name in (
-        "EXPLAIN",
-        "MA_AGIQA_ADMIN_KEY",
-        "MA_AGIQA_CORES",
-        "SHM_PREFIX",
-        "DRAIN_S",
-        "WATCH_S",
-        "TRACE_URL",
-        "LOG_FORMAT",
-        "MA_AGIQA_REQUEST_LOG",
-    ):
-        assert name in listed
-        assert f"`{name}" in text
-
-
-def test_the_simulated_wait_is_that_of_the_page():
-    day = ["--fixed-ms", "0", "--image-ms", "191.8", "--night", "1", "--peak", "10"]
-    scaling = ["--queue", "8", "--busy", "0.7"]
-    command = [sys.executable, ROOT / "deploy" / "kubernetes" / "simulate.py", "day"]
-    done = subprocess.run([*command, *day, *scaling], capture_output=True, text=True, check=True)
-    assert "p99 0.572 s" in done.stdout
-    assert "0.572 s" in (ROOT / "docs" / "scale.md").read_text()
+def test_the_variables_of_serve_py_are_those_that_are_listed():
+    options = {option.envvar: option.opts[0] for option in serve.main.params if option.envvar}
+    table = (ROOT / "deploy" / "README.md").read_text().partition("| variable |")[2]
+    rows = [line.split(" | ") for line in table.partition("\n\n")[0].splitlines()[2:]]
+    listed = [re.findall(r"`([A-Z_]+)", row[0]) for row in rows]
+    assert {name for names in listed for name in names} == {*options, "MA_AGIQA_REQUEST_LOG"}
+    image = (ROOT / "deploy" / "docker" / "Dockerfile").read_text().rpartition("\nENV ")[2]
+    for names, row in zip(listed, rows, strict=True):
+        assert [options[n] for n in names if n in options] == re.findall(r"`(--[a-z-]+)`", row[1])
+        given = re.search(rf"\b{names[-1]}=(\S+)", image)
+        assert given is None or given[1] in row[2]

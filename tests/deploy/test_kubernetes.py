@@ -183,14 +183,13 @@ def test_a_pod_ends_after_its_requests(overlay):
     pod = server_pod(overlay)
     server = pod["containers"][0]
     drain_s = server["lifecycle"]["preStop"]["sleep"]["seconds"]
-    script = (ROOT / "deploy" / "docker" / "serve.sh").read_text()
-    exit_s = int(script.split("--exit-timeout-secs=")[1].split()[0])
-    exit_s += int(script.split("${DRAIN_S:-")[1].split("}")[0])
-    connection_s = int(script.split("--grpc-max-connection-age=")[1].split()[0]) / 1000
+    image = (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
+    exit_s = 2 * int(image.split("DRAIN_S=")[1].split()[0])
+    connection_s = int(image.split("--grpc-max-connection-age=")[1].split('"')[0]) / 1000
     assert drain_s > connection_s  # clients have looked up the addresses again
     assert pod["terminationGracePeriodSeconds"] > drain_s + exit_s
     liveness, startup = server["livenessProbe"], server["startupProbe"]
-    assert liveness["exec"]["command"][1] == "/opt/ma-agiqa/deploy/docker/probe.py"
+    assert liveness["exec"]["command"][1:3] == ["/opt/ma-agiqa/deploy/serve.py", "--check"]
     assert liveness["timeoutSeconds"] > float(liveness["exec"]["command"][-1])
     assert startup["periodSeconds"] * startup["failureThreshold"] >= 600
 

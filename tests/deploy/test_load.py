@@ -14,22 +14,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from load.images import make_images
+
 ROOT = Path(__file__).resolve().parents[2]
 LOAD = ROOT / "deploy" / "load"
 
 
-@pytest.fixture
-def load(monkeypatch):
-    """The modules beside the locustfile; it itself would patch this process."""
-    monkeypatch.syspath_prepend(LOAD)
-    import images
-    import report
-
-    return images, report
-
-
-def test_images_are_of_the_sizes_and_formats_asked_for(load):
-    images = load[0].make_images([64, 96], ["jpeg", "webp"])
+def test_images_are_of_the_sizes_and_formats_asked_for():
+    images = make_images([64, 96], ["jpeg", "webp"])
     opened = {
         (i.kind, Image.open(io.BytesIO(i.data)).format, Image.open(io.BytesIO(i.data)).size)
         for i in images
@@ -40,13 +32,6 @@ def test_images_are_of_the_sizes_and_formats_asked_for(load):
         for name in ("jpeg", "webp")
     }
     assert len({image.data for image in images}) == len(images)
-
-
-def test_a_folder_of_files(load, tmp_path):
-    with pytest.raises(ValueError, match="holds no files"):
-        load[0].read_images(tmp_path)
-    images = load[0].read_images(ROOT / "examples")
-    assert {image.kind for image in images} == {"jpg"}
 
 
 def run_locust(url: str, *options: str) -> subprocess.CompletedProcess[str]:

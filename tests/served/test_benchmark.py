@@ -1,4 +1,4 @@
-"""The benchmarks of serving against the real server: what they say adds up."""
+"""The benchmarks of serving against the real server: what they print adds up."""
 
 import re
 from pathlib import Path
@@ -7,56 +7,46 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from ma_agiqa.benchmark._one_process import Layout, OneProcess
-from ma_agiqa.benchmark.served import measure_served, read_files
-from ma_agiqa.commands.benchmark import main
-from ma_agiqa.errors import ConfigError
+from load.bench import main
+from load.generator import LoadError, Target
+from load.images import read_images
+from load.one_process import Layout, OneProcess
+from load.served import measure_served
+from ma_agiqa.pipeline import ImageScorer
 from ma_agiqa_client import Scorer
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = [ROOT / "examples"]
-REPOSITORY = ROOT / "model_repository"
+FILES = [image.data for image in read_images([ROOT / "examples"])]
 
 
 @pytest.fixture(scope="module")
 def one_process():
-    return OneProcess(REPOSITORY)
+    return OneProcess(ImageScorer.load(ROOT / "training" / "checkpoints" / "demo"))
 
 
 def test_one_process_computes_what_is_served(server, one_process):
-    files = read_files(EXAMPLES)[:8]
     with Scorer(server.grpc_url) as scorer:
-        served = [score.mos for score in scorer.score_many(files)]
-    np.testing.assert_allclose(one_process.score(files), served, atol=1e-3)
+        served = [score.mos for score in scorer.score_many(FILES[:8])]
+    np.testing.assert_allclose(one_process.score(FILES[:8]), served, atol=1e-3)
 
 
-def test_both_are_measured_on_the_same_images(server):
-    speed = measure_served(REPOSITORY, EXAMPLES, (2, 4), server.grpc_url, seconds=0.5, rounds=1)
-    assert [load.concurrency for load in speed.loads] == [2, 4]
-    for load in speed.loads:
+def test_both_are_measured_on_the_same_images(server, one_process):
+    with Target(server.grpc_url) as target:
+        speed = measure_served(target, one_process, FILES, (2, 4), seconds=0.5, rounds=1)
+    for count, (load,) in speed.loads.items():
+        assert load.in_flight == count
         assert load.images == len(load.latencies_ms) > 0
         assert load.percentile_ms(50) <= load.percentile_ms(99)
-        share = load.images_per_s / speed.one_process.images_per_s
-        assert speed.shares[load.concurrency] == pytest.approx(share)
+        assert speed.share(count) == load.images_per_s / speed.rates[0].images_per_s
     assert speed.layouts[speed.best].images_per_s == max(
         rate.images_per_s for rate in speed.layouts.values()
     )
-    assert speed.start_s is None  # of a server that ran already
+    assert speed.cpu_ms == []  # of a server that ran already
 
 
 def test_the_command_starts_a_server_and_shows_where_the_time_goes():
-    options = [
-        "served",
-        "--concurrency",
-        "1",
-        "--concurrency",
-        "2",
-        "--seconds",
-        "0.5",
-        "--rounds",
-        "1",
-    ]
-    done = CliRunner().invoke(main, [*options, "--images", str(EXAMPLES[0])])
+    options = ["--in-flight", "1", "--in-flight", "2", "--seconds", "0.5", "--rounds", "1"]
+    done = CliRunner().invoke(main, ["served", *options])
     assert done.exit_code == 0, done.output
     assert re.search(r"start +[\d.]+ s", done.stdout)
     assert len(re.findall(r"^ +[12]( +[\d.]+){4}  \d+%$", done.stdout, re.MULTILINE)) == 2
@@ -64,18 +54,34 @@ def test_the_command_starts_a_server_and_shows_where_the_time_goes():
         assert re.search(rf"^  {process} +[\d.]+$", done.stdout, re.MULTILINE), done.stdout
 
 
-def test_a_layout_says_what_it_is():
+def test_score_many_is_compared_with_plain_clients(server):
+    options = ["--url", server.grpc_url, "--rounds", "1", "--seconds", "0.5", "--side", "64"]
+    done = CliRunner().invoke(main, ["throughput", *options, "--in-flight", "16"])
+    assert done.exit_code == 0, done.output
+    assert len(re.findall(r"^[\w ]+ [\d.]+ images/s  \(", done.stdout, re.MULTILINE)) == 3
+    assert re.search(r"score_many: \d+% of the best of the others, ", done.stdout)
+
+
+def test_a_soak_sees_every_process():
+    options = ["--minutes", "0.05", "--limit", "1000"]
+    done = CliRunner().invoke(main, ["soak", *options])
+    assert done.exit_code == 0, done.output
+    for name in ("tritonserver", "preprocess", "mplug_owl2", "maniqa_moe", "meter", "all"):
+        assert re.search(rf"^{name} +[\d.]+ -> +[\d.]+ MiB", done.stdout, re.MULTILINE)
+    assert re.search(r"^0.05 min, \d+ images, 0 errors", done.stdout, re.MULTILINE)
+
+
+def test_a_layout_describes_itself():
     assert str(Layout(workers=1, threads=2, batch=8)) == "batch 8, 2 threads each"
     assert str(Layout(workers=2, threads=1, batch=4)) == "batch 4, 2 at once, 1 thread each"
 
 
 def test_images_that_are_not_there(tmp_path):
-    with pytest.raises(ConfigError, match="No images were found"):
-        read_files([tmp_path])
+    with pytest.raises(LoadError, match="No images were found"):
+        read_images([tmp_path])
 
 
 def test_a_server_that_is_not_there():
-    options = ["served", "--url", "127.0.0.1:9", "--images", str(EXAMPLES[0])]
-    done = CliRunner().invoke(main, options)
+    done = CliRunner().invoke(main, ["served", "--url", "127.0.0.1:9"])
     assert done.exit_code == 1
     assert "No server answers at 127.0.0.1:9" in done.stderr

@@ -8,7 +8,8 @@ import pytest
 import tritonclient.grpc
 import trustme
 
-from embedded import process
+from embedded.launch import Launch
+from embedded.security import Security
 from embedded.server import EmbeddedTriton
 from ma_agiqa_client import (
     AsyncScorer,
@@ -29,23 +30,22 @@ def picture(seed: int, side: int = 200) -> np.ndarray:
     return rng.integers(0, 256, (side // 20, side // 20, 3), np.uint8).repeat(20, 0).repeat(20, 1)
 
 
+class Open(Security):
+    """Closes nothing."""
+
+    def options(self, admin_key: str) -> list[str]:
+        return []
+
+
 @pytest.fixture(scope="module")
 def serve():
-    """Starts a server with further options of tritonserver, and without some."""
+    """Starts a server with further options of tritonserver."""
 
-    def start(*options: str, without: str = "--nothing") -> EmbeddedTriton:
-        def command(*arguments):
-            kept = [o for o in original(*arguments) if not o.startswith(without)]
-            return [*kept, *options]
-
-        original = process.server_command
-        process.server_command = command
-        try:
-            servers.append(EmbeddedTriton(REPOSITORY, free_ports=True, self_test=False))
-            servers[-1].start()
-            return servers[-1]
-        finally:
-            process.server_command = original
+    def start(*options: str, security: Security | None = None) -> EmbeddedTriton:
+        settings = {"security": security, "launch": Launch(options=options)}
+        servers.append(EmbeddedTriton(REPOSITORY, free_ports=True, self_test=False, **settings))
+        servers[-1].start()
+        return servers[-1]
 
     servers: list[EmbeddedTriton] = []
     yield start
@@ -125,9 +125,7 @@ def test_connections_that_cannot_be_trusted_are_refused(mutual, certificates, ch
 @pytest.fixture(scope="module")
 def sharing(serve):
     """A server that takes shared memory from those who know the key, and keeps a service closed."""
-    return serve(
-        "--grpc-restricted-protocol=shared-memory:key=secret", without="--grpc-restricted-protocol"
-    )
+    return serve("--grpc-restricted-protocol=shared-memory:key=secret", security=Open())
 
 
 def regions(server: EmbeddedTriton) -> list[str]:

@@ -55,7 +55,7 @@ def restarted():
 
 
 def kill(server: EmbeddedTriton) -> None:
-    os.kill(server._server.pid, signal.SIGKILL)
+    os.kill(server.pid, signal.SIGKILL)
     server.stop()
 
 

@@ -9,17 +9,16 @@ import pytest
 import tritonclient.grpc
 from PIL import Image
 
-from ma_agiqa.benchmark._requests import ServedEnsemble
+from load.generator import Target, measure, send_at_rate
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.jpg"))
 FILES = [path.read_bytes() for path in EXAMPLES]
 
 
 @pytest.fixture
-def ensemble(server):
-    ensemble = ServedEnsemble(server.grpc_url)
-    yield ensemble
-    ensemble.close()
+def target(server):
+    with Target(server.grpc_url) as target:
+        yield target
 
 
 def computed(client) -> int:
@@ -27,11 +26,11 @@ def computed(client) -> int:
     return statistics.inference_stats.success.count
 
 
-def test_what_is_too_much_is_refused_before_the_networks_and_the_rest_is_scored(server, ensemble):
-    capacity = ensemble.load(FILES, 32, 2.0).images_per_s
+def test_what_is_too_much_is_refused_before_the_networks_and_the_rest_is_scored(server, target):
+    capacity = measure(target, FILES, 32, 2.0).images_per_s
     with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
         before = computed(client)
-        answers = ensemble.send(FILES, 8 * capacity, seconds=4.0, deadline_s=60.0)
+        answers = send_at_rate(target, FILES, 8 * capacity, seconds=4.0, deadline_s=60.0)
         after = computed(client)
     scored = [answer for answer in answers if answer.status is None]
     refused = [answer for answer in answers if answer.status == "UNAVAILABLE"]
@@ -39,21 +38,21 @@ def test_what_is_too_much_is_refused_before_the_networks_and_the_rest_is_scored(
     assert len(scored) >= 3 * 32  # so many may always wait
     assert len(refused) > len(answers) / 4
     assert after - before == len(scored)  # nothing refused was computed
-    assert ensemble.one(FILES[0]) > 0  # raises if it is not scored
+    assert target.infer(target.requests(FILES)[0]).scores
 
 
-def test_where_decoding_is_slow_too_much_is_refused_before_it_is_decoded(server, ensemble):
+def test_where_decoding_is_slow_too_much_is_refused_before_it_is_decoded(target):
     picture = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG", compress_level=1)
     files = [file.getvalue()]
-    capacity = ensemble.load(files, 8, 3.0).images_per_s
-    answers = ensemble.send(files, 6 * capacity, seconds=4.0, deadline_s=10.0)
+    capacity = measure(target, files, 8, 3.0).images_per_s
+    answers = send_at_rate(target, files, 6 * capacity, seconds=4.0, deadline_s=10.0)
     outcomes = Counter(answer.status or "scored" for answer in answers)
     assert outcomes["UNAVAILABLE"] > len(answers) / 4, outcomes
     assert outcomes["scored"] >= capacity * 4 / 2, outcomes
     assert set(outcomes) <= {"scored", "UNAVAILABLE", "CANCELLED"}
 
 
-def test_a_usual_number_of_requests_is_never_refused(ensemble):
-    assert ensemble.load(FILES, 64, 1.0).images > 0  # raises at the first refusal
+def test_a_usual_number_of_requests_is_never_refused(target):
+    assert measure(target, FILES, 64, 1.0).images > 0  # raises at the first refusal

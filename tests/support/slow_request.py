@@ -7,8 +7,6 @@ from collections.abc import Iterator
 
 from tritonclient.grpc import service_pb2
 
-__all__ = ["SlowRequest"]
-
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, SETTINGS = 0, 1, 4  # RFC 9113, section 6
 ACK = END_STREAM = 1

@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-__all__ = ["Supervised", "kill", "wait_until"]
-
 SERVE = Path(__file__).resolve().parents[2] / "deploy" / "serve.py"
 
 
@@ -29,22 +27,37 @@ class Supervised:
 
     Attributes:
         status: what its line of JSON says.
+        url: HOST:PORT of gRPC.
         said: its lines on stderr, with the time each came.
     """
 
-    def __init__(self, repository: Path, log_file: Path, *options: str, wrap: Sequence[str] = ()):
+    def __init__(
+        self,
+        repository: Path,
+        log_file: Path,
+        *options: str,
+        wrap: Sequence[str] = (),
+        ready: bool = True,
+    ):
+        """Start it, and wait until it is ready unless that is not wanted."""
         self.process = subprocess.Popen(
             [
                 *wrap,
                 *(sys.executable, str(SERVE), "--free-ports", "--json"),
                 *("--repository", str(repository), "--log-file", str(log_file), *options),
             ],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         self.said: list[tuple[float, str]] = []
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+        if ready:
+            self._wait_until_ready()
+
+    def _wait_until_ready(self) -> None:
         line = self.process.stdout.readline()
         assert line, self.text()
         self.status = json.loads(line)
@@ -82,6 +95,12 @@ class Supervised:
         if self.process.poll() is None:
             self.process.send_signal(how)
         return self.process.wait(timeout_s)
+
+    def end(self, timeout_s: float = 60.0) -> tuple[int, str]:
+        """Wait for its end; return the exit status and all it said on stderr."""
+        status = self.process.wait(timeout_s)
+        self._listener.join()
+        return status, self.text()
 
     def _listen(self) -> None:
         for line in self.process.stderr:

@@ -8,9 +8,9 @@ ENABLE_TENSOR_FUSER mean what they mean there; its other parameters are ignored.
 
 Differs from the libtorch backend: an output index that does not exist is refused when the model is
 loaded, not at each request; the shape of each output is checked against the configuration; an error
-of the model reaches the caller without its details, which go to the log; a request that nobody
-waits for any more is answered with CANCELLED instead of being computed; string tensors, a
-dictionary of inputs, ragged batches and sequence batching are refused.
+of the model reaches the caller without its details, which go to the log; a request that is late or
+given up is answered with CANCELLED instead of being computed; string tensors, a dictionary of
+inputs, ragged batches and sequence batching are refused.
 """
 
 import json

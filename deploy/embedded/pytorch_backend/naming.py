@@ -15,15 +15,6 @@ functions raise `NamingError` instead.
 
 from collections.abc import Sequence
 
-__all__ = [
-    "TORCH_TYPES",
-    "NamingError",
-    "check_data_types",
-    "input_positions",
-    "named_index",
-    "output_positions",
-]
-
 TORCH_TYPES = {
     "TYPE_BOOL": "bool",
     "TYPE_UINT8": "uint8",

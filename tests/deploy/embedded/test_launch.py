@@ -6,8 +6,9 @@ import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
+from embedded.errors import RepositoryError
 from embedded.launch import Ports, metrics_address, models_to_load
-from embedded.server import EmbeddedTriton, RepositoryError
+from embedded.server import EmbeddedTriton
 from ma_agiqa.serving.admission import METRICS_URL_VARIABLE
 
 SHIPPED = Path(__file__).resolve().parents[3] / "model_repository"
@@ -32,7 +33,7 @@ def test_to_explain_the_answering_model_has_to_be_there(repository):
         EmbeddedTriton(repository, free_ports=True, explain=True).start()
 
 
-def test_nobody_can_load_or_unload_models_from_outside(server):
+def test_no_one_can_load_or_unload_models_from_outside(server):
     with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
         assert not client.is_model_ready(ANSWERING)
         for change in (client.load_model, client.unload_model):

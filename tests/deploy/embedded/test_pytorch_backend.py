@@ -9,7 +9,8 @@ import torch
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from embedded.server import EmbeddedTriton, ServerFailedError
+from embedded.errors import ServerFailedError
+from embedded.server import EmbeddedTriton
 
 
 class Affine(torch.nn.Module):

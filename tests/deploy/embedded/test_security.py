@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import trustme
 
+from embedded.errors import ServeError
 from embedded.security import CLOSED_HEADER, Security
-from embedded.server import ServeError
 
 SERVE = Path(__file__).resolve().parents[3] / "deploy" / "serve.py"
 TOKEN = "a-token-of-24-characters"

@@ -11,15 +11,16 @@ import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from embedded.server import (
-    EmbeddedTriton,
+from embedded.errors import (
     PortBusyError,
     RepositoryError,
-    ServedModel,
     ServeError,
     ServerFailedError,
     UnsupportedMachineError,
 )
+from embedded.health import ServedModel
+from embedded.launch import Launch
+from embedded.server import EmbeddedTriton
 
 DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
 
@@ -137,6 +138,12 @@ def test_the_log_is_in_the_checkout_by_default(tmp_path):
     with server:
         assert server.log_file == DEPLOY.parent / "logs" / f"serve-{server.ports.grpc}.log"
     server.log_file.unlink()
+
+
+def test_a_program_that_is_not_there(repository, tmp_path):
+    launch = Launch(tritonserver=tmp_path / "tritonserver")
+    with pytest.raises(UnsupportedMachineError, match="give --tritonserver the path"):
+        EmbeddedTriton(repository, free_ports=True, launch=launch).start()
 
 
 def test_a_missing_wheel():

@@ -13,7 +13,6 @@ import click
 import torch
 
 from ma_agiqa.benchmark import dtypes, embedder, preprocess, scorer, training
-from ma_agiqa.benchmark._served_command import overload, served
 from ma_agiqa.benchmark.machine import describe, use_threads
 from ma_agiqa.benchmark.random_weights import cut_layers, write_random_weights
 from ma_agiqa.checkpoints import load_scorer
@@ -98,10 +97,6 @@ def _rounds_option(default: int) -> Callable[[_F], _F]:
 @click.group(context_settings=HELP_WIDTH)
 def main() -> None:
     """Measure how fast this package is on this machine."""
-
-
-main.add_command(overload)
-main.add_command(served)
 
 
 @main.command(

@@ -1,0 +1,87 @@
+"""Checks of a real server whose model can be made to hang, and the supervisor that makes them."""
+
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from embedded import supervisor
+from embedded.errors import ServerFailedError
+from embedded.health import Health, NoAnswerError, NotScoringError
+from embedded.server import EmbeddedTriton
+from embedded.supervisor import Supervisor
+
+HANG = """
+import time
+from pathlib import Path
+
+FILE = Path({file!r})
+
+
+def wait_while_it_is_there():
+    while FILE.exists():
+        time.sleep(0.05)
+"""
+
+
+@pytest.fixture
+def hang(repository, tmp_path) -> Path:
+    """While this file exists, `preprocess` does not answer."""
+    file, model = tmp_path / "hang", repository / "preprocess" / "1" / "model.py"
+    text = model.read_text().replace(
+        "        return [self", "        wait_while_it_is_there()\n        return [self", 1
+    )
+    model.write_text(HANG.format(file=str(file)) + text)
+    return file
+
+
+@pytest.fixture
+def server(repository, hang, tmp_path):
+    with EmbeddedTriton(repository, free_ports=True, log_file=tmp_path / "log") as running:
+        yield running
+
+
+def check(health: Health, timeout_s: float = 20.0) -> list[float]:
+    return health.check(timeout_s, deadline_s=timeout_s)
+
+
+def test_slow_is_not_dead_and_hanging_is(server, hang, monkeypatch):
+    assert len(check(Health(server.http))) == 1
+    hang.touch()
+    with pytest.raises(NoAnswerError, match="ma_agiqa gives no score: no answer within"):
+        check(Health(server.http), 2.0)
+    monkeypatch.setattr(supervisor, "CHECK_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(supervisor, "SILENCE_ALLOWED_S", 3.0)
+    with pytest.raises(ServerFailedError, match=r"any more: no image got a score for \d+ s"):
+        Supervisor(server, 0, check_interval_s=0.1, report=print).run()
+    hang.unlink()
+    assert len(check(Health(server.http))) == 1
+
+
+def test_what_was_scored_since_the_last_check_counts(server, hang):
+    waiting = Health(server.http)
+    check(waiting)
+    check(Health(server.http))  # another image gets its score
+    hang.touch()
+    assert check(waiting, 2.0) == []
+    with pytest.raises(NoAnswerError):
+        check(waiting, 2.0)
+    hang.unlink()
+
+
+def test_a_failure_is_reported_at_once(server, processes):
+    health = Health(server.http)
+    processes.kill("triton_python_backend_stub")
+    with pytest.raises(NotScoringError, match=r"ma_agiqa fails: .*Stub process .* is not healthy"):
+        check_until_it_fails(health)
+    with urllib.request.urlopen(server.metrics_url) as answer:
+        metrics = answer.read().decode().splitlines()
+    failures = [line for line in metrics if line.startswith("nv_inference_request_failure")]
+    counts = [int(line.split()[-1]) for line in failures if 'reason="BACKEND"' in line]
+    assert sum(counts) > 0  # what an alert counts
+    server.stop(failed=True)
+
+
+def check_until_it_fails(health: Health) -> None:
+    while True:
+        check(health)
