@@ -79,9 +79,9 @@ format: $(INSTALLED) ## put the code into its style
 train-demo: $(INSTALLED) ## train the demo model again, into runs/demo
 	$(BIN)/python -m ma_agiqa train --config training/configs/demo.yaml --output runs/demo
 
-paper: $(INSTALLED) ## fetch the paper's models (17 GB; OWL=folder CHECKPOINT=file if you have them), export and serve
+paper: $(INSTALLED) ## fetch the paper's models (17 GB; EMBEDDER=folder CHECKPOINT=file if you have them), export and serve
 	$(BIN)/python -m ma_agiqa paper-weights --output weights \
-	  $(if $(OWL),--owl "$(OWL)") $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") \
+	  $(if $(EMBEDDER),--embedder "$(EMBEDDER)") $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") \
 	  | xargs --no-run-if-empty $(BIN)/python export/to_triton.py --preset paper --repository $(PAPER_REPOSITORY)
 	$(BIN)/python deploy/serve.py --repository $(PAPER_REPOSITORY)
 

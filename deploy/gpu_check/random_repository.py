@@ -13,15 +13,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "export"))
 
-from exporter.cards import official_card, utc_now
-from exporter.new_version import Source, export
+from exporter.commands import DEMO_CHECKPOINT
+from exporter.new_version import NewVersion, Source
 from ma_agiqa.benchmark.random_weights import write_random_weights
 from ma_agiqa.benchmark.scorer import random_scorer
 from ma_agiqa.checkpoints import ModelCard, load_scorer
+from ma_agiqa.checkpoints.card import official_card, utc_now
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config
 from ma_agiqa.lmm.sources import DEMO_EMBEDDER
 from ma_agiqa.networks.scorer import MAAGIQAConfig
-from to_triton import DEMO_CHECKPOINT
 
 NOTE = "Random weights, to measure speed. The scores mean nothing."
 
@@ -45,7 +45,7 @@ def main(preset: str, device: str, dtype: str, output: Path) -> None:
         if not (weights / "config.json").exists():
             write_random_weights(MPlugOwl2Config(), weights, getattr(torch, dtype))
     source = Source(random_scorer(config, torch.device("cpu")), _card(preset), "0" * 64)
-    export(source, output / "repository", owl, dtype, device == "gpu")
+    NewVersion(source, output / "repository", owl, dtype, device == "gpu").publish()
     click.echo(output / "repository")
 
 

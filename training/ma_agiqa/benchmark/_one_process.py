@@ -66,7 +66,7 @@ class OneProcess:
         on_gpu = owl.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
         self.device = torch.device("cuda" if on_gpu else "cpu")
         self._embedder: Any = build_embedder(
-            owl.parameters["weights"].string_value,
+            owl.parameters["embedder"].string_value,
             self.device,
             owl.parameters["dtype"].string_value,
         )

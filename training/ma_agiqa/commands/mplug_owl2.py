@@ -15,7 +15,7 @@ _EPILOG = """\b
 Examples:
   python -m ma_agiqa mplug-owl2 MAGAer13/mplug-owl2-llama2-7b weights/owl-bf16
   python -m ma_agiqa mplug-owl2 weights/mplug-owl2-llama2-7b weights/owl-bf16
-  python export/to_triton.py --checkpoint AGIQA_3k.pt --owl weights/owl-bf16 --device cpu
+  python export/to_triton.py --checkpoint AGIQA_3k.pt --embedder weights/owl-bf16 --device cpu
 """
 
 
