@@ -1,7 +1,10 @@
 """Golden requests: a served version has to give the scores that the same weights give in process.
 
-generated image files --in process: ImageScorer           --> expected SCORE, GATE
-                      --server: ensemble of the version   --> served SCORE, GATE
+    generated image files --in process: views, embedder, scorer --> expected SCORE, GATE
+                          --server: ensemble of the version     --> served SCORE, GATE
+
+The scorer in process may be TorchScript, when a server goes back to a version whose checkpoint is
+gone, and the embedder may be the server's own, which can be too large to load a second time.
 """
 
 import io
@@ -22,8 +25,8 @@ _SIDES = ((160, 120), (96, 96), (64, 200), (224, 224))
 Scores = tuple[np.ndarray, np.ndarray]
 """SCORE float32 (N, 1) and GATE float32 (N, 3) of N images."""
 
-ScoreFiles = Callable[[Sequence[bytes]], Sequence[Tensor]]
-"""Encoded image files to SCORE, GATE and further outputs of the scorer, as `ImageScorer` does."""
+Scorer = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
+"""The network, eager or as TorchScript: quality views and embeddings to SCORE, GATE, ..."""
 
 
 class Embedder(Protocol):
@@ -34,22 +37,12 @@ class Embedder(Protocol):
     def __call__(self, views: Tensor) -> dict[str, Tensor]: ...
 
 
-class ImageScorer:
-    """Encoded image files to the scorer's outputs, in this process."""
-
-    def __init__(
-        self, embedder: Embedder, scorer: Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
-    ) -> None:
-        self._embedder, self._scorer = embedder, scorer
-
-    @torch.inference_mode()
-    def __call__(self, files: Sequence[bytes]) -> Sequence[Tensor]:
-        pixels = [decode(file) for file in files]
-        side = self._embedder.image_size
-        quality = torch.from_numpy(np.stack([quality_view(rgb) for rgb in pixels]))
-        semantic = torch.from_numpy(np.stack([semantic_view(rgb, side) for rgb in pixels]))
-        embeddings = self._embedder(semantic)
-        return self._scorer(quality, embeddings["semantic"], embeddings["coherence"])
+def make_views(images: Sequence[bytes], semantic_size: int) -> tuple[Tensor, Tensor]:
+    """Make the quality views and the semantic views of image files, uint8 (B, side, side, 3)."""
+    pixels = [decode(image) for image in images]
+    quality = np.stack([quality_view(rgb) for rgb in pixels])
+    semantic = np.stack([semantic_view(rgb, semantic_size) for rgb in pixels])
+    return torch.from_numpy(quality), torch.from_numpy(semantic)
 
 
 def golden_images() -> list[bytes]:
@@ -83,16 +76,20 @@ class Golden:
     tolerance: float
 
     @classmethod
-    def compute(cls, score: ScoreFiles, tolerance: float) -> "Golden":
+    @torch.inference_mode()
+    def compute(cls, embedder: Embedder, scorer: Scorer, tolerance: float) -> "Golden":
         """Score the golden images in process.
 
         Args:
-            score: embedder and scorer, on the CPU.
+            embedder: on the CPU, or a running server's.
+            scorer: on the CPU.
             tolerance: largest difference allowed, in MOS and in gate weights.
         """
         images = golden_images()
-        mos, gate = score(images)[:2]
-        return cls(images, (mos.numpy(), gate.numpy()), tolerance)
+        quality, semantic = make_views(images, embedder.image_size)
+        embeddings = embedder(semantic)
+        score, gate = scorer(quality, embeddings["semantic"], embeddings["coherence"])[:2]
+        return cls(images, (score.numpy(), gate.numpy()), tolerance)
 
 
 def compare(golden: Golden, served: Scores, where: str) -> float:

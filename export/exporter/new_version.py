@@ -163,13 +163,11 @@ class NewVersion:
         repository = self.repository
         with _locked_for_writing(repository) as staging:
             self.stage(staging / "version")
-            _write_warmup_image(staging / WARMUP_IMAGE)
             version = versions.next_version(repository)
             configs = self.configs(version)
             fitting = versions.kept_versions(repository) if self._fits(configs) else []
             os.rename(staging / "version", repository / versions.SCORER / str(version))
-            (repository / "preprocess" / "warmup").mkdir(parents=True, exist_ok=True)
-            os.replace(staging / WARMUP_IMAGE, repository / "preprocess" / "warmup" / WARMUP_IMAGE)
+            _write_warmup_image(repository, staging)
             for name, text in _outdated_adapters(repository).items():
                 write_whole(repository / name, text)
             _drop_unfit(repository, fitting)
@@ -280,12 +278,16 @@ def _drop_unfit(repository: Path, fitting: Sequence[int]) -> None:
         )
 
 
-def _write_warmup_image(path: Path) -> None:
-    """Write a small gradient as the BYTES tensor that warms up `preprocess`."""
+def _write_warmup_image(repository: Path, staging: Path) -> None:
+    """Write a small gradient as the BYTES tensor that warms up `preprocess`, unless it is there."""
     y, x = np.mgrid[0:96, 0:128]
     image = Image.fromarray(np.stack([x, y, x + y], axis=-1).astype(np.uint8))
     with tempfile.TemporaryFile() as file:
         image.save(file, "PNG")
         file.seek(0)
-        tensor = serialize_byte_tensor(np.array([file.read()], dtype=np.object_))
-    path.write_bytes(tensor.item())
+        tensor = serialize_byte_tensor(np.array([file.read()], dtype=np.object_)).item()
+    target = repository / "preprocess" / "warmup" / WARMUP_IMAGE
+    if not target.is_file() or target.read_bytes() != tensor:
+        (staging / WARMUP_IMAGE).write_bytes(tensor)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staging / WARMUP_IMAGE, target)

@@ -20,7 +20,7 @@ import torch
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from exporter import versions
-from exporter.golden import Embedder, Golden, ImageScorer
+from exporter.golden import Embedder, Golden
 from exporter.model_control import ModelControl, ServedEmbedder
 from ma_agiqa.errors import CheckpointError, ConfigError, MAAGIQAError
 from ma_agiqa.lmm.sources import DEMO_EMBEDDER, build_embedder
@@ -65,7 +65,7 @@ def make_golden(repository: Path, scorer: torch.nn.Module, server: ModelControl)
         view = versions.read_config(repository, versions.EMBEDDER).input[0]
         embedder = ServedEmbedder(server, image_size=view.dims[0])
     tolerance = _GPU_TOLERANCE if versions.runs_on_gpu(repository) else _CPU_TOLERANCE
-    return Golden.compute(ImageScorer(embedder, scorer), tolerance)
+    return Golden.compute(embedder, scorer, tolerance)
 
 
 def activate(

@@ -17,7 +17,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from embedded.server import EmbeddedTriton, ServerFailedError
 from exporter import commands, rollout, versions
 from exporter.commands import DEMO_CHECKPOINT
-from exporter.golden import Golden, ImageScorer, golden_images
+from exporter.golden import Golden, golden_images
 from exporter.model_control import ModelControl, ServedEmbedder, read_key
 from ma_agiqa.checkpoints import load_scorer, save_checkpoint
 from ma_agiqa.errors import CheckpointError, ConfigError
@@ -87,8 +87,7 @@ def start_run(url: str, folder: Path) -> "subprocess.Popen[str]":
 
 
 def score_in_process(checkpoint: Path) -> float:
-    score = ImageScorer(build_embedder(), load_scorer(checkpoint)[0])
-    golden = Golden.compute(score, tolerance=1e-3)
+    golden = Golden.compute(build_embedder(), load_scorer(checkpoint)[0], tolerance=1e-3)
     return float(golden.expected[0][0, 0])
 
 
@@ -296,9 +295,9 @@ def test_a_dead_server_is_reported_and_nothing_changes(repository):
 def test_the_server_embeds_as_this_process_does(own_server, control):
     """Golden scores of embedders that are too large to load a second time are made this way."""
     network = load_scorer(DEMO_CHECKPOINT)[0]
-    served = ImageScorer(ServedEmbedder(control, image_size=224), network)(golden_images())
-    expected = ImageScorer(build_embedder(), network)(golden_images())
-    np.testing.assert_allclose(served[0], expected[0], atol=1e-4)
+    served = Golden.compute(ServedEmbedder(control, image_size=224), network, tolerance=1e-3)
+    expected = Golden.compute(build_embedder(), network, tolerance=1e-3)
+    np.testing.assert_allclose(served.expected[0], expected.expected[0], atol=1e-4)
 
 
 @pytest.mark.faults
