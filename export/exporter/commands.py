@@ -1,6 +1,7 @@
 """The commands of `python export/to_triton.py`."""
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ _PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 _checkpoint = click.option(
     "--checkpoint",
+    type=click.Path(path_type=Path),
     metavar="PATH",
     help="Folder that training wrote, or .pt file of the authors' code. Default: the demo model.",
 )
@@ -88,7 +90,8 @@ class _Commands(click.Group):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        logger, progress = logging.getLogger("exporter"), _Stderr()
+        logger = logging.getLogger("exporter")
+        progress = logging.StreamHandler(sys.stderr)
         logger.setLevel(logging.INFO)
         logger.addHandler(progress)
         try:
@@ -97,11 +100,6 @@ class _Commands(click.Group):
             raise click.ClickException(str(error)) from error
         finally:
             logger.removeHandler(progress)
-
-
-class _Stderr(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        click.echo(self.format(record), err=True)
 
 
 @click.group(
@@ -154,7 +152,7 @@ def main() -> None:
 @_repository
 @_keep
 def export(
-    checkpoint: str | None,
+    checkpoint: Path | None,
     preset: str | None,
     embedder: str | None,
     dtype: str | None,
@@ -173,7 +171,12 @@ def export(
     python export/to_triton.py --checkpoint runs/my_model --device gpu
     python export/to_triton.py --checkpoint AGIQA_3k.pt --embedder weights/mplug-owl2-llama2-7b
     """
-    source = Source.read(_find_checkpoint(checkpoint, preset))
+    if checkpoint is None and preset == "paper":
+        raise ConfigError(
+            "The paper's scorer is not part of this repository. Fetch it with `make paper`, or "
+            "give yours with --checkpoint."
+        )
+    source = Source.read(checkpoint or DEMO_CHECKPOINT)
     if preset and preset != source.card.preset:
         raise ConfigError(
             f"The checkpoint is of preset {source.card.preset!r}, not {preset!r}. Leave --preset "
@@ -181,7 +184,9 @@ def export(
         )
     is_demo = source.card.preset == "demo"
     gpu = torch.cuda.is_available() if device == "auto" else device == "gpu"
-    embedder = _embedder_source(embedder or (DEMO_EMBEDDER if is_demo else PAPER_EMBEDDER))
+    embedder = embedder or (DEMO_EMBEDDER if is_demo else PAPER_EMBEDDER)
+    if Path(embedder).is_dir():  # servers are started in other folders
+        embedder = str(Path(embedder).resolve())
     dtype = dtype or ("float32" if is_demo else "float16" if gpu else "bfloat16")
     dtype = DTYPE_ALIASES.get(dtype, dtype)
     version = NewVersion(source, repository, embedder, dtype, gpu, arithmetic, keep).publish()
@@ -200,7 +205,7 @@ def export(
 @_access
 def activate(
     servers: Sequence[str],
-    checkpoint: str | None,
+    checkpoint: Path | None,
     arithmetic: str,
     repository: Path,
     keep: int,
@@ -220,7 +225,7 @@ def activate(
     python export/to_triton.py activate gpu1:8001 gpu2:8001 --checkpoint runs/my_model \\
         --repository /shared/models --admin-key-file admin.key
     """
-    source = Source.read(_find_checkpoint(checkpoint))
+    source = Source.read(checkpoint or DEMO_CHECKPOINT)
     new = NewVersion.for_running(source, repository, arithmetic, keep)
     with _connect(servers, **access) as controls:
         version = new.activate(controls)
@@ -312,22 +317,3 @@ def _connect(
             )
             for address in addresses
         ]
-
-
-def _find_checkpoint(checkpoint: str | None, preset: str | None = None) -> Path:
-    """The checkpoint that the options ask for; the demo's by default.
-
-    Raises:
-        ConfigError: the paper's model is asked for and no checkpoint is given.
-    """
-    if checkpoint is None and preset == "paper":
-        raise ConfigError(
-            "The paper's scorer is not part of this repository. Fetch it with `make paper`, or "
-            "give yours with --checkpoint."
-        )
-    return Path(checkpoint or DEMO_CHECKPOINT)
-
-
-def _embedder_source(embedder: str) -> str:
-    """A source of mPLUG-Owl2 as it is served: a folder becomes an absolute path."""
-    return str(Path(embedder).resolve()) if Path(embedder).is_dir() else embedder

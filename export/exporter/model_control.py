@@ -64,16 +64,13 @@ def read_credentials(
     """Read the PEM files of an encrypted connection; None if there are none.
 
     Raises:
-        ConfigError: a file cannot be read, or a certificate lacks its key.
+        ConfigError: a certificate lacks its key.
     """
     if ca is certificate is private_key is None:
         return None
     if (certificate is None) != (private_key is None):
         raise ConfigError("Only one of --tls-cert and --tls-key was given: give both.")
-    try:
-        pems = [file and file.read_bytes() for file in (ca, private_key, certificate)]
-    except OSError as error:
-        raise ConfigError(f"A file of --tls-... cannot be read: {error}.") from error
+    pems = [file and file.read_bytes() for file in (ca, private_key, certificate)]
     return grpc.ssl_channel_credentials(*pems)
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from unittest.mock import Mock, call
 
 import pytest
 from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -115,34 +116,14 @@ def test_a_rollback_to_a_damaged_version_is_refused(repository):
     assert versions.active_version(repository) == 1
 
 
-class Server:
-    """A server at one of whose checks the command is interrupted."""
-
-    url = "localhost:8001"
-
-    def __init__(self, passing_checks: int) -> None:
-        self._checks = iter(range(passing_checks))
-        self.loaded: list[str] = []
-
-    def load(self, model: str, config: ModelConfig | None = None) -> None:
-        self.loaded.append(model)
-
-    def unload(self, model: str) -> None:
-        self.loaded = [name for name in self.loaded if name != model]
-
-    def check(self, model: str, golden: object) -> float:
-        if next(self._checks, None) is None:
-            raise KeyboardInterrupt
-        return 0.0
-
-
 @pytest.mark.parametrize("passing_checks", [0, 1], ids=["before the switch", "after the switch"])
 def test_an_activation_that_is_interrupted_is_undone(repository, passing_checks):
     before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
     shutil.copytree(repository / "maniqa_moe" / "1", repository / "maniqa_moe" / "2")
-    server = Server(passing_checks)
+    server = Mock(url="localhost:8001")
+    server.check.side_effect = [0.0] * passing_checks + [KeyboardInterrupt]
     with pytest.raises(KeyboardInterrupt):
         rollout.activate(repository, 2, chain(repository, 2), [server], golden=None)
     assert {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()} == before
-    assert "ma_agiqa_v2" not in server.loaded
-    assert server.loaded[-1] == "maniqa_moe"  # by the policy of the file, without version 2
+    server.unload.assert_called_once_with("ma_agiqa_v2")
+    assert server.load.call_args == call("maniqa_moe")  # last, by the file, without version 2
