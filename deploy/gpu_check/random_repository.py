@@ -13,15 +13,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "export"))
 
-from exporter.new_version import Source, export
+from ma_agiqa.lmm.mplug_embedder2 import MPlugOwl2Config
+
+from exporter.commands import DEMO_CHECKPOINT
+from exporter.new_version import NewVersion, Source
 from ma_agiqa.benchmark.random_weights import write_random_weights
 from ma_agiqa.benchmark.scorer import random_scorer
 from ma_agiqa.checkpoints import ModelCard, load_scorer, save_checkpoint
 from ma_agiqa.checkpoints.card import official_card, utc_now
-from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config
 from ma_agiqa.lmm.sources import DEMO_EMBEDDER
 from ma_agiqa.networks.scorer import MAAGIQAConfig
-from to_triton import DEMO_CHECKPOINT
 
 NOTE = "Random weights, to measure speed. The scores mean nothing."
 
@@ -38,20 +39,20 @@ NOTE = "Random weights, to measure speed. The scores mean nothing."
 )
 def main(preset: str, device: str, dtype: str, output: Path) -> None:
     config = MAAGIQAConfig() if preset == "paper" else load_scorer(DEMO_CHECKPOINT)[0].config
-    owl = DEMO_EMBEDDER
+    embedder = DEMO_EMBEDDER
     if preset == "paper":
         weights = output / "weights"
-        owl = str(weights.resolve())
+        embedder = str(weights.resolve())
         if not (weights / "config.json").exists():
             write_random_weights(MPlugOwl2Config(), weights, getattr(torch, dtype))
-    scorer, card = random_scorer(config, torch.device("cpu")), _card(preset, owl)
+    scorer, card = random_scorer(config, torch.device("cpu")), _card(preset, embedder)
     save_checkpoint(output / "checkpoint", scorer, card)
     source = Source(scorer, card, "0" * 64)
-    export(source, output / "repository", owl, dtype, device == "gpu")
+    NewVersion(source, output / "repository", embedder, dtype, device == "gpu").publish()
     click.echo(output / "repository")
 
 
-def _card(preset: str, owl: str) -> ModelCard:
+def _card(preset: str, embedder: str) -> ModelCard:
     return ModelCard(
         name=f"random-{preset}",
         preset=preset,
@@ -61,7 +62,7 @@ def _card(preset: str, owl: str) -> ModelCard:
         mos_quantiles=official_card().mos_quantiles,
         created=utc_now(),
         note=NOTE,
-        embedder={"source": owl},
+        embedder={"source": embedder},
     )
 
 

@@ -1,4 +1,4 @@
-"""Model cards as parameters of the ensemble's configuration."""
+"""A model card as parameters of the ensemble's configuration, where clients read it."""
 
 import json
 
@@ -12,9 +12,9 @@ def card_parameters(
     """Turn a card into the strings that the client reads.
 
     Args:
-        card: of the checkpoint.
-        gate_activation: what the gate ends in.
-        sha256: of the checkpoint's weights.
+        card: the checkpoint's card.
+        gate_activation: the last function of the gate.
+        sha256: hash of the checkpoint's weights.
         version: number of the served version.
     """
     return {

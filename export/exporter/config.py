@@ -1,30 +1,41 @@
-"""The `config.pbtxt` files of the served models, from one description of their tensors."""
+"""The configurations of the served models, as Triton's own messages, with the reasons for them.
 
-import json
-from collections.abc import Iterable, Mapping
+    IMAGE --preprocess--> views --mplug_owl2--> embeddings --maniqa_moe--> results --meter--> SCORE
+
+`versions.write_config` turns a message into a `config.pbtxt` file, which holds no comments: what a
+value is for, and where it comes from, stands here.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from exporter.versions import EMBEDDER, ENSEMBLE, SCORER, serve_versions
 from ma_agiqa.tensors import MAX_BATCH_SIZE, TensorSpec
-
-__all__ = ["WARMUP_IMAGE", "DeploymentSettings", "repository_configs"]
 
 WARMUP_IMAGE = "warmup_image"
 """Name of the file in preprocess/warmup/ that holds one image as a serialized BYTES tensor."""
 
+Specs = Mapping[str, TensorSpec]
+
+_EMBEDDINGS = ("SEMANTIC", "COHERENCE")
+_SCORER_INPUTS = ("QUALITY_VIEW", *_EMBEDDINGS)
+_RESULTS = ("SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT")
+_COUNTED = ("SCORE", "GATE")
+
 
 @dataclass(frozen=True)
 class DeploymentSettings:
-    """How the models run, beside what they compute.
+    """How the models run, as opposed to what they compute.
 
     Attributes:
         embedder: source of mPLUG-Owl2, as `ma_agiqa.lmm.sources.build_embedder` takes it.
-        dtype: what mPLUG-Owl2's weights are kept in, of `ma_agiqa.lmm.sources.DTYPES`.
-        gpu: run mPLUG-Owl2 and the scorer on the GPU, one instance on each.
-        queue_delay_us: how long a batch waits for company, in microseconds.
-        warmup_batches: batch sizes run before a model reports ready.
+        dtype: type that mPLUG-Owl2's weights are kept in, one of `ma_agiqa.lmm.sources.DTYPES`.
+        gpu: whether mPLUG-Owl2 and the scorer run on the GPU, one instance on each.
+        queue_delay_us: how long an idle model waits for more images, in microseconds.
+        warmup_batches: batch sizes that are run before a model reports that it is ready.
         max_wait_ms: requests are refused when this many milliseconds of work wait for the
             networks, see `ma_agiqa.serving.admission`.
     """
@@ -38,210 +49,203 @@ class DeploymentSettings:
 
 
 def repository_configs(
-    specs: Mapping[str, TensorSpec],
-    card: Mapping[str, str],
-    settings: DeploymentSettings,
-    version: int = 1,
-) -> dict[str, str]:
-    """Write the configurations.
+    specs: Specs, card: Mapping[str, str], settings: DeploymentSettings, version: int = 1
+) -> dict[str, ModelConfig]:
+    """Configure every served model.
 
     Args:
         specs: every tensor, from `ma_agiqa.tensors.tensor_specs`.
         card: the model card as strings, which become parameters of the ensemble.
         settings: how the models run.
-        version: of the scorer; the one that is served, and that the ensemble ends in.
+        version: version of the scorer that is served, and that the ensemble ends in.
 
     Returns:
-        Text of config.pbtxt by model name, each accepted by Triton's own schema.
+        The configurations by model name.
     """
-    kind = "KIND_GPU" if settings.gpu else "KIND_CPU"
-    texts = {
-        "ma_agiqa": _ensemble(specs, card, version),
-        "preprocess": _composing(
-            "preprocess",
-            'backend: "python"',
-            [specs["IMAGE"]],
-            [specs["QUALITY_VIEW"], specs["SEMANTIC_VIEW"]],
-            # One process; it decodes on as many threads as there are cores.
-            instances="instance_group [ { kind: KIND_CPU, count: 1 } ]",
-            settings=settings,
-            # Here, not as a max_queue_size, whose rejections stall the batches of Triton 2.51.
-            parameters={"max_wait_ms": str(settings.max_wait_ms)},
-        ),
-        "mplug_owl2": _composing(
-            "mplug_owl2",
-            'backend: "python"',
-            # PROMPT asks for the next token of an answer instead of the embeddings.
-            [specs["SEMANTIC_VIEW"], specs["PROMPT"]],
-            [specs["SEMANTIC"], specs["COHERENCE"], specs["NEXT_TOKEN"]],
-            # Each instance holds its own weights: 16.4 GB at the paper's size in 16 bits.
-            instances=f"instance_group [ {{ kind: {kind}, count: 1 }} ]",
-            settings=settings,
-            parameters={"weights": settings.embedder, "dtype": settings.dtype},
-        ),
-        "maniqa_moe": _composing(
-            "maniqa_moe",
-            'platform: "pytorch_libtorch"',
-            [_numbered(specs[n], i) for i, n in enumerate(("QUALITY_VIEW", *_EMBEDDINGS))],
-            [_numbered(specs[n], i) for i, n in enumerate(_RESULTS)],
-            instances=f"instance_group [ {{ kind: {kind}, count: 1 }} ]",
-            settings=settings,
-            # The profiling executor compiles anew at every batch size it meets, for seconds.
-            parameters={"DISABLE_OPTIMIZED_EXECUTION": "true"},
-        )
-        + "# The versions that are kept; each has an ensemble of its own. Not the newest: traffic\n"
-        + "# sees a version when it has been checked, not when its files are there.\n"
-        + f"version_policy {{ specific {{ versions: [ {version} ] }} }}\n",
-        "meter": _metering(specs, card),
-        "mplug_owl2_answer": _answering(specs, settings),
-    }
-    for text in texts.values():
-        text_format.Parse(text, model_config_pb2.ModelConfig())
-    return texts
+    configs = (
+        _ensemble(specs, card, version),
+        _preprocess(specs, settings),
+        _embedder(specs, settings),
+        _scorer(specs, settings, version),
+        _meter(specs, card),
+        _answer(specs, settings),
+    )
+    return {config.name: config for config in configs}
 
 
-_EMBEDDINGS = ("SEMANTIC", "COHERENCE")
-_RESULTS = ("SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT")
-_COUNTED = ("SCORE", "GATE")
+def _ensemble(specs: Specs, card: Mapping[str, str], version: int) -> ModelConfig:
+    embeddings = {name: name for name in _EMBEDDINGS}
+    views = {name: name for name in ("QUALITY_VIEW", "SEMANTIC_VIEW")}
+    uncounted = {name: _uncounted(name) for name in _COUNTED}
+    scorer_inputs = {_numbered(n, i): n for i, n in enumerate(_SCORER_INPUTS)}
+    scorer_outputs = {_numbered(n, i): uncounted.get(n, n) for i, n in enumerate(_RESULTS)}
+    # A chain: if two steps could run in parallel, a rejected one could freeze the other.
+    steps = [
+        _step("preprocess", {"IMAGE": "IMAGE"}, views),
+        _step(EMBEDDER, {"SEMANTIC_VIEW": "SEMANTIC_VIEW"}, embeddings),
+        _step(SCORER, scorer_inputs, scorer_outputs, version),
+        _step("meter", {n: n for n in uncounted.values()}, {n: n for n in _COUNTED}),
+    ]
+    return _model(
+        ENSEMBLE,
+        [specs["IMAGE"]],
+        [specs[name] for name in _RESULTS],
+        parameters=card,
+        platform="ensemble",
+        max_batch_size=MAX_BATCH_SIZE,
+        ensemble_scheduling={"step": steps},
+    )
 
 
-def _numbered(spec: TensorSpec, index: int) -> TensorSpec:
-    """Name a tensor by libtorch's convention NAME__i."""
-    return TensorSpec(f"{spec.name}__{index}", spec.data_type, spec.shape)
+def _preprocess(specs: Specs, settings: DeploymentSettings) -> ModelConfig:
+    inputs = [specs["IMAGE"]]
+    return _model(
+        "preprocess",
+        inputs,
+        [specs["QUALITY_VIEW"], specs["SEMANTIC_VIEW"]],
+        # Not a max_queue_size: its rejections stall the batches of Triton 2.51.
+        parameters={"max_wait_ms": str(settings.max_wait_ms)},
+        backend="python",
+        # One process, which decodes on as many threads as there are cores.
+        instance_group=_instances(gpu=False),
+        **_batched(inputs, settings),
+    )
 
 
-def _composing(
+def _embedder(specs: Specs, settings: DeploymentSettings) -> ModelConfig:
+    # PROMPT asks for the next token of an answer instead of the embeddings.
+    inputs = [specs["SEMANTIC_VIEW"], specs["PROMPT"]]
+    return _model(
+        EMBEDDER,
+        inputs,
+        [specs[name] for name in (*_EMBEDDINGS, "NEXT_TOKEN")],
+        parameters={"embedder": settings.embedder, "dtype": settings.dtype},
+        backend="python",
+        # Each instance holds its own weights: 16.4 GB at the paper's size in 16 bits.
+        instance_group=_instances(settings.gpu),
+        **_batched(inputs, settings),
+    )
+
+
+def _scorer(specs: Specs, settings: DeploymentSettings, version: int) -> ModelConfig:
+    inputs = [_renamed(specs[n], _numbered(n, i)) for i, n in enumerate(_SCORER_INPUTS)]
+    config = _model(
+        SCORER,
+        inputs,
+        [_renamed(specs[n], _numbered(n, i)) for i, n in enumerate(_RESULTS)],
+        # The profiling executor compiles again, for seconds, at every new batch size.
+        parameters={"DISABLE_OPTIMIZED_EXECUTION": "true"},
+        platform="pytorch_libtorch",
+        instance_group=_instances(settings.gpu),
+        **_batched(inputs, settings),
+    )
+    return serve_versions(config, [version])
+
+
+def _meter(specs: Specs, card: Mapping[str, str]) -> ModelConfig:
+    return _model(
+        "meter",
+        [_renamed(specs[name], _uncounted(name)) for name in _COUNTED],
+        [specs[name] for name in _COUNTED],
+        # Without the quantiles (an empty list) drift is not measured.
+        parameters={"mos_quantiles": card.get("mos_quantiles", "[]")},
+        backend="python",
+        max_batch_size=MAX_BATCH_SIZE,
+        instance_group=_instances(gpu=False),
+        # What waits while the model is busy is run as one batch; an idle model waits for nothing.
+        dynamic_batching={},
+    )
+
+
+def _answer(specs: Specs, settings: DeploymentSettings) -> ModelConfig:
+    return _model(
+        "mplug_owl2_answer",
+        [specs["IMAGE"], specs["QUESTION"]],
+        [specs["TEXT"]],
+        parameters={
+            "embedder": settings.embedder,  # for its tokenizer
+            "view_size": str(specs["SEMANTIC_VIEW"].shape[0]),
+        },
+        backend="python",
+        max_batch_size=0,
+        # Many responses to one request: the pieces of the answer, as they are generated.
+        model_transaction_policy={"decoupled": True},
+        # Each instance answers one question at a time. They hold no weights: mplug_owl2 does.
+        instance_group=_instances(gpu=False, count=2),
+    )
+
+
+def _model(
     name: str,
-    runner: str,
-    inputs: list[TensorSpec],
-    outputs: list[TensorSpec],
-    instances: str,
-    settings: DeploymentSettings,
-    parameters: Mapping[str, str] | None = None,
-) -> str:
-    warmups = [_warmup(batch, inputs) for batch in settings.warmup_batches]
-    # On CPU larger batches are no faster per image, and while one runs the other steps wait.
-    preferred = "" if settings.gpu else "preferred_batch_size: [ 8 ], "
-    delay = f"max_queue_delay_microseconds: {settings.queue_delay_us}"
-    parts = [
-        f"name: {_quoted(name)}",
-        runner,
-        f"max_batch_size: {MAX_BATCH_SIZE}",
-        _tensors("input", inputs),
-        _tensors("output", outputs),
-        instances,
-        "# A batch starts when the model is free; an idle model waits this long for more images.",
-        f"dynamic_batching {{ {preferred}{delay} }}",
-        *(_parameter(key, value) for key, value in (parameters or {}).items()),
-        *warmups,
-    ]
-    return "\n".join(parts) + "\n"
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    parameters: Mapping[str, str],
+    **fields: Any,
+) -> ModelConfig:
+    """Make a configuration; `fields` are those that the models do not have in common."""
+    return ModelConfig(
+        name=name,
+        input=[
+            {"name": s.name, "data_type": s.data_type, "dims": s.shape, "optional": s.optional}
+            for s in inputs
+        ],
+        output=[{"name": s.name, "data_type": s.data_type, "dims": s.shape} for s in outputs],
+        parameters={key: {"string_value": value} for key, value in parameters.items()},
+        **fields,
+    )
 
 
-def _metering(specs: Mapping[str, TensorSpec], card: Mapping[str, str]) -> str:
-    counted = [specs[name] for name in _COUNTED]
-    inputs = [TensorSpec(_uncounted(s.name), s.data_type, s.shape) for s in counted]
-    parts = [
-        'name: "meter"',
-        'backend: "python"',
-        f"max_batch_size: {MAX_BATCH_SIZE}",
-        _tensors("input", inputs),
-        _tensors("output", counted),
-        "instance_group [ { kind: KIND_CPU, count: 1 } ]",
-        "# What waits while the model is busy goes together; nothing waits for company.",
-        "dynamic_batching { }",
-        # Without them (no card) drift is not measured.
-        _parameter("mos_quantiles", card.get("mos_quantiles", "[]")),
-    ]
-    return "\n".join(parts) + "\n"
+def _batched(inputs: Sequence[TensorSpec], settings: DeploymentSettings) -> dict[str, Any]:
+    """Fields of a model that computes in batches: their size, the queue and the warmup."""
+    return {
+        "max_batch_size": MAX_BATCH_SIZE,
+        # A batch starts when the model is free; an idle model waits this long for more images.
+        "dynamic_batching": {
+            # On a CPU larger batches are no faster per image, and the other steps wait for them.
+            "preferred_batch_size": [] if settings.gpu else [8],
+            "max_queue_delay_microseconds": settings.queue_delay_us,
+        },
+        "model_warmup": [_warmup(inputs, batch) for batch in settings.warmup_batches],
+    }
+
+
+def _warmup(inputs: Sequence[TensorSpec], batch: int) -> dict[str, Any]:
+    """One batch that is run before the model is ready; optional inputs are left out."""
+    tensors: dict[str, dict[str, Any]] = {}
+    for spec in (spec for spec in inputs if not spec.optional):
+        tensors[spec.name] = {"data_type": spec.data_type, "dims": spec.shape}
+        if spec.data_type == "TYPE_STRING":
+            tensors[spec.name]["input_data_file"] = WARMUP_IMAGE
+        else:
+            tensors[spec.name]["random_data"] = True
+    return {"name": f"batch of {batch}", "batch_size": batch, "inputs": tensors}
+
+
+def _instances(gpu: bool, count: int = 1) -> list[dict[str, Any]]:
+    return [{"kind": "KIND_GPU" if gpu else "KIND_CPU", "count": count}]
+
+
+def _step(
+    model: str, inputs: Mapping[str, str], outputs: Mapping[str, str], version: int = -1
+) -> dict[str, Any]:
+    """One step of the ensemble; version -1 is the newest."""
+    return {
+        "model_name": model,
+        "model_version": version,
+        "input_map": inputs,
+        "output_map": outputs,
+    }
+
+
+def _renamed(spec: TensorSpec, name: str) -> TensorSpec:
+    return TensorSpec(name, spec.data_type, spec.shape)
+
+
+def _numbered(name: str, index: int) -> str:
+    """Name of a tensor of a TorchScript model, by the convention of the libtorch backend."""
+    return f"{name}__{index}"
 
 
 def _uncounted(name: str) -> str:
     """Name of a result between the scorer and the step that counts it."""
     return f"UNCOUNTED_{name}"
-
-
-def _answering(specs: Mapping[str, TensorSpec], settings: DeploymentSettings) -> str:
-    parts = [
-        'name: "mplug_owl2_answer"',
-        'backend: "python"',
-        "max_batch_size: 0",
-        "# Many responses to a request: the pieces of the answer, as they come.",
-        "model_transaction_policy { decoupled: true }",
-        _tensors("input", [specs["IMAGE"], specs["QUESTION"]]),
-        _tensors("output", [specs["TEXT"]]),
-        "# Each instance answers one question at a time. They hold no weights: mplug_owl2 does.",
-        "instance_group [ { kind: KIND_CPU, count: 2 } ]",
-        _parameter("weights", settings.embedder),
-        _parameter("view_size", str(specs["SEMANTIC_VIEW"].shape[0])),
-    ]
-    return "\n".join(parts) + "\n"
-
-
-def _ensemble(specs: Mapping[str, TensorSpec], card: Mapping[str, str], version: int) -> str:
-    embeddings = {name: name for name in _EMBEDDINGS}
-    views = {name: name for name in ("QUALITY_VIEW", "SEMANTIC_VIEW")}
-    numbered_in = {f"{n}__{i}": n for i, n in enumerate(("QUALITY_VIEW", *_EMBEDDINGS))}
-    uncounted = {name: _uncounted(name) for name in _COUNTED}
-    numbered_out = {f"{n}__{i}": uncounted.get(n, n) for i, n in enumerate(_RESULTS)}
-    steps = (
-        _step("preprocess", {"IMAGE": "IMAGE"}, views),
-        _step("mplug_owl2", {"SEMANTIC_VIEW": "SEMANTIC_VIEW"}, embeddings),
-        _step("maniqa_moe", numbered_in, numbered_out, version),
-        _step("meter", {n: n for n in uncounted.values()}, {n: n for n in _COUNTED}),
-    )
-    parts = [
-        'name: "ma_agiqa"',
-        'platform: "ensemble"',
-        f"max_batch_size: {MAX_BATCH_SIZE}",
-        _tensors("input", [specs["IMAGE"]]),
-        _tensors("output", [specs[name] for name in _RESULTS]),
-        "# A chain: no two steps may run side by side, or a rejected one can freeze the other.",
-        "ensemble_scheduling {\n  step [\n" + ",\n".join(steps) + "\n  ]\n}",
-        "# The model card.",
-        *(_parameter(key, value) for key, value in card.items()),
-    ]
-    return "\n".join(parts) + "\n"
-
-
-def _step(
-    model: str, inputs: Mapping[str, str], outputs: Mapping[str, str], version: int = -1
-) -> str:
-    lines = [f"    {{\n      model_name: {_quoted(model)}\n      model_version: {version}"]
-    for word, names in (("input_map", inputs), ("output_map", outputs)):
-        lines += [
-            f"      {word} {{ key: {_quoted(key)}, value: {_quoted(value)} }}"
-            for key, value in names.items()
-        ]
-    return "\n".join(lines) + "\n    }"
-
-
-def _tensors(word: str, specs: Iterable[TensorSpec]) -> str:
-    rows = [
-        f"  {{ name: {_quoted(spec.name)}, data_type: {spec.data_type}, "
-        f"dims: [ {', '.join(map(str, spec.shape))} ]{', optional: true' * spec.optional} }}"
-        for spec in specs
-    ]
-    return f"{word} [\n" + ",\n".join(rows) + "\n]"
-
-
-def _warmup(batch: int, inputs: Iterable[TensorSpec]) -> str:
-    values = []
-    for spec in (spec for spec in inputs if not spec.optional):
-        source = "random_data: true"
-        if spec.data_type == "TYPE_STRING":
-            source = f"input_data_file: {_quoted(WARMUP_IMAGE)}"
-        values.append(
-            f"  inputs {{ key: {_quoted(spec.name)}, value: {{ data_type: {spec.data_type}, "
-            f"dims: [ {', '.join(map(str, spec.shape))} ], {source} }} }}"
-        )
-    lines = "\n".join(values)
-    return f'model_warmup {{\n  name: "batch of {batch}"\n  batch_size: {batch}\n{lines}\n}}'
-
-
-def _parameter(key: str, value: str) -> str:
-    return f"parameters {{ key: {_quoted(key)}, value: {{ string_value: {_quoted(value)} }} }}"
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)

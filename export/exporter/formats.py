@@ -1,14 +1,16 @@
 """The scorer as TorchScript and as ONNX, each checked against the eager model.
 
-TorchScript is what is served. `choose_arithmetic` settles how it computes: in the exact order of
+TorchScript is what is served. `choose_arithmetic` decides how it computes: in the exact order of
 the authors' code, or faster where the scores stay the same within a tolerance.
 """
 
 import io
 import logging
 import warnings
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import onnxruntime
 import torch
@@ -18,17 +20,6 @@ from ma_agiqa.errors import CheckpointError
 from ma_agiqa.networks.fast_maniqa import accelerate
 from ma_agiqa.networks.scorer import MAAGIQA, ScorerOutput
 from ma_agiqa.tensors import MAX_BATCH_SIZE
-
-__all__ = [
-    "ARITHMETICS",
-    "CHECK_BATCHES",
-    "ONNX_TOLERANCE",
-    "SCORE_TOLERANCE",
-    "TORCHSCRIPT_TOLERANCE",
-    "choose_arithmetic",
-    "export_onnx",
-    "export_torchscript",
-]
 
 ARITHMETICS = ("auto", "exact", "float32", "bfloat16")
 """How the served scorer computes.
@@ -58,9 +49,9 @@ def choose_arithmetic(model: MAAGIQA, arithmetic: str, gpu: bool, mos_range: flo
     """Make the scorer that is served.
 
     Args:
-        model: with the exact arithmetic.
+        model: the scorer with the exact arithmetic.
         arithmetic: one of `ARITHMETICS`.
-        gpu: it is served on the GPU.
+        gpu: whether it is served on the GPU.
         mos_range: length of the scale of its scores.
 
     Returns:
@@ -70,6 +61,7 @@ def choose_arithmetic(model: MAAGIQA, arithmetic: str, gpu: bool, mos_range: flo
         CheckpointError: an arithmetic was asked for by name and changes the scores too much.
     """
     if arithmetic == "exact":
+        logger.info("The scorer computes exactly")
         return model
     dtype = torch.float32 if arithmetic == "auto" else getattr(torch, arithmetic)
     fast = accelerate(model, dtype, gpu=gpu)
@@ -79,14 +71,18 @@ def choose_arithmetic(model: MAAGIQA, arithmetic: str, gpu: bool, mos_range: flo
         names, limit = ("score",), SCORE_TOLERANCE * mos_range / 5
     change = _largest_change(model, fast, names, limit)
     if change <= limit:
-        logger.info("scorer: %s changes its outputs by at most %.1e", dtype, change)
+        logger.info(
+            "The scorer computes in the fast order (%s): its outputs change by at most %.1e",
+            str(dtype).removeprefix("torch."),
+            change,
+        )
         return fast
     if arithmetic == "auto":
-        logger.info("scorer: exact, as fast float32 would change its outputs by %.1e", change)
+        logger.info("The scorer computes exactly: the fast order would change it by %.1e", change)
         return model
     raise CheckpointError(
-        f"--scorer {arithmetic}: the outputs would change by {change:.3g}; at most {limit:g} is "
-        "accepted. Choose exact."
+        f"--scorer {arithmetic} would change the outputs by {change:.3g}; at most {limit:g} is "
+        "accepted. Choose --scorer exact."
     )
 
 
@@ -99,13 +95,24 @@ def export_torchscript(model: MAAGIQA, path: Path) -> float:
     Raises:
         CheckpointError: it exceeds `TORCHSCRIPT_TOLERANCE`.
     """
+    logger.info("Writing TorchScript")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         buffer = io.BytesIO()  # torch's own writer aborts the process when the disk is full
         torch.jit.save(torch.jit.script(model), buffer)
-        path.write_bytes(buffer.getbuffer())
+        path.write_bytes(_without_source_paths(buffer))
         loaded = torch.jit.load(str(path), map_location="cpu")
     return _check("TorchScript", model, loaded, TORCHSCRIPT_TOLERANCE)
+
+
+def _without_source_paths(archive: io.BytesIO) -> bytes:
+    """Drop the debug records of a TorchScript archive, which hold the paths of this machine."""
+    kept = io.BytesIO()
+    with zipfile.ZipFile(archive) as full, zipfile.ZipFile(kept, "w") as small:
+        for record in full.infolist():
+            if not record.filename.endswith(".debug_pkl"):
+                small.writestr(record, full.read(record))
+    return kept.getvalue()
 
 
 def export_onnx(model: MAAGIQA, path: Path) -> float:
@@ -117,6 +124,7 @@ def export_onnx(model: MAAGIQA, path: Path) -> float:
     Raises:
         CheckpointError: it exceeds `ONNX_TOLERANCE`.
     """
+    logger.info("Writing ONNX")
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH_SIZE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -129,7 +137,7 @@ def export_onnx(model: MAAGIQA, path: Path) -> float:
             output_names=OUTPUTS,
             verbose=False,
         )
-    program.save(str(path))
+    cast(torch.onnx.ONNXProgram, program).save(str(path))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def run(*inputs: Tensor) -> Sequence[Tensor]:
@@ -186,4 +194,6 @@ def _check(
                     "Nothing was written."
                 )
             worst = max(worst, difference)
+    sizes = ", ".join(map(str, CHECK_BATCHES))
+    logger.info("%s equals the model to %.1e at batch sizes %s", format_name, worst, sizes)
     return worst

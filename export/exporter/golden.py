@@ -1,16 +1,16 @@
 """Golden requests: a served version has to give the scores that the same weights give in process.
 
-    generated image files --in process: views, embeddings, scorer--> expected SCORE, GATE
-                          --the server: ensemble of the version --> served SCORE, GATE
+    generated image files --in process: views, embedder, scorer --> expected SCORE, GATE
+                          --server: ensemble of the version     --> served SCORE, GATE
 
-The embeddings are computed in process for the demo's LMM. For another, 16.4 GB, they are asked of
-the server's `mplug_owl2`, which an activation never changes; the new scorer runs in process in
-either case.
+The scorer in process may be TorchScript, when a server goes back to a version whose checkpoint is
+gone, and the embedder may be the server's own, which can be too large to load a second time.
 """
 
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,21 +18,23 @@ from PIL import Image
 from torch import Tensor
 
 from ma_agiqa.errors import CheckpointError
-from ma_agiqa.images.views import decode, quality_view, semantic_view
-from ma_agiqa.lmm.sources import DEMO_EMBEDDER, build_embedder
-
-__all__ = ["Golden", "Scores", "compare", "embed_in_process", "golden_images"]
+from ma_agiqa.pipeline import make_views
 
 _SIDES = ((160, 120), (96, 96), (64, 200), (224, 224))
 
 Scores = tuple[np.ndarray, np.ndarray]
 """SCORE float32 (N, 1) and GATE float32 (N, 3) of N images."""
 
-Embed = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Semantic views uint8 (N, S, S, 3) to SEMANTIC and COHERENCE, float32 (N, hidden)."""
+Scorer = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
+"""The network, eager or as TorchScript: quality views and embeddings to SCORE, GATE, ..."""
 
-Network = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
-"""The scorer: quality views uint8 (N, 224, 224, 3) and embeddings to SCORE, GATE, ..."""
+
+class Embedder(Protocol):
+    """What is used of a `ma_agiqa.lmm.embedder.PromptEmbedder`."""
+
+    image_size: int
+
+    def __call__(self, views: Tensor) -> dict[str, Tensor]: ...
 
 
 def golden_images() -> list[bytes]:
@@ -53,7 +55,7 @@ def golden_images() -> list[bytes]:
 
 @dataclass(frozen=True)
 class Golden:
-    """Image files and what they have to score.
+    """Image files and the scores that they must get.
 
     Attributes:
         images: encoded files.
@@ -66,28 +68,20 @@ class Golden:
     tolerance: float
 
     @classmethod
-    def compute(cls, network: Network, embed: Embed, view_size: int, tolerance: float) -> "Golden":
+    @torch.inference_mode()
+    def compute(cls, embedder: Embedder, scorer: Scorer, tolerance: float) -> "Golden":
         """Score the golden images in process.
 
         Args:
-            network: the scorer, on the CPU.
-            embed: the LMM.
-            view_size: side of the semantic view.
-            tolerance: as the attribute.
+            embedder: on the CPU, or a running server's.
+            scorer: on the CPU.
+            tolerance: largest difference allowed, in MOS and in gate weights.
         """
         images = golden_images()
-        pixels = [decode(image) for image in images]
-        quality = torch.from_numpy(np.stack([quality_view(rgb) for rgb in pixels]))
-        semantic = torch.from_numpy(np.stack([semantic_view(rgb, view_size) for rgb in pixels]))
-        with torch.inference_mode():
-            score, gate = network(quality, *embed(semantic))[:2]
+        quality, semantic = make_views(images, embedder.image_size)
+        embeddings = embedder(semantic)
+        score, gate = scorer(quality, embeddings["semantic"], embeddings["coherence"])[:2]
         return cls(images, (score.numpy(), gate.numpy()), tolerance)
-
-
-def embed_in_process(views: Tensor) -> tuple[Tensor, Tensor]:
-    """Embed views by the demo's LMM."""
-    embeddings = build_embedder(DEMO_EMBEDDER)(views)
-    return embeddings["semantic"], embeddings["coherence"]
 
 
 def compare(golden: Golden, served: Scores, where: str) -> float:

@@ -1,7 +1,7 @@
-"""Tells running servers what to load, over Triton's model-control API.
+"""Has running servers load models, over Triton's model-control API.
 
-Servers close that API to all but those who know a key: `deploy/serve.py` makes one at each start
-and keeps it in a file that only its user can read.
+Servers close that API to everyone without a key: `deploy/serve.py` generates one at each start and
+keeps it in a file that only its user can read.
 """
 
 import os
@@ -12,15 +12,15 @@ from pathlib import Path
 import grpc
 import numpy as np
 import torch
-from google.protobuf import json_format, text_format
+from google.protobuf import json_format
 from torch import Tensor
-from tritonclient.grpc import InferenceServerClient, InferInput, InferResult, model_config_pb2
+from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import InferenceServerException
 
 from exporter.golden import Golden, Scores, compare
+from exporter.versions import EMBEDDER
 from ma_agiqa.errors import CheckpointError, ConfigError
-
-__all__ = ["KEY_VARIABLE", "ModelControl", "read_credentials", "read_key"]
 
 KEY_VARIABLE = "MA_AGIQA_ADMIN_KEY"
 _KEY_HEADER = "triton-grpc-protocol-admin-key"
@@ -31,7 +31,14 @@ _TIMEOUT_S = 1800.0
 
 
 def read_key(url: str, key_file: Path | None) -> str:
-    """Find the key of a server: in the file named, the environment, or where `serve.py` put it.
+    """Find the key of a server: in a file, in the environment, or where `serve.py` put it.
+
+    Args:
+        url: HOST:PORT of the server.
+        key_file: the file, or None.
+
+    Returns:
+        The key; empty where none is found, as a server may be open.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -43,8 +50,10 @@ def read_key(url: str, key_file: Path | None) -> str:
         return path.read_text(encoding="ascii").strip()
     except FileNotFoundError:
         if key_file is None:
-            return ""  # a server may be open
-        raise ConfigError(f"There is no key file {path}: name the server's.") from None
+            return ""
+        raise ConfigError(
+            f"There is no key file {path}. Give the one that the server wrote next to its log."
+        ) from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"The key file {path} cannot be read: {error}.") from error
 
@@ -55,16 +64,13 @@ def read_credentials(
     """Read the PEM files of an encrypted connection; None if there are none.
 
     Raises:
-        ConfigError: a file cannot be read, or a certificate lacks its key.
+        ConfigError: a certificate lacks its key.
     """
     if ca is certificate is private_key is None:
         return None
     if (certificate is None) != (private_key is None):
-        raise ConfigError("Only one of --tls-cert and --tls-key is given: give both.")
-    try:
-        pems = [file and file.read_bytes() for file in (ca, private_key, certificate)]
-    except OSError as error:
-        raise ConfigError(f"A file of --tls-... cannot be read: {error}.") from error
+        raise ConfigError("Only one of --tls-cert and --tls-key was given: give both.")
+    pems = [file and file.read_bytes() for file in (ca, private_key, certificate)]
     return grpc.ssl_channel_credentials(*pems)
 
 
@@ -82,8 +88,8 @@ class ModelControl:
 
         Args:
             url: HOST:PORT.
-            key: of the administrator; empty for a server that is open.
-            token: what a server asks of every client, if it does.
+            key: the administrator's; empty for a server that is open.
+            token: bearer token, for a server that asks one of every client.
             credentials: encrypt the connection, such as `read_credentials` gives.
         """
         self.url = url
@@ -92,13 +98,13 @@ class ModelControl:
         if token:
             self._headers |= dict.fromkeys(_TOKEN_HEADERS, f"Bearer {token}")
 
-    def load(self, model: str, config: str | None = None) -> None:
+    def load(self, model: str, config: ModelConfig | None = None) -> None:
         """Load a model, or what is new of it, and wait until it is ready.
 
         Args:
             model: its name.
-            config: text of a configuration to use instead of the repository's; for a model that
-                the repository does not have, the server then makes an empty version 1.
+            config: a configuration to use instead of the repository's; for a model that the
+                repository does not have, the server then makes an empty version 1.
 
         Raises:
             CheckpointError: it does not load; what was served before still is.
@@ -106,9 +112,8 @@ class ModelControl:
         """
         options = {}
         if config is not None:
-            message = text_format.Parse(config, model_config_pb2.ModelConfig())
-            options["config"] = json_format.MessageToJson(message, preserving_proto_field_name=True)
-            if message.platform == "ensemble":
+            options["config"] = json_format.MessageToJson(config, preserving_proto_field_name=True)
+            if config.platform == "ensemble":
                 options["files"] = {"file:1/empty": b""}
         with self._explained(f"load {model}"):
             self._client.load_model(
@@ -116,7 +121,7 @@ class ModelControl:
             )
 
     def unload(self, model: str) -> None:
-        """Unload a model; requests that have reached it are finished.
+        """Unload a model; requests that have reached it are still answered.
 
         Raises:
             CheckpointError, ConfigError: as in `load`.
@@ -128,14 +133,20 @@ class ModelControl:
         """Send the golden images to an ensemble; return the largest difference.
 
         Raises:
-            CheckpointError: it does not answer, or by other scores than expected.
+            CheckpointError: it does not answer, or gives other scores than expected.
         """
         where = f"{model} at {self.url}"
         with self._explained(f"score with {model}"):
             return compare(golden, self._scores(model, golden.images), where)
 
-    def embed(self, views: Tensor) -> tuple[Tensor, Tensor]:
+    def embed(self, views: Tensor) -> dict[str, Tensor]:
         """Have the server's `mplug_owl2` embed views, one at a time.
+
+        Args:
+            views: uint8 (N, side, side, 3).
+
+        Returns:
+            "semantic" and "coherence", each float32 (N, hidden).
 
         Raises:
             CheckpointError: it does not answer.
@@ -144,10 +155,13 @@ class ModelControl:
         for view in views.numpy():
             tensor = InferInput("SEMANTIC_VIEW", [1, *view.shape], "UINT8")
             tensor.set_data_from_numpy(view[None])
-            with self._explained("embed with mplug_owl2"):
-                pairs.append(_outputs(self._infer("mplug_owl2", tensor), "SEMANTIC", "COHERENCE"))
+            with self._explained(f"embed with {EMBEDDER}"):
+                pairs.append(_outputs(self._infer(EMBEDDER, tensor), "SEMANTIC", "COHERENCE"))
         semantic, coherence = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
-        return torch.from_numpy(semantic), torch.from_numpy(coherence)
+        return {
+            "semantic": torch.from_numpy(semantic),
+            "coherence": torch.from_numpy(coherence),
+        }
 
     def __enter__(self) -> "ModelControl":
         return self
@@ -175,9 +189,9 @@ class ModelControl:
             reason = (error.message() or "no reason given").split("\n")[0].rstrip(".")
             if "protocol is restricted" in reason:
                 raise ConfigError(
-                    f"The server at {self.url} lets only those change its models who know its "
-                    "key: name the file it is in with --admin-key-file (deploy/serve.py writes it "
-                    f"beside its log), or put it into {KEY_VARIABLE}."
+                    f"The server at {self.url} requires its administrator key to change models: "
+                    "give the file that holds it with --admin-key-file (deploy/serve.py writes it "
+                    f"next to its log), or set {KEY_VARIABLE}."
                 ) from error
             raise CheckpointError(f"The server at {self.url} did not {what}: {reason}.") from error
 
@@ -185,5 +199,24 @@ class ModelControl:
 def _outputs(result: InferResult, *names: str) -> tuple[np.ndarray, ...]:
     arrays = tuple(result.as_numpy(name) for name in names)
     if any(array is None or array.size == 0 for array in arrays):
-        raise CheckpointError(f"The server gave no {' or no '.join(names)}. Its log says more.")
+        raise CheckpointError(
+            f"The server's answer lacks {' or '.join(names)}. Look for the reason in its log."
+        )
     return arrays
+
+
+class ServedEmbedder:
+    """The embedder of a running server, called as `ma_agiqa.lmm.embedder.PromptEmbedder` is."""
+
+    def __init__(self, server: ModelControl, image_size: int) -> None:
+        """Name the server.
+
+        Args:
+            server: runs `mplug_owl2`.
+            image_size: side of the view that it takes, in pixels.
+        """
+        self.image_size = image_size
+        self._server = server
+
+    def __call__(self, views: Tensor) -> dict[str, Tensor]:
+        return self._server.embed(views)

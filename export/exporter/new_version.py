@@ -1,306 +1,293 @@
-"""Writes a checkpoint into a model repository as a new version, and has running servers take it."""
+"""A checkpoint as a new version of the served scorer: written, checked, and put into service."""
 
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from google.protobuf import text_format
 from PIL import Image
-from tritonclient.grpc import model_config_pb2
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import serialize_byte_tensor
 
 from exporter import rollout, versions
 from exporter.cards import card_parameters
 from exporter.config import WARMUP_IMAGE, DeploymentSettings, repository_configs
-from exporter.formats import CHECK_BATCHES, choose_arithmetic, export_onnx, export_torchscript
+from exporter.formats import choose_arithmetic, export_onnx, export_torchscript
 from exporter.model_control import ModelControl
 from ma_agiqa.checkpoints import ModelCard, checkpoint_sha256, load_scorer
 from ma_agiqa.errors import CheckpointError, ConfigError
-from ma_agiqa.files import explain_full_disk
-from ma_agiqa.lmm.sources import DEMO_EMBEDDER, PAPER_EMBEDDER, embedder_config
+from ma_agiqa.files import explain_full_disk, write_whole
+from ma_agiqa.lmm.sources import embedder_config
 from ma_agiqa.networks.scorer import MAAGIQA
 from ma_agiqa.tensors import tensor_specs
 
-__all__ = [
-    "KEEP",
-    "REPOSITORY",
-    "Source",
-    "choose_owl",
-    "export",
-    "export_and_activate",
-    "read_checkpoint",
-]
-
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
-ADAPTERS = (
-    "preprocess/1/model.py",
-    "mplug_owl2/1/model.py",
-    "meter/1/model.py",
-    "mplug_owl2_answer/1/model.py",
-)
-QUEUE_DELAY_US = 1000
+"""The shipped repository, whose adapters (`<model>/1/model.py`) every repository gets."""
+
 KEEP = 2
 """Versions that stay: the active one, and one to go back to."""
 
-Say = Callable[[str], None]
+QUEUE_DELAY_US = 1000
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint as it was read."""
+    """A checkpoint in memory.
 
-    model: MAAGIQA
+    Attributes:
+        scorer: the network, in evaluation mode on the CPU.
+        card: its model card.
+        sha256: hash of its weights, which tells models apart.
+    """
+
+    scorer: MAAGIQA
     card: ModelCard
     sha256: str
 
+    @classmethod
+    def read(cls, path: Path) -> "Source":
+        """Read a checkpoint folder that training wrote, or a `.pt` file of the authors' code.
 
-def read_checkpoint(path: Path) -> Source:
-    """Read a checkpoint folder of ours, or a `.pt` file of the authors' code.
+        Raises:
+            CheckpointError: it cannot be read or does not fit.
+        """
+        scorer, card = load_scorer(path)
+        return cls(scorer, card, checkpoint_sha256(path))
 
-    Raises:
-        CheckpointError: it cannot be read or does not fit.
+
+class NewVersion:
+    """The next version of the scorer in a model repository.
+
+    `publish` writes it together with the configuration of every model, for servers that are started
+    afterwards. `activate` has running servers check and serve it. Both write the networks into a
+    hidden folder first (`stage`) and move them into place once they have passed their checks: a
+    failure before that leaves the repository as it was.
     """
-    return Source(*load_scorer(path), checkpoint_sha256(path))
 
+    def __init__(
+        self,
+        source: Source,
+        repository: Path,
+        embedder: str,
+        dtype: str,
+        gpu: bool,
+        arithmetic: str = "auto",
+        keep: int = KEEP,
+    ) -> None:
+        """Check that scorer and embedder fit; nothing is written yet.
 
-def export(
-    source: Source,
-    repository: Path,
-    owl: str,
-    dtype: str,
-    gpu: bool,
-    say: Say = lambda _: None,
-    keep: int = KEEP,
-    arithmetic: str = "auto",
-) -> int:
-    """Write the next version, and the configuration of every model; servers started now serve it.
+        Args:
+            source: the checkpoint.
+            repository: folder of the models; made if it does not exist.
+            embedder: source of mPLUG-Owl2, as `ma_agiqa.lmm.sources.build_embedder` takes it.
+            dtype: type that mPLUG-Owl2's weights are kept in, of `ma_agiqa.lmm.sources.DTYPES`.
+            gpu: whether the networks are served on the GPU.
+            arithmetic: how the scorer computes, one of `formats.ARITHMETICS`.
+            keep: number of versions that stay, this one included.
 
-    The version is written and checked in a hidden folder first and then moved into place: a
-    failure or a crash before that leaves the repository as it was.
-
-    Args:
-        source: the checkpoint.
-        repository: is made if it does not exist.
-        owl: source of mPLUG-Owl2, as `ma_agiqa.lmm.sources.build_embedder` takes it.
-        dtype: what mPLUG-Owl2's weights are kept in, of `ma_agiqa.lmm.sources.DTYPES`.
-        gpu: serve on the GPU.
-        say: is told about progress.
-        keep: how many versions stay, this one included.
-        arithmetic: of the scorer, one of `formats.ARITHMETICS`.
-
-    Returns:
-        The number of the version.
-
-    Raises:
-        CheckpointError: the scorer and mPLUG-Owl2 do not fit, or an exported format computes
-            something else than the model.
-        ConfigError: another export is at work on the repository.
-    """
-    build = _config_builder(source, owl, dtype, gpu)
-    with _at_work(repository) as staging:
-        _write_formats(source, staging / "version", arithmetic, gpu, say)
-        _write_warmup_image(staging / WARMUP_IMAGE)
-        version = versions.next_version(repository)
-        configs = build(version)
-        fitting = versions.kept_versions(repository) if _fits(repository, configs) else []
-        _copy_adapters(repository)
-        os.rename(staging / "version", repository / versions.SCORER / str(version))
-        _publish(staging, repository, configs, version, fitting, say)
-        rollout.prune(repository, (), keep, say)
-        return version
-
-
-def export_and_activate(
-    source: Source,
-    repository: Path,
-    owl: str | None,
-    servers: Sequence[ModelControl],
-    say: Say = lambda _: None,
-    keep: int = KEEP,
-    arithmetic: str = "auto",
-) -> int:
-    """Write the next version and have running servers of this repository serve it.
-
-    Args:
-        source: the checkpoint.
-        repository: what the servers serve.
-        owl: source of mPLUG-Owl2; the repository's if None.
-        servers: all of them.
-        say: is told about progress.
-        keep: how many versions stay, this one included.
-        arithmetic: of the scorer, one of `formats.ARITHMETICS`.
-
-    Returns:
-        The number of the version.
-
-    Raises:
-        CheckpointError: as in `export`, or a server does not score as expected; nothing changed.
-        ConfigError: the version needs another mPLUG-Owl2 or other tensors than are served, or the
-            servers do not let their models be changed.
-    """
-    served = versions.read_config(repository, "mplug_owl2").parameters
-    build = _config_builder(
-        source,
-        choose_owl(owl or served["weights"].string_value, source.card.preset),
-        served["dtype"].string_value,
-        gpu=False,
-    )
-    with _at_work(repository) as staging:
-        version = versions.next_version(repository)
-        configs = build(version)
-        if not _fits(repository, configs):
-            raise ConfigError(
-                "The checkpoint needs another mPLUG-Owl2, or tensors of other sizes, than are "
-                f"served from {repository}. Export it without --activate and restart the server, "
-                "or into a repository of its own for a second server."
+        Raises:
+            CheckpointError: the scorer takes embeddings of another width, or the embedder's
+                settings cannot be read.
+        """
+        self.source, self.repository = source, repository
+        self.embedder, self.dtype, self.gpu = embedder, dtype, gpu
+        self.arithmetic, self.keep = arithmetic, keep
+        sizes, config = embedder_config(embedder), source.scorer.config
+        if config.semantic_dim != sizes.hidden_size:
+            raise CheckpointError(
+                f"The checkpoint was trained on prompt embeddings of width {config.semantic_dim}; "
+                f"{embedder} gives {sizes.hidden_size}. Give the --embedder it was trained with."
             )
-        gpu = versions.run_on_gpu(repository)
-        scorer = _write_formats(source, staging / "version", arithmetic, gpu, say)
-        golden = rollout.make_golden(repository, scorer, servers[0])
-        folder = repository / versions.SCORER / str(version)
-        os.rename(staging / "version", folder)
-        try:
-            rollout.activate(repository, version, configs["ma_agiqa"], servers, golden, say)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        rollout.prune(repository, servers, keep, say)
-        return version
-
-
-def _config_builder(
-    source: Source, owl: str, dtype: str, gpu: bool
-) -> Callable[[int], dict[str, str]]:
-    """Check that scorer and LMM fit; return what writes the configurations of a version."""
-    owl_config = embedder_config(owl)
-    scorer = source.model.config
-    if scorer.semantic_dim != owl_config.hidden_size:
-        raise CheckpointError(
-            f"The checkpoint was trained on prompt embeddings of width {scorer.semantic_dim}; "
-            f"{owl} gives {owl_config.hidden_size}. Give the --owl it was trained with."
+        self._specs = tensor_specs(
+            sizes.vision.image_size, sizes.hidden_size, config.image_size, source.scorer.grid
         )
-    specs = tensor_specs(
-        owl_config.vision.image_size, owl_config.hidden_size, scorer.image_size, source.model.grid
-    )
-    small = source.card.preset == "demo"
-    settings = DeploymentSettings(
-        owl, dtype, gpu, QUEUE_DELAY_US, warmup_batches=(1, 8) if small or gpu else (1,)
-    )
 
-    def build(version: int) -> dict[str, str]:
-        card = card_parameters(source.card, scorer.gate_activation, source.sha256, version)
-        return repository_configs(specs, card, settings, version)
+    @classmethod
+    def for_running(
+        cls, source: Source, repository: Path, arithmetic: str = "auto", keep: int = KEEP
+    ) -> "NewVersion":
+        """Make a version that runs as a repository's servers do: same embedder, dtype and device.
 
-    return build
+        Raises:
+            CheckpointError: as for the constructor.
+            ConfigError: the repository is incomplete, or its adapters are not those of this
+                version of the program.
+        """
+        served = versions.read_parameters(repository, versions.EMBEDDER)
+        if "embedder" not in served or _outdated_adapters(repository):
+            raise ConfigError(
+                f"The models in {repository} were written by another version of this program. "
+                "Write them again with `python export/to_triton.py`, and restart the servers."
+            )
+        gpu = versions.runs_on_gpu(repository)
+        return cls(source, repository, served["embedder"], served["dtype"], gpu, arithmetic, keep)
 
+    def stage(self, folder: Path) -> MAAGIQA:
+        """Write the scorer as TorchScript and as ONNX, each checked against the eager model.
 
-def _write_formats(source: Source, folder: Path, arithmetic: str, gpu: bool, say: Say) -> MAAGIQA:
-    """Write TorchScript and ONNX; return the scorer as it is served."""
-    folder.mkdir()
-    say("TorchScript")
-    mos_range = source.card.mos_max - source.card.mos_min
-    served = choose_arithmetic(source.model, arithmetic, gpu, mos_range)
-    say(f"The scorer computes {'exactly' if served is source.model else 'in the fast order'}")
-    difference = export_torchscript(served, folder / "model.pt")
-    say(f"TorchScript equals the model to {difference:.1e} at batch {CHECK_BATCHES}")
-    say("ONNX")
-    difference = export_onnx(source.model, folder / "model.onnx")
-    say(f"ONNX equals the model to {difference:.1e} at batch {CHECK_BATCHES}")
-    return served
+        Args:
+            folder: is made, and becomes the version's folder in the repository.
 
+        Returns:
+            The scorer as it is served.
 
-def _fits(repository: Path, configs: dict[str, str]) -> bool:
-    """Whether a version of these configurations can be served beside those that are there."""
-    for name in ("mplug_owl2", versions.SCORER):
-        if not (repository / name / "config.pbtxt").is_file():
-            return False
-        served = versions.read_config(repository, name)
-        new = text_format.Parse(configs[name], model_config_pb2.ModelConfig())
-        if list(served.input) != list(new.input) or list(served.output) != list(new.output):
-            return False
-        if any(
-            served.parameters[key].string_value != new.parameters[key].string_value
-            for key in ("weights", "dtype")
-        ):
-            return False
-    return True
+        Raises:
+            CheckpointError: a format, or the arithmetic asked for, computes something else.
+        """
+        folder.mkdir()
+        scorer, card = self.source.scorer, self.source.card
+        mos_range = card.mos_max - card.mos_min
+        served = choose_arithmetic(scorer, self.arithmetic, self.gpu, mos_range)
+        export_torchscript(served, folder / "model.pt")
+        export_onnx(scorer, folder / "model.onnx")
+        return served
+
+    def publish(self) -> int:
+        """Write the version and the configuration of every model; servers started now serve it.
+
+        Returns:
+            The number of the version.
+
+        Raises:
+            CheckpointError: as in `stage`.
+            ConfigError: another export or rollout is running on the repository.
+            DataError: the disk is full.
+        """
+        repository = self.repository
+        with _locked_for_writing(repository) as staging:
+            self.stage(staging / "version")
+            version = versions.next_version(repository)
+            configs = self.configs(version)
+            fitting = versions.kept_versions(repository) if self._fits(configs) else []
+            os.rename(staging / "version", repository / versions.SCORER / str(version))
+            _write_warmup_image(repository, staging)
+            for name, text in _outdated_adapters(repository).items():
+                write_whole(repository / name, text)
+            _drop_unfit(repository, fitting)
+            # The one that clients ask for is written last.
+            scorer, active = configs.pop(versions.SCORER), configs.pop(versions.ENSEMBLE)
+            for config in configs.values():
+                versions.write_config(repository, config)
+            versions.write_config(repository, versions.serve_versions(scorer, {*fitting, version}))
+            versions.write_version(repository, version, active)
+            versions.set_active(repository, version)
+            rollout.prune(repository, (), self.keep)
+            return version
+
+    def activate(self, servers: Sequence[ModelControl]) -> int:
+        """Have running servers of the repository check the version and switch to it.
+
+        Args:
+            servers: all servers of the repository.
+
+        Returns:
+            The number of the version.
+
+        Raises:
+            CheckpointError: as in `stage`, or a server does not score as expected. Nothing changed.
+            ConfigError: the version needs another mPLUG-Owl2 or other tensors than are served, or
+                the servers do not let their models be changed.
+            DataError: the disk is full.
+        """
+        repository = self.repository
+        with _locked_for_writing(repository) as staging:
+            version = versions.next_version(repository)
+            configs = self.configs(version)
+            if not self._fits(configs):
+                raise ConfigError(
+                    "The checkpoint needs another mPLUG-Owl2, or tensors of other sizes, than are "
+                    f"served from {repository}. Write it there with `python export/to_triton.py "
+                    "export` and restart the servers, or give it a repository and a server of its "
+                    "own."
+                )
+            scorer = self.stage(staging / "version")
+            golden = rollout.make_golden(repository, scorer, servers[0])
+            os.rename(staging / "version", repository / versions.SCORER / str(version))
+            rollout.activate(repository, version, configs[versions.ENSEMBLE], servers, golden)
+            rollout.prune(repository, servers, self.keep)
+            return version
+
+    def configs(self, version: int) -> dict[str, ModelConfig]:
+        """Configure every model, by name, for this version alone."""
+        small = self.source.card.preset == "demo"
+        settings = DeploymentSettings(
+            self.embedder,
+            self.dtype,
+            self.gpu,
+            QUEUE_DELAY_US,
+            # At the paper's size a batch of 8 takes two CPU cores about a minute.
+            warmup_batches=(1, 8) if small or self.gpu else (1,),
+        )
+        gate = self.source.scorer.config.gate_activation
+        card = card_parameters(self.source.card, gate, self.source.sha256, version)
+        return repository_configs(self._specs, card, settings, version)
+
+    def _fits(self, configs: dict[str, ModelConfig]) -> bool:
+        """Whether the version can be served next to those that are in the repository."""
+        for name in (versions.EMBEDDER, versions.SCORER):
+            if not versions.has_config(self.repository, name):
+                return False
+            served, new = versions.read_config(self.repository, name), configs[name]
+            if list(served.input) != list(new.input) or list(served.output) != list(new.output):
+                return False
+            if name == versions.EMBEDDER and served.parameters != new.parameters:
+                return False
+        return True
 
 
 @contextmanager
-def _at_work(repository: Path) -> Iterator[Path]:
-    """Lock the repository and make a folder in it; explain a full disk."""
-    with (
-        rollout.locked(repository),
-        explain_full_disk(repository),
-        _staging(repository) as staging,
-    ):
-        yield staging
+def _locked_for_writing(repository: Path) -> Iterator[Path]:
+    """Lock the repository, explain a full disk, and make a folder that Triton ignores."""
+    with rollout.locked(repository), explain_full_disk(repository):
+        scorer = repository / versions.SCORER
+        scorer.mkdir(parents=True, exist_ok=True)
+        for left in scorer.glob(".export-*"):  # by an export that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=".export-", dir=scorer))
+        folder.chmod(0o755)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def _staging(repository: Path) -> Iterator[Path]:
-    """Make a folder on the repository's disk that Triton ignores, and remove it afterwards."""
-    scorer = repository / "maniqa_moe"
-    scorer.mkdir(parents=True, exist_ok=True)
-    for left in scorer.glob(".export-*"):  # by an export that was killed: this one has the lock
-        shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=".export-", dir=scorer))
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _outdated_adapters(repository: Path) -> dict[str, str]:
+    """The models' Python files that a repository lacks or has otherwise, by their place in it."""
+    outdated = {}
+    for file in sorted(REPOSITORY.glob("*/1/model.py")):
+        name, text = str(file.relative_to(REPOSITORY)), file.read_text(encoding="utf-8")
+        there = repository / name
+        if not there.is_file() or there.read_text(encoding="utf-8", errors="replace") != text:
+            outdated[name] = text
+    return outdated
 
 
-def _publish(
-    staging: Path,
-    repository: Path,
-    configs: dict[str, str],
-    version: int,
-    fitting: Sequence[int],
-    say: Say,
-) -> None:
-    """Write the configurations, the one that clients ask for last."""
-    warmup = repository / "preprocess" / "warmup"
-    warmup.mkdir(parents=True, exist_ok=True)
-    os.replace(staging / WARMUP_IMAGE, warmup / WARMUP_IMAGE)
-    for old in set(versions.kept_versions(repository)) - set(fitting):
-        shutil.rmtree(repository / versions.ensemble_name(old))
-        say(f"Version {old} does not fit the new mPLUG-Owl2 or tensors and is not served any more.")
-    for name in sorted(set(configs) - {versions.ENSEMBLE, versions.SCORER}):
-        versions.write_config(repository, name, configs[name])
-    scorer = versions.with_policy(configs[versions.SCORER], {*fitting, version})
-    versions.write_config(repository, versions.SCORER, scorer)
-    versions.write_version(repository, version, configs[versions.ENSEMBLE])
-    versions.set_active(repository, version)
+def _drop_unfit(repository: Path, fitting: Sequence[int]) -> None:
+    """Remove the ensembles of versions that do not fit what is served from now on."""
+    for version in set(versions.kept_versions(repository)) - set(fitting):
+        shutil.rmtree(repository / versions.ensemble_name(version))
+        logger.warning(
+            "Version %d does not fit the new mPLUG-Owl2 or tensors, and is removed", version
+        )
 
 
-def _copy_adapters(repository: Path) -> None:
-    for name in ADAPTERS:
-        target = repository / name
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(REPOSITORY / name, target)
-
-
-def _write_warmup_image(path: Path) -> None:
-    """Write a small gradient as the BYTES tensor that warms up `preprocess`."""
+def _write_warmup_image(repository: Path, staging: Path) -> None:
+    """Write a small gradient as the BYTES tensor that warms up `preprocess`, unless it is there."""
     y, x = np.mgrid[0:96, 0:128]
     image = Image.fromarray(np.stack([x, y, x + y], axis=-1).astype(np.uint8))
     with tempfile.TemporaryFile() as file:
         image.save(file, "PNG")
         file.seek(0)
-        tensor = serialize_byte_tensor(np.array([file.read()], dtype=np.object_))
-    path.write_bytes(tensor.item())
-
-
-def choose_owl(owl: str | None, preset: str) -> str:
-    """Settle the source of mPLUG-Owl2; a folder becomes an absolute path."""
-    if owl is None:
-        return DEMO_EMBEDDER if preset == "demo" else PAPER_EMBEDDER
-    return str(Path(owl).resolve()) if Path(owl).is_dir() else owl
+        tensor = serialize_byte_tensor(np.array([file.read()], dtype=np.object_)).item()
+    target = repository / "preprocess" / "warmup" / WARMUP_IMAGE
+    if not target.is_file() or target.read_bytes() != tensor:
+        (staging / WARMUP_IMAGE).write_bytes(tensor)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staging / WARMUP_IMAGE, target)

@@ -1,43 +1,43 @@
-"""Changes the version that running servers serve, without a request failing, and never by half.
+"""Changes the version that running servers serve, completely or not at all; no request fails.
 
-    activate   load N+1 beside N -> golden requests to N+1 alone -> write the files -> switch
+    activate   load N+1 next to N -> golden requests to N+1 alone -> write the files -> switch
     roll back  golden requests to the kept version -> write the files -> switch
 
 Until N+1 has passed, it is known to the servers' memory only: a server that dies meanwhile comes
-back as it was. Measured on 2.51 under load, with no request failing (docs/rollout.md): a load of a
-new version leaves the others alone, and a load of the ensemble switches in 0.03 s, while requests
-that are under way end in the version they began with.
+back as it was. Measured on 2.51 under load, with no request failing (docs/rollout.md): loading a
+new version leaves the others alone, and loading the ensemble switches in 0.03 s, while requests in
+flight end in the version they began with.
 """
 
 import fcntl
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from exporter import versions
-from exporter.golden import Golden, Network, embed_in_process
-from exporter.model_control import ModelControl
+from exporter.golden import Embedder, Golden
+from exporter.model_control import ModelControl, ServedEmbedder
 from ma_agiqa.errors import CheckpointError, ConfigError, MAAGIQAError
-from ma_agiqa.lmm.sources import DEMO_EMBEDDER
-
-__all__ = ["activate", "locked", "make_golden", "prune", "roll_back"]
+from ma_agiqa.lmm.sources import DEMO_EMBEDDER, build_embedder
 
 _CPU_TOLERANCE = 1e-3
 _GPU_TOLERANCE = 1e-2
 """TF32 and other orders of the sums; a MOS lies in 0-5."""
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
 def locked(repository: Path) -> Iterator[None]:
-    """Hold the repository against another export or rollout.
+    """Lock the repository against other exports and rollouts.
 
     Raises:
-        ConfigError: one is under way.
+        ConfigError: one is running.
     """
     repository.mkdir(parents=True, exist_ok=True)
     folder = os.open(repository, os.O_RDONLY)
@@ -46,71 +46,83 @@ def locked(repository: Path) -> Iterator[None]:
         yield
     except BlockingIOError as error:
         raise ConfigError(
-            f"Another export or rollout is at work on {repository}: wait for its end."
+            f"Another export or rollout is running on {repository}. Wait until it has ended."
         ) from error
     finally:
         os.close(folder)
 
 
-def make_golden(repository: Path, network: Network, server: ModelControl) -> Golden:
-    """Score the golden images in process, by the LMM that the repository names."""
-    owl = versions.read_config(repository, "mplug_owl2")
-    in_process = owl.parameters["weights"].string_value == DEMO_EMBEDDER
-    return Golden.compute(
-        network,
-        embed_in_process if in_process else server.embed,
-        view_size=owl.input[0].dims[0],
-        tolerance=_GPU_TOLERANCE if versions.run_on_gpu(repository) else _CPU_TOLERANCE,
-    )
+def make_golden(repository: Path, scorer: torch.nn.Module, server: ModelControl) -> Golden:
+    """Score the golden images in process, with the embedder that the repository names.
+
+    The demo's embedder is built here. Others (the paper's takes 16.4 GB) are asked of the server's
+    `mplug_owl2`, which an activation never changes; the scorer runs in process in either case.
+    """
+    served = versions.read_parameters(repository, versions.EMBEDDER)
+    if (served["embedder"], served["dtype"]) == (DEMO_EMBEDDER, "float32"):
+        embedder: Embedder = build_embedder(DEMO_EMBEDDER)
+    else:
+        view = versions.read_config(repository, versions.EMBEDDER).input[0]
+        embedder = ServedEmbedder(server, image_size=view.dims[0])
+    tolerance = _GPU_TOLERANCE if versions.runs_on_gpu(repository) else _CPU_TOLERANCE
+    return Golden.compute(embedder, scorer, tolerance)
 
 
 def activate(
     repository: Path,
     version: int,
-    ensemble: str,
+    ensemble: ModelConfig,
     servers: Sequence[ModelControl],
     golden: Golden,
-    say: Say,
 ) -> None:
-    """Have servers of one repository serve a new version, and keep the old one beside it.
+    """Have servers of one repository serve a new version, and keep the old one next to it.
 
     Args:
-        repository: holds maniqa_moe/<version>, of which the servers do not know yet.
+        repository: holds maniqa_moe/<version>, which the servers do not know yet.
         version: its number.
-        ensemble: configuration of `ma_agiqa` ending in it.
+        ensemble: configuration of `ma_agiqa` that ends in it.
         servers: are all checked before the first one switches.
-        golden: what the version has to score.
-        say: is told about progress.
+        golden: the scores that the version must give.
 
     Raises:
-        CheckpointError: a server cannot load it, or scores differently; all serve what they did.
+        CheckpointError: a server cannot load it, or scores differently. Every server then serves
+            what it did, and the version's files are removed.
     """
     before = versions.active_version(repository)
-    name = versions.ensemble_name(version)
     try:
         for server in servers:
             _load_candidate(repository, version, ensemble, server)
-            difference = server.check(name, golden)
-            say(f"{server.url} scores as in process to {difference:.1e}, with version {version}")
+            _check(server, version, golden)
         versions.write_version(repository, version, ensemble)
         for server in servers:
             server.load(versions.SCORER)  # nothing new: it now follows the file
-            server.load(name)
+            server.load(versions.ensemble_name(version))
         _switch(repository, version, servers, golden)
-    except (MAAGIQAError, OSError) as error:
-        _undo(repository, version, servers, say)
+    except BaseException as error:
+        _undo(repository, version, servers)
+        if not isinstance(error, MAAGIQAError | OSError):
+            raise
         raise CheckpointError(
-            f"Version {version} was not activated; version {before} goes on serving. {error}"
+            f"Version {version} was not activated; version {before} is still served. {error}"
         ) from error
 
 
-def _load_candidate(repository: Path, version: int, ensemble: str, server: ModelControl) -> None:
+def _load_candidate(
+    repository: Path, version: int, ensemble: ModelConfig, server: ModelControl
+) -> None:
     """Load a version and its ensemble into a server's memory alone."""
-    scorer = (repository / versions.SCORER / "config.pbtxt").read_text(encoding="utf-8")
+    scorer = versions.read_config(repository, versions.SCORER)
     wanted = [*versions.kept_versions(repository), version]
-    server.load(versions.SCORER, versions.with_policy(scorer, wanted))
-    text = versions.ensemble_text(ensemble, version)
-    server.load(versions.ensemble_name(version), text)
+    server.load(versions.SCORER, versions.serve_versions(scorer, wanted))
+    own = versions.own_ensemble(ensemble, version)
+    server.load(own.name, own)
+
+
+def _check(server: ModelControl, version: int, golden: Golden) -> None:
+    difference = server.check(versions.ensemble_name(version), golden)
+    logger.info(
+        "Version %d at %s gives the scores of this process to %.1e", version, server.url, difference
+    )
 
 
 def _switch(
@@ -123,45 +135,52 @@ def _switch(
         for server in servers:
             server.load(versions.ENSEMBLE)
             server.check(versions.ENSEMBLE, golden)
-    except MAAGIQAError:
+    except BaseException:
         if before is not None:
             versions.set_active(repository, before)
         for server in servers:
-            _try(lambda server=server: server.load(versions.ENSEMBLE))
+            _try(server.load, versions.ENSEMBLE)
         raise
 
 
-def _undo(repository: Path, version: int, servers: Sequence[ModelControl], say: Say) -> None:
+def _undo(repository: Path, version: int, servers: Sequence[ModelControl]) -> None:
     """Remove every trace of a version that was refused."""
     name = versions.ensemble_name(version)
     for server in servers:
-        _try(lambda server=server: server.unload(name))
-    if version in versions.kept_versions(repository):
-        versions.forget(repository, version)
+        _try(server.unload, name)
+    versions.forget(repository, version)
     for server in servers:
-        problem = _try(lambda server=server: server.load(versions.SCORER))
+        problem = _try(server.load, versions.SCORER)
         if problem:
-            say(f"Could not unload version {version}, which gets no traffic: {problem}")
+            logger.warning(
+                "Version %d, which gets no traffic, could not be unloaded: %s", version, problem
+            )
 
 
-def _try(action: Callable[[], None]) -> str | None:
+def _try(action: Callable[[str], None], model: str) -> str | None:
+    """Load or unload a model; return what went wrong, if something did."""
     try:
-        action()
+        action(model)
     except MAAGIQAError as error:
         return str(error)
     return None
 
 
-def roll_back(repository: Path, servers: Sequence[ModelControl], to: int | None, say: Say) -> int:
-    """Have servers serve another kept version, by default the one before the active one.
+def roll_back(repository: Path, servers: Sequence[ModelControl], to: int | None) -> int:
+    """Have servers serve another kept version.
+
+    Args:
+        repository: what the servers serve.
+        servers: are all checked before the first one switches.
+        to: number of the version; None for the one before the active one.
 
     Returns:
-        Its number.
+        The version's number.
 
     Raises:
         ConfigError: there is no such version.
-        CheckpointError: its file is damaged, or a server scores differently with it; all serve
-            what they did.
+        CheckpointError: its file is damaged, or a server scores differently with it. Every server
+            then serves what it did.
     """
     active, kept = versions.active_version(repository), versions.kept_versions(repository)
     version = to or max((one for one in kept if active and one < active), default=None)
@@ -171,35 +190,33 @@ def roll_back(repository: Path, servers: Sequence[ModelControl], to: int | None,
             f"{', '.join(map(str, kept)) or 'none'}, and {active} is active. Choose one with --to."
         )
     try:
-        network = _read_network(repository / versions.SCORER / str(version) / "model.pt")
-        golden = make_golden(repository, network, servers[0])
+        scorer = _read_scorer(repository / versions.SCORER / str(version) / "model.pt")
+        golden = make_golden(repository, scorer, servers[0])
         for server in servers:
             server.load(versions.ensemble_name(version))
-            difference = server.check(versions.ensemble_name(version), golden)
-            say(f"{server.url} scores as in process to {difference:.1e}, with version {version}")
+            _check(server, version, golden)
         _switch(repository, version, servers, golden)
     except MAAGIQAError as error:
         raise CheckpointError(
-            f"The servers were not rolled back; version {active} goes on serving. {error}"
+            f"The servers were not rolled back; version {active} is still served. {error}"
         ) from error
     return version
 
 
-def _read_network(file: Path) -> Network:
+def _read_scorer(file: Path) -> torch.nn.Module:
     try:
-        network: Network = torch.jit.load(str(file), map_location="cpu")
+        return torch.jit.load(str(file), map_location="cpu")
     except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(
             f"{file} cannot be read as TorchScript. Choose another version with --to, or export "
             "the checkpoint again."
         ) from error
-    return network
 
 
-def prune(repository: Path, servers: Sequence[ModelControl], keep: int, say: Say) -> None:
+def prune(repository: Path, servers: Sequence[ModelControl], keep: int) -> None:
     """Remove the oldest versions from servers and files until `keep` are left; never the active.
 
-    Nothing that is under way fails: an ensemble is unloaded when its last request is answered, and
+    No request in flight fails: an ensemble is unloaded when its last request is answered, and
     holds its version until then.
     """
     active = versions.active_version(repository)
@@ -211,4 +228,4 @@ def prune(repository: Path, servers: Sequence[ModelControl], keep: int, say: Say
         versions.forget(repository, version)
         for server in servers:
             server.load(versions.SCORER)
-        say(f"Removed version {version}; {keep} are kept.")
+        logger.info("Removed version %d; %d are kept", version, keep)

@@ -6,8 +6,9 @@
     maniqa_moe/      1/ and 2/; its version policy names exactly the versions above
 
 Every kept version is served, so that going back takes no load and two can be compared. The files
-say everything: a server that starts again serves what it served before. An ensemble of its own for
-each version, because all versions of one Triton ensemble share one configuration, steps included.
+say everything: a server that starts again serves what it served before. Each version has an
+ensemble of its own, because all versions of one Triton ensemble share one configuration, steps
+included.
 """
 
 import re
@@ -16,34 +17,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from ma_agiqa.errors import ConfigError
 from ma_agiqa.files import write_whole
 
-__all__ = [
-    "ENSEMBLE",
-    "SCORER",
-    "active_version",
-    "card_of",
-    "ensemble_name",
-    "ensemble_text",
-    "forget",
-    "kept_versions",
-    "next_version",
-    "read_config",
-    "run_on_gpu",
-    "set_active",
-    "with_policy",
-    "write_config",
-    "write_version",
-]
-
 ENSEMBLE = "ma_agiqa"
+EMBEDDER = "mplug_owl2"
 SCORER = "maniqa_moe"
 
-_NAME_LINE = re.compile(r'^name: "[^"]*"', re.MULTILINE)
-_POLICY_LINE = re.compile(r"^version_policy \{.*\}\n", re.MULTILINE)
+_HEADER = (
+    "# Written by export/to_triton.py; the reasons for its values are in "
+    "export/exporter/config.py.\n"
+)
 _VERSION_FOLDER = re.compile(rf"{ENSEMBLE}_v(\d+)")
 
 
@@ -52,52 +38,84 @@ def ensemble_name(version: int) -> str:
     return f"{ENSEMBLE}_v{version}"
 
 
-def read_config(repository: Path, model: str) -> model_config_pb2.ModelConfig:
-    """Read a model's configuration.
+def has_config(repository: Path, model: str) -> bool:
+    """Whether a repository has a model."""
+    return _config_file(repository, model).is_file()
+
+
+def read_config(repository: Path, model: str) -> ModelConfig:
+    """Read the configuration of a model.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or it is damaged.
     """
+    file = _config_file(repository, model)
     try:
-        text = (repository / model / "config.pbtxt").read_text(encoding="utf-8")
+        return text_format.Parse(file.read_text(encoding="utf-8"), ModelConfig())
     except OSError as error:
         raise ConfigError(
             f"The repository {repository} has no {model}/config.pbtxt ({error.strerror}). Write a "
-            "whole one with `python export/to_triton.py`, without --activate."
+            "complete one with `python export/to_triton.py`."
         ) from error
-    return text_format.Parse(text, model_config_pb2.ModelConfig())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{file} is damaged: {error}. Remove the file, and write the repository again with "
+            "`python export/to_triton.py`."
+        ) from error
 
 
-def run_on_gpu(repository: Path) -> bool:
+def read_parameters(repository: Path, model: str) -> dict[str, str]:
+    """Read the parameters in the configuration of a model.
+
+    Raises:
+        ConfigError: as for `read_config`.
+    """
+    parameters = read_config(repository, model).parameters
+    return {name: value.string_value for name, value in parameters.items()}
+
+
+def write_config(repository: Path, config: ModelConfig) -> None:
+    """Write the configuration of a model, whole or not at all.
+
+    A file that says the same is left alone: a newer file would make Triton load the model again.
+    """
+    if has_config(repository, config.name) and read_config(repository, config.name) == config:
+        return
+    text = text_format.MessageToString(config, as_utf8=True)
+    write_whole(_config_file(repository, config.name), _HEADER + text)
+
+
+def _config_file(repository: Path, model: str) -> Path:
+    return repository / model / "config.pbtxt"
+
+
+def runs_on_gpu(repository: Path) -> bool:
     """Whether the scorers of a repository run on the GPU."""
     groups = read_config(repository, SCORER).instance_group
     return any(group.kind == group.KIND_GPU for group in groups)
 
 
 def kept_versions(repository: Path) -> list[int]:
-    """Numbers of the versions that have an ensemble, rising."""
-    names = (_VERSION_FOLDER.fullmatch(path.parent.name) for path in _configs(repository))
+    """Numbers of the versions that have an ensemble, in ascending order."""
+    folders = (file.parent.name for file in repository.glob("*/config.pbtxt"))
+    names = (_VERSION_FOLDER.fullmatch(folder) for folder in folders)
     return sorted(int(name[1]) for name in names if name)
-
-
-def _configs(repository: Path) -> Iterable[Path]:
-    return repository.glob("*/config.pbtxt")
 
 
 def active_version(repository: Path) -> int | None:
     """The version that `ma_agiqa` ends in; None before the first export.
 
     Raises:
-        ConfigError: the ensemble ends in whatever version is newest, as older exports wrote it.
+        ConfigError: the ensemble names no version.
     """
-    if not (repository / ENSEMBLE / "config.pbtxt").is_file():
+    if not has_config(repository, ENSEMBLE):
         return None
     steps = read_config(repository, ENSEMBLE).ensemble_scheduling.step
     version = next((int(s.model_version) for s in steps if s.model_name == SCORER), -1)
     if version < 1:
         raise ConfigError(
-            f"The ensemble in {repository} names no version of {SCORER}. Write it again with "
-            "`python export/to_triton.py`, without --activate, and start the server anew."
+            f"The ensemble in {repository} names no version of {SCORER}. Write the repository "
+            "again with `python export/to_triton.py`, and restart its servers."
         )
     return version
 
@@ -110,58 +128,67 @@ def next_version(repository: Path) -> int:
 
 def card_of(repository: Path, version: int) -> dict[str, str]:
     """The card of a kept version, as strings."""
-    parameters = read_config(repository, ensemble_name(version)).parameters
-    return {name: value.string_value for name, value in parameters.items()}
+    return read_parameters(repository, ensemble_name(version))
 
 
-def ensemble_text(active_text: str, version: int) -> str:
-    """Configuration of a version's own ensemble, from one for `ma_agiqa` that ends in it."""
-    return _NAME_LINE.sub(f'name: "{ensemble_name(version)}"', active_text, count=1)
+def own_ensemble(active: ModelConfig, version: int) -> ModelConfig:
+    """The ensemble of a version itself, from one for `ma_agiqa` that ends in that version."""
+    return _renamed(active, ensemble_name(version))
 
 
-def with_policy(scorer_text: str, versions: Iterable[int]) -> str:
-    """The scorer's configuration, serving exactly these versions."""
-    numbers = ", ".join(map(str, sorted(versions)))
-    line = f"version_policy {{ specific {{ versions: [ {numbers} ] }} }}\n"
-    changed, count = _POLICY_LINE.subn(line, scorer_text, count=1)
-    return changed if count else scorer_text + line
+def serve_versions(scorer: ModelConfig, versions: Iterable[int]) -> ModelConfig:
+    """The scorer's configuration, serving exactly these versions.
+
+    Not the newest ones, which is Triton's default: traffic sees a version when it has been
+    checked, not when its files are there.
+    """
+    changed = _renamed(scorer, scorer.name)
+    changed.ClearField("version_policy")
+    changed.version_policy.specific.versions.extend(sorted(versions))
+    return changed
 
 
-def write_config(repository: Path, model: str, text: str) -> None:
-    """Write a configuration, unless it is there: a newer file makes Triton load a model anew."""
-    path = repository / model / "config.pbtxt"
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        write_whole(path, text)
+def write_version(repository: Path, version: int, active: ModelConfig) -> None:
+    """Keep a version: name it in the scorer's policy, then write its ensemble.
 
-
-def write_version(repository: Path, version: int, text: str) -> None:
-    """Keep a version: name it in the scorer's policy, then write its ensemble."""
-    scorer = (repository / SCORER / "config.pbtxt").read_text(encoding="utf-8")
-    versions = {*kept_versions(repository), version}
-    write_config(repository, SCORER, with_policy(scorer, versions))
-    _make_ensemble(repository, ensemble_name(version))
-    write_config(repository, ensemble_name(version), ensemble_text(text, version))
+    Args:
+        repository: holds the version's files already.
+        version: its number.
+        active: the ensemble `ma_agiqa` that ends in it.
+    """
+    scorer = read_config(repository, SCORER)
+    write_config(repository, serve_versions(scorer, {*kept_versions(repository), version}))
+    _write_ensemble(repository, own_ensemble(active, version))
 
 
 def set_active(repository: Path, version: int) -> None:
     """Have `ma_agiqa` end in a kept version."""
-    path = repository / ensemble_name(version) / "config.pbtxt"
-    text = _NAME_LINE.sub(f'name: "{ENSEMBLE}"', path.read_text(encoding="utf-8"), count=1)
-    _make_ensemble(repository, ENSEMBLE)
-    write_config(repository, ENSEMBLE, text)
-
-
-def _make_ensemble(repository: Path, name: str) -> None:
-    """Make version 1 of an ensemble, a folder without a model, in a way that git keeps."""
-    marker = repository / name / "1" / ".gitkeep"
-    if not marker.is_file():
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.touch()
+    own = read_config(repository, ensemble_name(version))
+    _write_ensemble(repository, _renamed(own, ENSEMBLE))
 
 
 def forget(repository: Path, version: int) -> None:
     """Remove a version: its ensemble first, then its place in the policy, then its files."""
-    shutil.rmtree(repository / ensemble_name(version))
-    scorer = (repository / SCORER / "config.pbtxt").read_text(encoding="utf-8")
-    write_config(repository, SCORER, with_policy(scorer, kept_versions(repository)))
+    ensemble = repository / ensemble_name(version)
+    if ensemble.exists():
+        shutil.rmtree(ensemble)
+    scorer = read_config(repository, SCORER)
+    write_config(repository, serve_versions(scorer, kept_versions(repository)))
     shutil.rmtree(repository / SCORER / str(version), ignore_errors=True)
+
+
+def _write_ensemble(repository: Path, config: ModelConfig) -> None:
+    """Write an ensemble and its version 1, a folder without a model, in a way that git keeps."""
+    marker = repository / config.name / "1" / ".gitkeep"
+    if not marker.is_file():
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+    write_config(repository, config)
+
+
+def _renamed(config: ModelConfig, name: str) -> ModelConfig:
+    """A copy with this name."""
+    copy = ModelConfig()
+    copy.CopyFrom(config)
+    copy.name = name
+    return copy

@@ -5,9 +5,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from exporter import versions
 from exporter.config import DeploymentSettings, repository_configs
 from ma_agiqa.tensors import GATE_ORDER, tensor_specs
 from ma_agiqa_client._core import protocol
@@ -15,18 +15,14 @@ from ma_agiqa_client._core import protocol
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 
 
-def parse(gpu: bool = False) -> dict[str, model_config_pb2.ModelConfig]:
+def configs_of_the_paper(gpu: bool = False) -> dict[str, ModelConfig]:
     settings = DeploymentSettings("some/owl", "float16", gpu, 1000, warmup_batches=(1, 8))
     specs = tensor_specs(448, 4096, 224, 28)
-    texts = repository_configs(specs, {"name": 'a "b" \\ ü'}, settings)
-    return {
-        name: text_format.Parse(text, model_config_pb2.ModelConfig())
-        for name, text in texts.items()
-    }
+    return repository_configs(specs, {"name": 'a "b" \\ ü'}, settings)
 
 
 def test_the_ensemble_is_a_chain_whose_tensors_fit():
-    configs = parse()
+    configs = configs_of_the_paper()
     ensemble = configs["ma_agiqa"]
     known = {tensor.name for tensor in ensemble.input}
     for step in ensemble.ensemble_scheduling.step:
@@ -44,7 +40,7 @@ def test_the_ensemble_is_a_chain_whose_tensors_fit():
 
 
 def test_the_paper_sizes():
-    configs = parse()
+    configs = configs_of_the_paper()
     dims = {t.name: list(t.dims) for config in configs.values() for t in config.output}
     assert dims["SEMANTIC_VIEW"] == [448, 448, 3]
     assert dims["SEMANTIC"] == dims["COHERENCE"] == [4096]
@@ -53,7 +49,7 @@ def test_the_paper_sizes():
 
 @pytest.mark.parametrize("name", ["preprocess", "mplug_owl2", "maniqa_moe"])
 def test_composing_models_batch_and_warm_up(name):
-    config = parse()[name]
+    config = configs_of_the_paper()[name]
     assert config.max_batch_size == 32
     assert config.HasField("dynamic_batching")
     assert not config.dynamic_batching.HasField("default_queue_policy")
@@ -65,7 +61,7 @@ def test_composing_models_batch_and_warm_up(name):
 def test_the_gpu_runs_the_networks_only():
     kinds = {
         name: config.instance_group[0].Kind.Name(config.instance_group[0].kind)
-        for name, config in parse(gpu=True).items()
+        for name, config in configs_of_the_paper(gpu=True).items()
         if config.instance_group
     }
     assert kinds == {
@@ -78,11 +74,11 @@ def test_the_gpu_runs_the_networks_only():
 
 
 def test_the_answering_model_streams_and_holds_no_weights():
-    configs = parse()
+    configs = configs_of_the_paper()
     config = configs["mplug_owl2_answer"]
     assert config.model_transaction_policy.decoupled
     assert config.max_batch_size == 0
-    assert config.parameters["weights"].string_value == "some/owl"  # for its tokenizer
+    assert config.parameters["embedder"].string_value == "some/owl"  # for its tokenizer
     assert config.parameters["view_size"].string_value == "448"
     step = {tensor.name: tensor for tensor in configs["mplug_owl2"].input}
     assert step["PROMPT"].optional
@@ -91,37 +87,37 @@ def test_the_answering_model_streams_and_holds_no_weights():
     assert config.name not in {step.model_name for step in steps}
 
 
-def test_the_shipped_configuration_is_what_is_written():
+def test_the_shipped_configuration_is_what_is_written(tmp_path):
     settings = DeploymentSettings("demo", "float32", False, 1000, warmup_batches=(1, 8))
-    texts = repository_configs(tensor_specs(224, 128, 224, 14), {}, settings)
-    for name in set(texts) - {"ma_agiqa", "meter"}:  # which hold the card, or a part of it
-        shipped = REPOSITORY / name / "config.pbtxt"
-        assert shipped.read_text(encoding="utf-8") == texts[name], name
+    configs = repository_configs(tensor_specs(224, 128, 224, 14), {}, settings)
+    for name in set(configs) - {"ma_agiqa", "meter"}:  # which hold the card, or a part of it
+        versions.write_config(tmp_path, configs[name])
+        written, shipped = (root / name / "config.pbtxt" for root in (tmp_path, REPOSITORY))
+        assert shipped.read_text(encoding="utf-8") == written.read_text(encoding="utf-8"), name
+        assert written.read_text().startswith("# Written by export/to_triton.py; the reasons for")
 
 
 def test_the_shipped_meter_compares_with_the_data_of_the_card():
-    def shipped(model: str) -> model_config_pb2.ModelConfig:
-        text = (REPOSITORY / model / "config.pbtxt").read_text(encoding="utf-8")
-        return text_format.Parse(text, model_config_pb2.ModelConfig())
-
-    assert len(json.loads(quantiles(shipped("meter")))) == 101
-    assert quantiles(shipped("meter")) == quantiles(shipped("ma_agiqa"))
-    assert quantiles(parse()["meter"]) == "[]"  # of a card without them
+    meter, ensemble = (versions.read_config(REPOSITORY, name) for name in ("meter", "ma_agiqa"))
+    assert len(json.loads(quantiles(meter))) == 101
+    assert quantiles(meter) == quantiles(ensemble)
+    assert quantiles(configs_of_the_paper()["meter"]) == "[]"  # of a card without them
 
 
-def quantiles(config: model_config_pb2.ModelConfig) -> str:
+def quantiles(config: ModelConfig) -> str:
     return config.parameters["mos_quantiles"].string_value
 
 
 def test_what_passes_the_meter_keeps_its_type_and_shape():
-    meter = parse()["meter"]
+    meter = configs_of_the_paper()["meter"]
     before = [(t.name.removeprefix("UNCOUNTED_"), t.data_type, list(t.dims)) for t in meter.input]
     assert before == [(t.name, t.data_type, list(t.dims)) for t in meter.output]
     assert meter.dynamic_batching.max_queue_delay_microseconds == 0
 
 
-def test_parameters_keep_every_character():
-    assert parse()["ma_agiqa"].parameters["name"].string_value == 'a "b" \\ ü'
+def test_parameters_keep_every_character(tmp_path):
+    versions.write_config(tmp_path, configs_of_the_paper()["ma_agiqa"])
+    assert versions.read_parameters(tmp_path, "ma_agiqa") == {"name": 'a "b" \\ ü'}
 
 
 def test_the_client_knows_the_same_tensors():
@@ -130,4 +126,4 @@ def test_the_client_knows_the_same_tensors():
     assert [getattr(protocol, name) for name in client] == list(client)
     assert set(client) <= set(specs)
     assert protocol.GATE_ORDER == GATE_ORDER
-    assert protocol.MODEL_NAME in parse()
+    assert protocol.MODEL_NAME in configs_of_the_paper()

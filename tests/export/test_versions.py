@@ -3,10 +3,11 @@
 import os
 import shutil
 from pathlib import Path
+from unittest.mock import Mock, call
 
 import pytest
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-import to_triton
 from exporter import rollout, versions
 from ma_agiqa.errors import CheckpointError, ConfigError
 
@@ -18,9 +19,13 @@ def repository(tmp_path) -> Path:
     return Path(shutil.copytree(SHIPPED, tmp_path / "models"))
 
 
-def chain(repository: Path, version: int) -> str:
-    text = (repository / "ma_agiqa" / "config.pbtxt").read_text(encoding="utf-8")
-    return text.replace("model_version: 1", f"model_version: {version}")
+def chain(repository: Path, version: int) -> ModelConfig:
+    """The ensemble `ma_agiqa`, ending in a version."""
+    config = versions.read_config(repository, "ma_agiqa")
+    for step in config.ensemble_scheduling.step:
+        if step.model_name == "maniqa_moe":
+            step.model_version = version
+    return config
 
 
 def add(repository: Path, version: int) -> None:
@@ -61,30 +66,38 @@ def test_a_forgotten_version_leaves_nothing(repository):
 def test_pruning_never_removes_the_active_version(repository):
     for version in (2, 3, 4):
         add(repository, version)
-    rollout.prune(repository, (), keep=2, say=lambda _: None)
+    rollout.prune(repository, (), keep=2)
     assert versions.kept_versions(repository) == policy(repository) == [1, 4]
     assert not (repository / "maniqa_moe" / "3").exists()
 
 
 def test_what_is_there_already_is_not_written_again(repository):
-    """Triton loads a model anew whose files are newer: here, 16.4 GB for the paper's LMM."""
+    """Triton loads a model again whose files are newer: here, 16.4 GB for the paper's LMM."""
     path = repository / "mplug_owl2" / "config.pbtxt"
+    path.write_text(path.read_text(encoding="utf-8") + "# A comment.\n")
     os.utime(path, (0, 0))
-    versions.write_config(repository, "mplug_owl2", path.read_text(encoding="utf-8"))
+    versions.write_config(repository, versions.read_config(repository, "mplug_owl2"))
     assert path.stat().st_mtime == 0
 
 
-def test_an_ensemble_that_names_no_version_is_told(repository):
-    path = repository / "ma_agiqa" / "config.pbtxt"
-    path.write_text(path.read_text().replace("model_version: 1", "model_version: -1"))
-    with pytest.raises(ConfigError, match=r"names no version of maniqa_moe\. Write it again"):
+def test_an_ensemble_that_names_no_version_is_reported(repository):
+    versions.write_config(repository, chain(repository, -1))
+    with pytest.raises(ConfigError, match=r"names no version of maniqa_moe\. Write the repository"):
         versions.active_version(repository)
+
+
+def test_a_missing_or_damaged_configuration_is_reported(repository):
+    (repository / "meter" / "config.pbtxt").write_text("name: unquoted")
+    with pytest.raises(ConfigError, match=r"meter/config\.pbtxt is damaged: .* Remove the file"):
+        versions.read_config(repository, "meter")
+    with pytest.raises(ConfigError, match=r"has no other/config\.pbtxt .* complete one with"):
+        versions.read_config(repository, "other")
 
 
 def test_two_at_once_are_refused(repository):
     with (
         rollout.locked(repository),
-        pytest.raises(ConfigError, match="Another export or rollout is at work"),
+        pytest.raises(ConfigError, match="Another export or rollout is running"),
         rollout.locked(repository),
     ):
         pass
@@ -92,20 +105,25 @@ def test_two_at_once_are_refused(repository):
 
 def test_a_rollback_without_an_older_version_is_refused(repository):
     with pytest.raises(ConfigError, match="kept are 1, and 1 is active"):
-        rollout.roll_back(repository, (), None, print)
+        rollout.roll_back(repository, (), None)
 
 
 def test_a_rollback_to_a_damaged_version_is_refused(repository):
     add(repository, 2)
     (repository / "maniqa_moe" / "2" / "model.pt").write_bytes(b"half of a file")
-    with pytest.raises(CheckpointError, match=r"version 1 goes on serving.*cannot be read"):
-        rollout.roll_back(repository, (), 2, print)
+    with pytest.raises(CheckpointError, match=r"version 1 is still served.*cannot be read"):
+        rollout.roll_back(repository, (), 2)
     assert versions.active_version(repository) == 1
 
 
-def test_a_damaged_version_can_be_removed_but_not_the_active_one(repository):
-    add(repository, 2)
-    with pytest.raises(ConfigError, match=r"Version 1 cannot be removed .* not active are 2"):
-        to_triton._forget(repository, 1)
-    assert to_triton._forget(repository, 2).startswith("Removed version 2.")
-    assert versions.kept_versions(repository) == policy(repository) == [1]
+@pytest.mark.parametrize("passing_checks", [0, 1], ids=["before the switch", "after the switch"])
+def test_an_activation_that_is_interrupted_is_undone(repository, passing_checks):
+    before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
+    shutil.copytree(repository / "maniqa_moe" / "1", repository / "maniqa_moe" / "2")
+    server = Mock(url="localhost:8001")
+    server.check.side_effect = [0.0] * passing_checks + [KeyboardInterrupt]
+    with pytest.raises(KeyboardInterrupt):
+        rollout.activate(repository, 2, chain(repository, 2), [server], golden=None)
+    assert {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()} == before
+    server.unload.assert_called_once_with("ma_agiqa_v2")
+    assert server.load.call_args == call("maniqa_moe")  # last, by the file, without version 2

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 import torch
 import tritonclient.grpc
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
 from embedded.server import EmbeddedTriton
+from exporter import versions
 from exporter.config import WARMUP_IMAGE, DeploymentSettings, repository_configs
 from ma_agiqa.images.views import decode, semantic_view
 from ma_agiqa.lmm import tokenizer as questions
@@ -61,13 +60,11 @@ def owl(tiny_owl, tmp_path_factory) -> Path:
 def write_repository(folder: Path, owl: Path) -> Path:
     """The shipped repository with another mPLUG-Owl2; the scorer takes embeddings of its width."""
     shutil.copytree(REPOSITORY, folder)
-    text = (folder / "ma_agiqa" / "config.pbtxt").read_text(encoding="utf-8")
-    shipped = text_format.Parse(text, model_config_pb2.ModelConfig())
-    card = {name: value.string_value for name, value in shipped.parameters.items()}
+    card = versions.card_of(folder, 1)
     settings = DeploymentSettings(str(owl), "float32", False, 1000, warmup_batches=(1,))
     configs = repository_configs(tensor_specs(112, 128, 224, 14), card, settings)
-    for name, config in configs.items():
-        (folder / name / "config.pbtxt").write_text(config, encoding="utf-8")
+    for config in configs.values():
+        versions.write_config(folder, config)
     assert (folder / "preprocess" / "warmup" / WARMUP_IMAGE).is_file()
     return folder
 

@@ -1,25 +1,25 @@
 """From a table of images to served scores: the commands one after another, as a team would."""
 
-import subprocess
-import sys
 from pathlib import Path
 
+import click
 import pandas as pd
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from embedded.server import EmbeddedTriton
+from exporter import commands as export
+from ma_agiqa import __main__ as training
 from ma_agiqa_client import Scorer
 from support.generated_agiqa_3k import write_tree
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(folder: Path, *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+def run(program: click.Command, *words: str) -> str:
+    done = CliRunner().invoke(program, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
     return done.stdout
 
 
@@ -34,15 +34,16 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_table_becomes_a_served_scorer(folder):
+def test_a_table_becomes_a_served_scorer(folder, monkeypatch):
+    monkeypatch.chdir(folder)
     config = ("--config", "config.yaml")
-    assert "0 problems" in run(folder, "-m", "ma_agiqa", "datasets", "check", *config)
-    assert "80 new" in run(folder, "-m", "ma_agiqa", "features", *config)
-    assert '"count": 16' in run(folder, "-m", "ma_agiqa", "train", *config)
-    evaluate = ("-m", "ma_agiqa", "evaluate", "--checkpoint", "runs/agiqa_3k_small")
-    assert "paper Table 1" in run(folder, *evaluate, "--output", "runs/evaluation")
-    export = ("--checkpoint", "runs/agiqa_3k_small", "--repository", "runs/repository")
-    run(folder, str(ROOT / "export" / "to_triton.py"), *export)
+    checkpoint = ("--checkpoint", "runs/agiqa_3k_small")
+    assert "0 problems" in run(training.main, "datasets", "check", *config)
+    assert "80 new" in run(training.main, "features", *config)
+    assert '"count": 16' in run(training.main, "train", *config)
+    evaluated = run(training.main, "evaluate", *checkpoint, "--output", "runs/evaluation")
+    assert "paper Table 1" in evaluated
+    run(export.main, *checkpoint, "--repository", "runs/repository")
     expected = pd.read_csv(folder / "runs" / "evaluation" / "predictions.csv")
     images = folder / "data" / "agiqa_3k" / "images"
     with (

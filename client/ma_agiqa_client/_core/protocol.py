@@ -71,7 +71,7 @@ _WRAPPING = re.compile(r"in ensemble '[^']*', |\[request id: [^]]*\] ")
 _DEAD_STUB = re.compile(r"Stub process '[^']*' is not healthy")
 _EXPIRED = re.compile(r"DEADLINE_EXCEEDED.*server clock (\d+) us")
 _ASK_FOR_A_KEPT_ONE = (
-    "Ask for a version that is kept (`python export/to_triton.py --list` lists them), "
+    "Ask for a version that is kept (`python export/to_triton.py list` lists them), "
     "or check the address."
 )
 

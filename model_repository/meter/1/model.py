@@ -10,6 +10,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from ma_agiqa.serving.metrics import ScoreMetrics, StepMetrics, counted, is_canary
+from ma_agiqa.serving.replies import Replies
 from ma_agiqa.tensors import GATE_ORDER
 
 
@@ -21,6 +22,7 @@ class TritonPythonModel:
         self.metrics = StepMetrics(pb_utils, "meter", images="UNCOUNTED_SCORE")
         quantiles = json.loads(parameters["mos_quantiles"]["string_value"])
         self._scores = ScoreMetrics(self.metrics.meter, quantiles, GATE_ORDER)
+        self._replies = Replies(pb_utils, "meter")
 
     @counted
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -34,11 +36,9 @@ class TritonPythonModel:
         try:
             if not is_canary(request):
                 self._scores.count(scores[:, 0].tolist(), gates.tolist())
-        except Exception as error:  # metrics are not worth a failure
+        except Exception as error:  # no request fails because of its metrics
             self.metrics.report(error)
-        return pb_utils.InferenceResponse(
-            [pb_utils.Tensor("SCORE", scores), pb_utils.Tensor("GATE", gates)]
-        )
+        return self._replies.tensors({"SCORE": scores, "GATE": gates})
 
 
 def _input(request: Any, name: str) -> np.ndarray:

@@ -11,9 +11,9 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from ma_agiqa.lmm.sources import build_embedder
-from ma_agiqa.serving import deadlines
 from ma_agiqa.serving.memory import run_in_parts
 from ma_agiqa.serving.metrics import StepMetrics, counted
+from ma_agiqa.serving.replies import Replies
 
 OUTPUTS = {"SEMANTIC": "semantic", "COHERENCE": "coherence"}
 
@@ -26,7 +26,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         parameters = json.loads(args["model_config"])["parameters"]
-        self._source = parameters["weights"]["string_value"]
+        self._source = parameters["embedder"]["string_value"]
         self._answerer: Any = None
         on_gpu = args["model_instance_kind"] == "GPU"
         self._embedder = build_embedder(
@@ -35,16 +35,14 @@ class TritonPythonModel:
             dtype=parameters["dtype"]["string_value"],
         )
         self.metrics = StepMetrics(pb_utils, "mplug_owl2", images="SEMANTIC_VIEW", unless="PROMPT")
+        self._replies = Replies(pb_utils, "mplug_owl2")
 
     def finalize(self) -> None:
         self.metrics.meter.close()
 
     @counted
     def execute(self, requests: list[Any]) -> list[Any]:
-        reasons = [deadlines.unwanted(request, "mplug_owl2") for request in requests]
-        wanted = [r for r, reason in zip(requests, reasons, strict=True) if reason is None]
-        answers = iter(self._answer(wanted))
-        return [_too_late(reason) if reason else next(answers) for reason in reasons]
+        return self._replies.in_time(requests, self._answer)
 
     def _answer(self, requests: list[Any]) -> list[Any]:
         plain = [request for request in requests if _prompt(request) is None]
@@ -55,12 +53,21 @@ class TritonPythonModel:
         views = [_view(request) for request in requests]
         try:
             embedded = run_in_parts(self._embedder, views)
-        except Exception as error:  # answer every request; details are for the log alone
-            pb_utils.Logger.log_error(f"mplug_owl2 failed: {error!r}")
-            return [_failure("prompt embeddings") for _ in requests]
+        except Exception as error:
+            sentence = "The prompt embeddings could not be computed; the server's log says why."
+            return self._replies.failures(len(requests), error, sentence)
         if None in embedded:
             pb_utils.Logger.log_error("mplug_owl2 has too little memory for one image")
-        return [_no_memory() if each is None else _embeddings(each) for each in embedded]
+        return [self._embeddings(each) for each in embedded]
+
+    def _embeddings(self, embeddings: dict[str, torch.Tensor] | None) -> Any:
+        """The embeddings of one request, or a refusal if there was too little memory for them."""
+        if embeddings is None:
+            return self._replies.refusal(
+                "The server has too little memory for this image now. Send it again later.",
+                "UNAVAILABLE",
+            )
+        return self._replies.tensors({n: embeddings[p].contiguous() for n, p in OUTPUTS.items()})
 
     def _next_token(self, request: Any) -> Any:
         # Here, so that scores do not depend on what only answers need.
@@ -76,29 +83,14 @@ class TritonPythonModel:
                 raise QuestionError(f"PROMPT came with {len(views)} images; send one.")
             token = self._answerer.next_token(views[0], prompts.as_numpy()[0].tolist())
         except QuestionError as error:
-            return _refusal(error, pb_utils.TritonError.INVALID_ARG)
+            return self._replies.refusal(error, "INVALID_ARG")
         except CannotAnswerError as error:
             pb_utils.Logger.log_error(f"mplug_owl2 cannot answer: {error.__cause__ or error!r}")
-            return _refusal(error, pb_utils.TritonError.UNSUPPORTED)
-        except Exception as error:  # details are for the log alone
-            pb_utils.Logger.log_error(f"mplug_owl2 failed: {error!r}")
-            return _failure("next token")
-        tensor = torch.tensor([[token]], dtype=torch.int32)
-        return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack("NEXT_TOKEN", tensor)])
-
-
-def _embeddings(embeddings: dict[str, torch.Tensor]) -> Any:
-    tensors = {name: embeddings[prompt].contiguous() for name, prompt in OUTPUTS.items()}
-    return pb_utils.InferenceResponse(
-        [pb_utils.Tensor.from_dlpack(name, tensor) for name, tensor in tensors.items()]
-    )
-
-
-def _no_memory() -> Any:
-    return _refusal(
-        "The server has too little memory for this image now. Send it again later.",
-        pb_utils.TritonError.UNAVAILABLE,
-    )
+            return self._replies.refusal(error, "UNSUPPORTED")
+        except Exception as error:
+            sentence = "The next token could not be computed; the server's log says why."
+            return self._replies.failure(error, sentence)
+        return self._replies.tensors({"NEXT_TOKEN": torch.tensor([[token]], dtype=torch.int32)})
 
 
 def _view(request: Any) -> torch.Tensor:
@@ -109,21 +101,3 @@ def _view(request: Any) -> torch.Tensor:
 def _prompt(request: Any) -> Any:
     """The tensor PROMPT, or None."""
     return pb_utils.get_input_tensor_by_name(request, "PROMPT")
-
-
-def _too_late(reason: str) -> Any:
-    fault = pb_utils.TritonError(reason, pb_utils.TritonError.CANCELLED)
-    return pb_utils.InferenceResponse(error=fault)
-
-
-def _refusal(error: object, code: Any) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
-
-
-def _failure(what: str) -> Any:
-    return pb_utils.InferenceResponse(
-        error=pb_utils.TritonError(
-            f"The {what} could not be computed; the server's log says why.",
-            pb_utils.TritonError.INTERNAL,
-        )
-    )

@@ -14,6 +14,7 @@ from ma_agiqa.images.views import decode, quality_view, semantic_view
 from ma_agiqa.serving import deadlines
 from ma_agiqa.serving.admission import start_admission
 from ma_agiqa.serving.metrics import StepMetrics, counted
+from ma_agiqa.serving.replies import Replies
 
 Views = tuple[np.ndarray, np.ndarray]
 
@@ -25,10 +26,11 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         sides = {tensor["name"]: int(tensor["dims"][0]) for tensor in config["output"]}
         self._semantic_size = sides["SEMANTIC_VIEW"]
-        # Images of a batch side by side: the decoders and both resizers run without Python's lock.
+        # The images of a batch run in parallel: decoders and resizers release Python's lock.
         self._pool = ThreadPoolExecutor(_cores())
+        self._replies = Replies(pb_utils, "preprocess")
         self.metrics = StepMetrics(pb_utils, "preprocess", images="IMAGE")
-        cv2.setNumThreads(1)  # each of these threads would otherwise start as many of its own
+        cv2.setNumThreads(1)  # otherwise each of these threads starts as many of its own
         self._admission = start_admission(("preprocess", "mplug_owl2", "maniqa_moe"), config)
 
     @counted
@@ -44,15 +46,15 @@ class TritonPythonModel:
         self.metrics.meter.close()
 
     def _begin(self, request: Any) -> Any:
-        """Put a request's images in line: a list of futures, or the refusal that answers it."""
+        """Queue the images of a request: a list of futures, or the refusal that answers it."""
         parameters = request.parameters()
         if reason := deadlines.refusal(parameters, "preprocess"):
-            return _refusal(reason, pb_utils.TritonError.CANCELLED)
+            return self._replies.refusal(reason, "CANCELLED")
         if reason := self._admission.refusal(parameters, _input(request).shape()[0]):
-            return _refusal(reason, pb_utils.TritonError.UNAVAILABLE)
+            return self._replies.refusal(reason, "UNAVAILABLE")
         if reason := deadlines.given_up(request, "preprocess"):
             self._admission.ended_here()
-            return _refusal(reason, pb_utils.TritonError.CANCELLED)
+            return self._replies.refusal(reason, "CANCELLED")
         files = [bytes(file) for file in _input(request).as_numpy().ravel()]
         return [self._pool.submit(self._views, file) for file in files]
 
@@ -67,30 +69,18 @@ class TritonPythonModel:
             quality, semantic = zip(*(future.result() for future in batch), strict=True)
         except ImageError as error:
             self._admission.ended_here()
-            fault = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-            return pb_utils.InferenceResponse(error=fault)
+            return self._replies.refusal(error, "INVALID_ARG")
         except Exception as error:  # one request's failure must not reach its neighbors
-            pb_utils.Logger.log_error(f"preprocess failed: {error!r}")
-            return pb_utils.InferenceResponse(
-                error=pb_utils.TritonError(
-                    "The image could not be prepared; the server's log says why.",
-                    pb_utils.TritonError.INTERNAL,
-                )
+            return self._replies.failure(
+                error, "The image could not be prepared; the server's log says why."
             )
-        tensors = {"QUALITY_VIEW": np.stack(quality), "SEMANTIC_VIEW": np.stack(semantic)}
-        # NumPy's DLPack capsules crash the 2.51 stub, so arrays go in as they are: right with
-        # NumPy 1 everywhere, and with NumPy 2 from 24.12 on.
-        return pb_utils.InferenceResponse(
-            [pb_utils.Tensor(name, array) for name, array in tensors.items()]
+        return self._replies.tensors(
+            {"QUALITY_VIEW": np.stack(quality), "SEMANTIC_VIEW": np.stack(semantic)}
         )
 
 
-def _refusal(reason: str, code: Any) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(reason, code))
-
-
 def _cores() -> int:
-    """A container sees the cores of its whole machine; MA_AGIQA_CORES says how many are its own."""
+    """Number of cores. A container sees those of its machine; MA_AGIQA_CORES says which share."""
     return int(os.environ.get("MA_AGIQA_CORES") or len(os.sched_getaffinity(0)))
 
 

@@ -158,9 +158,7 @@ def test_a_version_that_is_not_kept_is_named(scripted):
     scripted.cards["ma_agiqa_v9"] = None
     with Scorer(scripted.url, version=9) as scorer:
         for call in (scorer.model, lambda: scorer.score(b"1")):
-            with pytest.raises(
-                WrongModelError, match=r"`ma_agiqa_v9`.*export/to_triton\.py --list"
-            ):
+            with pytest.raises(WrongModelError, match=r"`ma_agiqa_v9`.*export/to_triton\.py list"):
                 call()
 
 

@@ -164,7 +164,7 @@ def test_a_missing_version_is_named_with_the_way_to_those_that_are_kept():
     said = "Request for unknown model: 'ma_agiqa_v9' is not found"
     text = str(protocol.to_client_error("StatusCode.NOT_FOUND", said, "host:8001", 2.0, version=9))
     assert "does not serve the model `ma_agiqa_v9`" in text
-    assert "`python export/to_triton.py --list`" in text
+    assert "`python export/to_triton.py list`" in text
     active = str(error("NOT_FOUND"))
     assert "does not serve the model `ma_agiqa`" in active
     assert "--list" not in active

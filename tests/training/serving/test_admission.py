@@ -67,7 +67,7 @@ def test_slow_servers_take_what_fills_their_batches(server):
     learn(server, 4)
     server.read(owl=4, scorer=3)
     assert [server.refuse() is None for _ in range(5)] == [True, True, True, False, False]
-    assert "10 requests wait, for about 2.5 s. Try later" in server.refuse()
+    assert "10 requests are waiting, for about 2.5 s. Try again later" in server.refuse()
 
 
 def test_requests_of_several_images_fill_batches_sooner(server):
@@ -84,7 +84,7 @@ def test_fast_servers_take_what_they_can_do_in_time(server):
     learn(server, 40)
     server.read(owl=40)
     assert server.refuse() is None
-    assert "41 requests wait, for about 1.0 s" in server.refuse()
+    assert "41 requests are waiting, for about 1.0 s" in server.refuse()
 
 
 def test_what_was_passed_on_is_not_counted_twice(server):
@@ -120,7 +120,7 @@ def test_bad_files_are_no_backlog(server):
 def test_a_deadline_that_the_queue_does_not_leave_time_for(server):
     learn(server, 4)
     server.read(owl=5)
-    assert "5 requests wait, for about 1.2 s; 1.0 s are left" in server.refuse(left_s=1.0)
+    assert "5 requests are waiting, for about 1.2 s; 1.0 s are left" in server.refuse(left_s=1.0)
     assert server.refuse(left_s=1.3) is None
     assert server.refuse() is None
 
@@ -130,7 +130,8 @@ def test_batches_that_take_longer_than_a_reading(server):
     for _ in range(400):  # 8 requests every second
         for number in range(10):
             server.read(0.1, owl=9, done=server.done + (8 if number == 0 else 0))
-    assert re.search(r"9 requests wait, for about 1\.[12] s; 1\.0 s", server.refuse(left_s=1.0))
+    refusal = server.refuse(left_s=1.0)
+    assert re.search(r"9 requests are waiting, for about 1\.[12] s; 1\.0 s", refusal)
 
 
 def test_a_server_that_was_idle_shows_no_rate(server):

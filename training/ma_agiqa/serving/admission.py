@@ -1,15 +1,16 @@
-"""How many images may wait for the steps, and who is refused when there are too many.
+"""Load control: which requests are refused when more come than the server can compute.
 
-A server that takes more than it can do makes everybody wait until nobody gets an answer in time.
-So the first step, before it decodes anything, refuses what could not be done in time. Where
+An overloaded server that takes every request makes all of them wait until none is answered in time.
+So the first step, before it decodes anything, refuses what could not be answered in time. Where
 decoding itself is slow, it refuses the oldest of its own queue until the rest can be done in time.
 
 The limit is here and not in Triton's `max_queue_size`, because a rejection by that stalls the
 batches of 2.51 by half a second each (docs/capacity.md has the numbers), and because it would be
-at the later step, when the decoding is already paid for.
+at a later step, after the decoding.
 
-How many requests wait is read from the server's own metrics: requests that were cancelled or failed
-on their way cannot be lost count of. Where there are no metrics, nothing is refused.
+The number of waiting requests is read from the server's own metrics, so that requests that were
+cancelled, or failed in a later step, are never counted as waiting. Without metrics, nothing is
+refused.
 """
 
 import json
@@ -25,18 +26,16 @@ from typing import Any
 
 from ma_agiqa.serving.deadlines import PARAMETER
 
-__all__ = ["METRICS_URL_VARIABLE", "Admission", "Backlog", "read_backlog", "start_admission"]
-
 METRICS_URL_VARIABLE = "MA_AGIQA_METRICS_URL"
 """Environment variable with the address of the server's metrics, if it is not port 8002 here."""
 
 _DEFAULT_URL = "http://127.0.0.1:8002/metrics"
 _PENDING, _DONE = "nv_inference_pending_request_count{", "nv_inference_request_success{"
-_INTERVAL_S = 0.1
-_IDLE_S = 2.0  # without requests for so long, the metrics are not read
-_STALE_S = 1.0  # an older reading says nothing
-_WINDOW_REQUESTS = 256  # the rate is that of about so many last ones: several batches
-_IMAGES_WEIGHT = 1 / 32  # of the last request, in the average number of images
+_INTERVAL_S = 0.1  # between two readings of the metrics
+_IDLE_S = 2.0  # after this long without requests, the metrics are no longer read
+_STALE_S = 1.0  # an older reading is not used
+_WINDOW_REQUESTS = 256  # the rate is measured over about this many requests: several batches
+_IMAGES_WEIGHT = 1 / 32  # weight of the last request in the average number of images
 
 logger = logging.getLogger(__name__)
 
@@ -45,14 +44,14 @@ Fetch = Callable[[], str]
 
 @dataclass(frozen=True)
 class Backlog:
-    """What the metrics say at one time.
+    """One reading of the metrics.
 
     Attributes:
-        pending: requests that wait in the queues of the later steps.
-        pending_here: requests that wait in the queue of the first step.
-        done: requests that the second step, which is never asked in vain, has answered since the
-            start.
-        time_s: when it was read.
+        pending: number of requests in the queues of the later steps.
+        pending_here: number of requests in the queue of the first step.
+        done: number of requests that the second step has answered since the server started; unlike
+            the first step, it gets no requests that are refused.
+        time_s: when it was read, in seconds.
     """
 
     pending: int
@@ -71,8 +70,8 @@ def read_backlog(metrics: str, models: Sequence[str], time_s: float) -> Backlog:
 
     Args:
         metrics: the text.
-        models: the steps, in their order.
-        time_s: when it was read.
+        models: names of the steps, in their order.
+        time_s: when it was read, in seconds.
     """
     pending, done = dict.fromkeys(models, 0), 0
     for line in metrics.splitlines():
@@ -86,7 +85,7 @@ def read_backlog(metrics: str, models: Sequence[str], time_s: float) -> Backlog:
 
 
 class Admission:
-    """Says who is refused, from what it reads in a thread of its own while requests come."""
+    """Decides which requests are refused, from the metrics that a thread of its own reads."""
 
     def __init__(
         self,
@@ -100,13 +99,13 @@ class Admission:
         """Start the thread.
 
         Args:
-            models: this step and those behind it, in their order.
-            always: so many images may wait for them, however slow they are: enough for full
-                batches.
-            max_wait_s: further ones are taken only if they need not wait longer than that.
-            fetch: gets the metrics; default: from `url`.
-            clock: seconds, for tests.
-            url: of the server's metrics.
+            models: names of this step and of those after it, in their order.
+            always: number of images that may wait for the steps, however slow these are: enough for
+                full batches.
+            max_wait_s: further images are taken only if they wait no longer than this.
+            fetch: returns the metrics as text; default: reads them from `url`.
+            clock: returns seconds, for tests.
+            url: address of the server's metrics.
         """
         self._models, self._clock = models, clock
         self._always, self._max_wait_s = always, max_wait_s
@@ -114,8 +113,8 @@ class Admission:
         self._backlog = Backlog(0, 0, 0, float("-inf"))
         self._asked = self._asked_before = 0
         self._admitted = self._passed_on = self._passed_on_before = 0
-        self._done, self._busy_s = 0.0, 0.0  # requests done, in so many seconds with enough to do
-        self._images = 1.0  # of a request, on average over the last ones
+        self._done, self._busy_s = 0.0, 0.0  # requests done, and the busy seconds they took
+        self._images = 1.0  # images in a request, on average over the last ones
         self._last_request_s = float("-inf")
         self._wake, self._closed = threading.Event(), False
         self._thread = threading.Thread(target=self._watch, name="admission", daemon=True)
@@ -124,50 +123,54 @@ class Admission:
     def refusal(
         self, parameters: str, images: int = 1, now_unix_us: int | None = None
     ) -> str | None:
-        """Say why a request is refused, if it is; count it, if it is not.
+        """Explain why a request is refused, if it is; count it, if it is not.
 
         Args:
-            parameters: the request's, a JSON object.
-            images: that it holds.
-            now_unix_us: the time, for tests.
+            parameters: the request's parameters, a JSON object.
+            images: number of images in the request.
+            now_unix_us: the time in microseconds of Unix time, for tests.
 
         Returns:
             A sentence for an error with the code UNAVAILABLE; None if the request is taken.
         """
-        now_s = self._clock()
-        self._last_request_s = now_s
+        self._last_request_s = self._clock()
         self._asked += 1
         self._wake.set()
-        if now_s - self._backlog.time_s > _STALE_S:
-            return self._admit(images)
-        # Those in this step are in no queue, and neither were, for the reading, those that came on.
+        reason = self._overload(_left_s(parameters, now_unix_us or time.time_ns() // 1000))
+        if reason is None:
+            self._admitted += 1
+            self._images += (images - self._images) * _IMAGES_WEIGHT
+        return reason
+
+    def _overload(self, left_s: float) -> str | None:
+        """Explain why a request that has this much time left would be answered too late, if so."""
+        if self._last_request_s - self._backlog.time_s > _STALE_S:
+            return None
+        # Requests that this step had not passed on when the metrics were read were in no later
+        # queue then, so they come on top of `pending`.
         waiting = self._backlog.pending + self._admitted - self._passed_on_before
+        # Of those that were in this step's own queue then, the ones asked about since have left it.
         waiting += max(0, self._backlog.pending_here - (self._asked - self._asked_before))
         wait_s = waiting * self._busy_s / self._done if self._done else 0.0
-        left_s = _left_s(parameters, now_unix_us or time.time_ns() // 1000)
         many = waiting * self._images >= self._always
-        if wait_s > left_s or (many and wait_s > self._max_wait_s):
-            until = "" if left_s == math.inf else f"; {left_s:.1f} s are left until the deadline"
-            return (
-                f"The server has more to do than it can: {waiting} requests wait, for about "
-                f"{wait_s:.1f} s{until}. Try later, or ask another server."
-            )
-        return self._admit(images)
-
-    def _admit(self, images: int) -> None:
-        self._admitted += 1
-        self._images += (images - self._images) * _IMAGES_WEIGHT
+        if wait_s <= left_s and not (many and wait_s > self._max_wait_s):
+            return None
+        until = "" if left_s == math.inf else f"; {left_s:.1f} s are left until the deadline"
+        return (
+            f"The server is overloaded: {waiting} requests are waiting, for about "
+            f"{wait_s:.1f} s{until}. Try again later, or ask another server."
+        )
 
     def passed_on(self) -> None:
-        """Note that all that were taken so far have gone on to the next step."""
+        """Note that all requests taken so far have been passed on to the next step."""
         self._passed_on = self._admitted
 
     def ended_here(self) -> None:
-        """Note that one that was taken goes no further: a stream of bad files is no backlog."""
+        """Note that a request that was taken ends in this step, so it is part of no backlog."""
         self._admitted -= 1
 
     def read(self) -> None:
-        """Read the metrics once; what cannot be read counts as never read."""
+        """Read the metrics once. If they cannot be read, the last reading is not used either."""
         asked, passed_on = self._asked, self._passed_on
         try:
             now = read_backlog(self._fetch(), self._models, self._clock())
@@ -177,10 +180,12 @@ class Admission:
             self._backlog = Backlog(0, 0, 0, float("-inf"))
             return
         before, self._backlog = self._backlog, now
-        self._asked_before = asked  # these have left the queue of this step
-        self._passed_on_before = passed_on  # these wait in a queue, or are done
+        # Both were counted just before the reading: by then, these had left this step's queue ...
+        self._asked_before = asked
+        # ... and these were in a later queue (and so in `pending`), or done.
+        self._passed_on_before = passed_on
         seconds = now.time_s - before.time_s
-        # Only a server that had enough to do all the time shows how fast it is.
+        # The rate is known only from intervals in which the server always had requests waiting.
         if not before.idle and not now.idle and seconds < _STALE_S:
             self._done += now.done - before.done
             self._busy_s += seconds
@@ -188,7 +193,7 @@ class Admission:
             self._done, self._busy_s = self._done / 2, self._busy_s / 2
 
     def close(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         self._closed = True
         self._wake.set()
         self._thread.join()
@@ -203,13 +208,14 @@ class Admission:
 
 
 def start_admission(models: Sequence[str], config: Mapping[str, Any]) -> Admission:
-    """Start the admission of a served step, as its configuration says.
+    """Start the admission of a served step from its configuration.
 
     Args:
-        models: the step and those behind it, in their order.
-        config: of the step. Its parameter `max_wait_ms` says how long requests may wait; without
-            it nobody is refused but for a deadline. Three of its largest batches may always wait:
-            one being computed, one to follow, and what came and went since the last reading.
+        models: names of the step and of those after it, in their order.
+        config: configuration of the step. Its parameter `max_wait_ms` limits how long requests may
+            wait; without it, only requests with a deadline are refused. Three of its largest
+            batches may always wait: one that is computed, one to follow, and what came and went
+            since the last reading.
     """
     limit = config["parameters"].get("max_wait_ms", {}).get("string_value", "inf")
     url = os.environ.get(METRICS_URL_VARIABLE, _DEFAULT_URL)

@@ -1,4 +1,4 @@
-"""Batches that are too large for the memory there is: halved and tried again."""
+"""Batches that do not fit into memory: halved and tried again."""
 
 import gc
 from collections.abc import Callable, Sequence
@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["is_out_of_memory", "run_in_parts"]
-
 _CPU_WORDS = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory has run out, on a GPU or on the host."""
+    """Whether an error means that memory has run out, on a GPU or on the host."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     # torch's allocator for the CPU raises a plain RuntimeError.
@@ -25,12 +23,13 @@ def run_in_parts(
     """Run a network over several requests at once, and over fewer if memory runs out.
 
     Args:
-        run: a batch (B, ...) to outputs by name, each (B, ...), row by row independent.
+        run: takes a batch (B, ...) and returns outputs by name, each (B, ...); the rows do not
+            depend on each other.
         parts: the images of each request, (B_i, ...), B_i >= 1.
 
     Returns:
-        For each request its outputs, each (B_i, ...); None where there is not even memory for one
-        of its images.
+        For each request its outputs, each (B_i, ...); None where memory does not even suffice for
+        one of its images.
     """
     try:
         outputs = run(torch.cat(list(parts)))

@@ -1,28 +1,28 @@
-"""What the served steps count and measure, for Prometheus, beside Triton's own metrics.
+"""What the served steps count and measure for Prometheus, in addition to Triton's own metrics.
 
     ma_agiqa_images_total{outcome, step}     images scored, or where and why they were not
     ma_agiqa_batch_images{step}              images in one execution of a step
-    ma_agiqa_busy_seconds_total{step}        time in which a step computed; its rate is a share
+    ma_agiqa_busy_seconds_total{step}        time in which a step computed; its rate is the load
     ma_agiqa_decode_seconds                  time to decode one image file
     ma_agiqa_image_megapixels                size of the images
     ma_agiqa_score                           predicted MOS
     ma_agiqa_score_quantile                  where that MOS lies in the training data, 0 to 1
     ma_agiqa_gate_total{input}               sum of the gates; divided by the images: their means
 
-Scores leave the chain in a TorchScript step, where production has no Python. So the chain ends in
-the small step `meter`, which passes SCORE and GATE on and counts them.
+The scorer is TorchScript, and in production that step has no Python. So the chain ends in the small
+step `meter`, which passes SCORE and GATE on unchanged and counts them.
 
 A call of Triton's metric functions crosses to another process: 0.02 to 0.15 ms (2 shared cores, no
-GPU). Steps therefore only put numbers into memory, and a thread hands them over twice a second.
-Metrics never fail a request. Every process of a step adds to the same series, so that they go on
+GPU). Steps therefore only keep numbers in memory, and a thread hands them over twice a second.
+Metrics never fail a request. Every process of a step adds to the same series, so these continue
 when a new version of a model takes over; they start again at 0 with the server.
 
-With MA_AGIQA_REQUEST_LOG=1 in the server's environment, every request also writes a line to the
-server's log where it ends, a JSON object with `request_id`, `step`, `outcome` and `images`;
-deploy/monitoring/json_log.py makes JSON of the whole log.
+With MA_AGIQA_REQUEST_LOG=1 in the server's environment, the step in which a request ends also
+writes a line to the server's log: a JSON object with `request_id`, `step`, `outcome` and `images`.
+deploy/monitoring/json_log.py turns the whole log into JSON.
 
-The request parameter `canary` (true) keeps a request out of scores and gates: health probes send
-the same image again and again, which would pass for drift.
+The request parameter `canary` (true) keeps a request out of the metrics of scores and gates: health
+probes send the same image again and again, which would look like drift.
 """
 
 import ctypes
@@ -31,13 +31,11 @@ import json
 import os
 import time
 from bisect import bisect_right
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Event, Lock, Thread
 from typing import Any
-
-__all__ = ["CANARY", "REQUEST_LOG", "Meter", "ScoreMetrics", "StepMetrics", "counted", "is_canary"]
 
 CANARY = "canary"
 """Request parameter: true keeps the request out of the metrics of scores."""
@@ -50,7 +48,7 @@ LAST_STEP = "meter"
 
 FLUSH_S = 0.5
 MAX_WAITING = 100_000
-"""Values that wait for the thread at most; beyond that they are dropped, which is logged."""
+"""Most values that may wait for the thread; more are dropped, which is logged."""
 
 _LABELS = tuple[tuple[str, str], ...]
 _COUNTERS = {
@@ -90,18 +88,18 @@ class Meter:
 
         Args:
             triton: the module `triton_python_backend_utils`.
-            flush_s: how often the numbers are handed over.
+            flush_s: seconds between two times that the numbers are handed over.
         """
         self._triton = triton
         self._flush_s = flush_s
         self._lock = Lock()
-        self._sums: Counter[tuple[str, _LABELS]] = Counter()
+        self._sums: dict[tuple[str, _LABELS], float] = defaultdict(float)
         self._values: dict[tuple[str, _LABELS], list[float]] = defaultdict(list)
         self._waiting = 0
         self._dropped = 0
-        # Never deleted: a family takes the series of other processes with it, and at the end of its
-        # process it crashes that (triton-inference-server/server#8663 and #8662). So both have a
-        # reference too many, which Python does not give back even when it ends.
+        # Never deleted: deleting a family deletes the series of other processes, too, and crashes
+        # a process that is ending (triton-inference-server/server#8663 and #8662). So both get an
+        # extra reference, which Python does not release even when it ends.
         self._families: dict[str, Any] = {}
         self._series: dict[tuple[str, _LABELS], Any] = {}
         for kept in (self._families, self._series):
@@ -116,7 +114,7 @@ class Meter:
             self._sums[name, tuple(sorted(labels.items()))] += amount
 
     def observe(self, name: str, values: Sequence[float], **labels: str) -> None:
-        """Put values into a histogram."""
+        """Add values to a histogram."""
         with self._lock:
             if self._waiting + len(values) > MAX_WAITING:
                 self._dropped += len(values)
@@ -125,9 +123,9 @@ class Meter:
             self._values[name, tuple(sorted(labels.items()))].extend(values)
 
     def flush(self) -> None:
-        """Hand over what has been collected; only the thread calls this while it runs."""
+        """Hand over what has been collected; while the thread runs, only it calls this."""
         with self._lock:
-            sums, self._sums = self._sums, Counter()
+            sums, self._sums = self._sums, defaultdict(float)
             values, self._values = self._values, defaultdict(list)
             dropped, self._waiting, self._dropped = self._dropped, 0, 0
         for key, amount in sums.items():
@@ -149,7 +147,7 @@ class Meter:
             last = self._stopped.wait(self._flush_s)
             try:
                 self.flush()
-            except Exception as error:  # metrics are not worth a failure
+            except Exception as error:  # the next numbers may pass
                 self._triton.Logger.log_error(f"metrics could not be handed over: {error!r}")
             if last:
                 return
@@ -172,7 +170,7 @@ class Meter:
 
 
 class StepMetrics:
-    """What every step counts: its batches, and the images that end in it."""
+    """Counts what every step has in common: its batches, and the images that end in it."""
 
     def __init__(self, triton: Any, step: str, images: str, unless: str | None = None):
         """Describe the step.
@@ -180,8 +178,8 @@ class StepMetrics:
         Args:
             triton: the module `triton_python_backend_utils`.
             step: name of the model.
-            images: the input tensor whose first dimension is the number of images.
-            unless: requests that have this input, too, are not about scores.
+            images: name of the input whose first dimension is the number of images.
+            unless: name of an input that marks requests that are not about scores.
         """
         self.meter = Meter(triton)
         self._triton = triton
@@ -196,7 +194,13 @@ class StepMetrics:
         }
 
     def count(self, requests: Sequence[Any], responses: Sequence[Any], seconds: float) -> None:
-        """Count one execution, which took so long."""
+        """Count one execution.
+
+        Args:
+            requests: its requests.
+            responses: their responses, in the same order.
+            seconds: how long it took.
+        """
         self.meter.add("ma_agiqa_busy_seconds_total", seconds, step=self._step)
         sizes = [self._size(request) for request in requests]
         if any(sizes):
@@ -213,7 +217,7 @@ class StepMetrics:
 
     @contextmanager
     def time_decoding(self) -> Iterator[None]:
-        """Measure the body as the decoding of one image; one that fails is not measured."""
+        """Measure the body as the decoding of one image, unless it fails."""
         start = time.perf_counter()
         yield
         self.meter.observe("ma_agiqa_decode_seconds", [time.perf_counter() - start])
@@ -251,7 +255,7 @@ def counted(execute: Callable[[Any, list[Any]], list[Any]]) -> Callable[[Any, li
         responses = execute(model, requests)
         try:
             model.metrics.count(requests, responses, time.perf_counter() - start)
-        except Exception as error:  # metrics are not worth a failure
+        except Exception as error:  # no request fails because of its metrics
             model.metrics.report(error)
         return responses
 
@@ -264,15 +268,15 @@ def is_canary(request: Any) -> bool:
 
 
 class ScoreMetrics:
-    """What is counted of the scores themselves."""
+    """Counts the scores themselves."""
 
     def __init__(self, meter: Meter, mos_quantiles: Sequence[float], inputs: Sequence[str]):
         """Describe the model whose scores these are.
 
         Args:
             meter: takes the numbers.
-            mos_quantiles: of the training data's MOS at 0, 1, ..., 100 percent; empty if the card
-                has none.
+            mos_quantiles: quantiles of the training data's MOS at 0, 1, ..., 100 percent; empty if
+                the card has none.
             inputs: names of the gate's inputs, in the order of GATE.
         """
         self._meter = meter
@@ -280,7 +284,7 @@ class ScoreMetrics:
         self._inputs = tuple(inputs)
 
     def count(self, scores: Sequence[float], gates: Sequence[Sequence[float]]) -> None:
-        """Count scored images: a MOS and the gates of each."""
+        """Count scored images, given the MOS and the gates of each."""
         self._meter.add("ma_agiqa_images_total", len(scores), outcome="scored", step=LAST_STEP)
         self._meter.observe("ma_agiqa_score", scores)
         if self._quantiles:

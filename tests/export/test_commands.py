@@ -1,0 +1,123 @@
+"""The command line: commands, their options, and what they say."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import click.testing
+import pytest
+
+from exporter import commands, new_version, versions
+from exporter.commands import main
+from exporter.new_version import NewVersion
+
+SHIPPED = new_version.REPOSITORY
+
+
+def run(*words: object) -> click.testing.Result:
+    return click.testing.CliRunner().invoke(main, [str(word) for word in words])
+
+
+@pytest.fixture
+def published(monkeypatch) -> list[NewVersion]:
+    """The versions that the command would have written."""
+    versions: list[NewVersion] = []
+    monkeypatch.setattr(NewVersion, "publish", lambda new: versions.append(new) or len(versions))
+    monkeypatch.setattr(commands, "ModelControl", lambda *_: pytest.fail("a server was contacted"))
+    return versions
+
+
+@pytest.fixture
+def repository(tmp_path) -> Path:
+    return Path(shutil.copytree(SHIPPED, tmp_path / "models"))
+
+
+@pytest.mark.parametrize("words", [(), ("export",), ("--device", "cpu"), ("export", "--keep", "3")])
+def test_without_a_command_the_demo_model_is_exported(published, words):
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    (new,) = published
+    assert (new.source.card.name, new.repository) == ("ma-agiqa-demo", SHIPPED)
+    assert (new.embedder, new.dtype, new.keep) == ("demo", "float32", 3 if "3" in words else 2)
+    assert done.stdout.startswith(
+        f"Wrote version 1 of ma-agiqa-demo to {SHIPPED} (mPLUG-Owl2: demo"
+    )
+
+
+@pytest.mark.parametrize(("given", "served"), [("int8", "int8"), ("bf16", "bfloat16")])
+def test_a_dtype_is_served_under_its_long_name(published, given, served):
+    done = run("--dtype", given)
+    assert [new.dtype for new in published] == [served]
+    assert served in done.stdout
+
+
+def test_a_folder_of_the_embedder_is_served_by_its_absolute_path(
+    published, tiny_owl, tmp_path, monkeypatch
+):
+    tiny_owl["build"]().save_pretrained(tmp_path / "owl")
+    monkeypatch.chdir(tmp_path)
+    assert run("--embedder", "owl").exit_code == 0
+    assert [new.embedder for new in published] == [str(tmp_path / "owl")]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--preset", "paper"], "Fetch it with `make paper`"),
+        (["--preset", "paper", "--checkpoint", commands.DEMO_CHECKPOINT], "not 'paper'. Leave"),
+        (["--checkpoint", "nowhere.pt"], "no checkpoint at nowhere.pt"),
+        (["--preset", "huge"], "'huge' is not one of"),
+        (["--dtype", "int3"], "'int3' is not one of"),
+        (["activate", "localhost:9", "--dtype", "int8"], "No such option '--dtype'"),
+        (["activate", "localhost:9", "--device", "gpu"], "No such option '--device'"),
+        (["activate"], "Missing argument 'HOST:PORT...'"),
+        (["rollback", "localhost:9", "--checkpoint", "x"], "No such option '--checkpoint'"),
+        (["list", "--keep", "3"], "No such option '--keep'"),
+        (["forget", "1", "--to", "2"], "No such option '--to'"),
+        (["export", "--admin-key-file", "x"], "No such option '--admin-key-file'"),
+        (["rollback", "localhost:9", "--tls-cert", __file__], "--tls-cert and --tls-key"),
+        (["rollback", "localhost:9", "--admin-key-file", "x"], "There is no key file x"),
+        (["deactivate"], "No such command 'deactivate'"),
+    ],
+)
+def test_what_a_command_cannot_use_ends_in_a_sentence(words, sentence):
+    done = run(*words)
+    assert done.exit_code != 0
+    assert sentence in done.stderr
+    assert isinstance(done.exception, SystemExit)  # no traceback
+
+
+def test_the_help_says_what_runs_without_a_command():
+    shown = run("--help").stdout
+    assert "Without a command, `export` runs" in shown
+    for name in ("export", "activate", "rollback", "list", "forget"):
+        assert f"\n  {name} " in shown
+        assert "python export/to_triton.py" in run(name, "--help").stdout
+
+
+@pytest.mark.parametrize("page", ["export", "model_repository", "docs/rollout.md", "README.md"])
+def test_the_documented_commands_can_be_parsed(page, monkeypatch):
+    for command in main.commands.values():
+        monkeypatch.setattr(command, "callback", lambda **_: None)
+    path = SHIPPED.parent / page
+    text = (path / "README.md" if path.is_dir() else path).read_text(encoding="utf-8")
+    lines = re.findall(r"^python export/to_triton\.py(.*)$", text, re.MULTILINE)
+    assert lines
+    for line in lines:
+        done = run(*shlex.split(line, comments=True))
+        assert done.exit_code == 0, done.output
+
+
+def test_versions_are_listed_and_forgotten_without_a_server(repository, published):
+    active = versions.read_config(repository, "ma_agiqa")
+    shutil.copytree(repository / "maniqa_moe" / "1", repository / "maniqa_moe" / "2")
+    versions.write_version(repository, 2, active)
+    listed = run("list", "--repository", repository).stdout.splitlines()
+    assert [line.split()[:2] for line in listed] == [["2", "kept"], ["1", "active"]]
+    refused = run("forget", 1, "--repository", repository)
+    assert "Version 1 cannot be removed" in refused.stderr
+    assert "not active are 2" in refused.stderr
+    assert run("forget", 2, "--repository", repository).stdout.startswith("Removed version 2.")
+    assert versions.kept_versions(repository) == [1]
+    assert run("list", "--repository", repository / "empty").stdout.startswith("No versions in")

@@ -1,0 +1,260 @@
+"""A checkpoint as a new version: formats, files, checks, and what is left after a failure."""
+
+import errno
+import functools
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from exporter import formats, new_version, versions
+from exporter.new_version import NewVersion, Source
+from ma_agiqa.checkpoints.official import load_official
+from ma_agiqa.errors import CheckpointError, ConfigError, DataError
+from support.reference import GOLDEN, official_tensors
+
+SHIPPED = new_version.REPOSITORY
+PYTHON_MODELS = ("meter", "mplug_owl2", "mplug_owl2_answer", "preprocess")
+ADAPTERS = [f"{name}/1/model.py" for name in PYTHON_MODELS]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def source(checkpoint) -> Source:
+    return Source.read(checkpoint)
+
+
+@pytest.fixture
+def repository(exported, tmp_path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "models"))
+
+
+@pytest.fixture
+def copied_scorer(exported, monkeypatch) -> None:
+    """Stage the networks of version 1 again, without the time that writing them takes."""
+
+    def stage(_: NewVersion, folder: Path) -> None:
+        shutil.copytree(exported / "maniqa_moe" / "1", folder)
+
+    monkeypatch.setattr(NewVersion, "stage", stage)
+
+
+def version(source: Source, repository: Path, **options: object) -> NewVersion:
+    return NewVersion(source, repository, "demo", "float32", gpu=False, **options)
+
+
+def test_the_repository_is_complete(exported):
+    assert set(files(exported)) == {
+        *ADAPTERS,
+        *(f"{name}/config.pbtxt" for name in (*PYTHON_MODELS, "maniqa_moe")),
+        *(f"{name}/config.pbtxt" for name in ("ma_agiqa", "ma_agiqa_v1")),
+        *(f"{name}/1/.gitkeep" for name in ("ma_agiqa", "ma_agiqa_v1")),
+        "preprocess/warmup/warmup_image",
+        "maniqa_moe/1/model.pt",
+        "maniqa_moe/1/model.onnx",
+    }
+
+
+def test_the_card_reaches_the_ensemble(exported, checkpoint, card):
+    served = versions.read_parameters(exported, "ma_agiqa")
+    weights = (checkpoint / "model.safetensors").read_bytes()
+    assert served["name"] == card.name
+    assert served["checkpoint_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert served["gate_activation"] == "sigmoid"
+    assert served["version"] == "1"
+
+
+@torch.inference_mode()
+def test_both_formats_compute_what_the_checkpoint_does(exported, source):
+    view = torch.randint(0, 256, (5, 224, 224, 3), dtype=torch.uint8)
+    semantic, coherence = torch.randn(2, 5, 128)
+    eager = source.scorer(view, semantic, coherence)
+    folder = exported / "maniqa_moe" / "1"
+    scripted = torch.jit.load(folder / "model.pt")(view, semantic, coherence)
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    names = [item.name for item in session.get_inputs()]
+    assert names == ["QUALITY_VIEW", "SEMANTIC", "COHERENCE"]
+    arrays = (tensor.numpy() for tensor in (view, semantic, coherence))
+    outputs = session.run(None, dict(zip(names, arrays, strict=True)))
+    for expected, script, onnx in zip(eager, scripted, outputs, strict=True):
+        np.testing.assert_allclose(script, expected, atol=1e-4)
+        np.testing.assert_allclose(onnx, expected, atol=1e-3)
+
+
+def test_what_is_served_tells_no_path_of_this_machine(exported):
+    weights = (exported / "maniqa_moe" / "1" / "model.pt").read_bytes()
+    assert b"site-packages" not in weights
+    assert str(SHIPPED.parent).encode() not in weights
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "dtype", "tolerance"),
+    [
+        ("exact", torch.float32, 1e-6),
+        ("auto", torch.float32, 1e-4),
+        ("bfloat16", torch.bfloat16, 0.01),
+    ],
+)
+@torch.inference_mode()
+def test_the_scorer_is_served_in_the_arithmetic_asked_for(
+    tmp_path, source, monkeypatch, arithmetic, dtype, tolerance
+):
+    monkeypatch.setattr(new_version, "export_onnx", lambda *_: 0.0)
+    version(source, tmp_path, arithmetic=arithmetic).publish()
+    served = torch.jit.load(tmp_path / "maniqa_moe" / "1" / "model.pt")
+    weights = {part.dtype for name, part in served.named_parameters() if ".swin." in name}
+    assert weights == {dtype}
+    inputs = torch.randint(0, 256, (3, 224, 224, 3), dtype=torch.uint8), *torch.randn(2, 3, 128)
+    outputs = served(*inputs)
+    assert {part.dtype for part in outputs} == {torch.float32}
+    assert float((outputs[0] - source.scorer(*inputs).score).abs().max()) <= tolerance
+
+
+def test_scores_that_change_are_served_exactly(source, monkeypatch):
+    assert formats.choose_arithmetic(source.scorer, "auto", False, 5.0) is not source.scorer
+    monkeypatch.setattr(formats, "TORCHSCRIPT_TOLERANCE", 0.0)
+    monkeypatch.setattr(formats, "SCORE_TOLERANCE", 0.0)
+    for arithmetic in ("auto", "exact"):
+        assert formats.choose_arithmetic(source.scorer, arithmetic, False, 5.0) is source.scorer
+    for arithmetic in ("float32", "bfloat16"):
+        with pytest.raises(CheckpointError, match=f"--scorer {arithmetic} .* Choose .*exact"):
+            formats.choose_arithmetic(source.scorer, arithmetic, False, 5.0)
+
+
+@pytest.mark.slow
+def test_reference_weights_amplify_rounding_and_are_served_exactly():
+    shapes = json.loads((GOLDEN / "ma_agiqa_full_parameters.json").read_text())
+    model = load_official(official_tensors(shapes))
+    assert formats.choose_arithmetic(model, "auto", False, 5.0) is model
+
+
+def test_the_next_export_is_the_next_version(repository, source, copied_scorer):
+    before = files(repository)
+    left = repository / "maniqa_moe" / ".export-killed"
+    left.mkdir()
+    kept = (*ADAPTERS, "preprocess/warmup/warmup_image")
+    times = {name: (repository / name).stat().st_mtime_ns for name in kept}
+    assert version(source, repository).publish() == 2
+    assert not left.exists()
+    after = files(repository)
+    assert after["maniqa_moe/1/model.pt"] == before["maniqa_moe/1/model.pt"]
+    assert "maniqa_moe/2/model.pt" in after
+    assert versions.kept_versions(repository) == [1, 2]
+    assert versions.active_version(repository) == 2
+    for name in ("preprocess", "mplug_owl2"):  # a running server must not load them again
+        path = f"{name}/config.pbtxt"
+        assert after[path] == before[path]
+    assert {name: (repository / name).stat().st_mtime_ns for name in kept} == times
+
+
+def make_old(repository: Path) -> None:
+    """Give a repository the adapters and the parameter name of an older program."""
+    for name in ADAPTERS:
+        (repository / name).write_text("# old\n")
+    config = versions.read_config(repository, "mplug_owl2")
+    config.parameters["weights"].CopyFrom(config.parameters.pop("embedder"))
+    versions.write_config(repository, config)
+
+
+def test_an_old_repository_gets_the_adapters_of_this_program(repository, source, copied_scorer):
+    make_old(repository)
+    with pytest.raises(ConfigError, match=r"by another version of this program\. .* restart"):
+        NewVersion.for_running(source, repository)
+    version(source, repository).publish()
+    for name in ADAPTERS:
+        assert (repository / name).read_bytes() == (SHIPPED / name).read_bytes()
+    assert NewVersion.for_running(source, repository).embedder == "demo"
+
+
+def test_an_export_that_is_killed_leaves_a_repository_that_starts(
+    repository, source, copied_scorer, tmp_path
+):
+    """Killed before each of the moves that put files into place, one after another."""
+    for name in ADAPTERS:
+        (repository / name).write_text("# old\n")
+    moves, killed = -1, True
+    while killed:
+        moves += 1
+        copy = shutil.copytree(repository, tmp_path / f"killed-{moves}")
+        killed = is_killed_after(moves, version(source, copy).publish)
+        assert_starts(copy)
+    assert versions.active_version(copy) == 2
+    assert moves == 1 + len(ADAPTERS) + 3  # version, adapters, and three configurations
+
+
+def is_killed_after(moves: int, action: Callable[[], object]) -> bool:
+    """Run an action in another process, which ends without notice after so many moves of files."""
+    child = os.fork()
+    if child == 0:
+        left = iter(range(moves))
+
+        def limited(move: Callable[..., None], *paths: object) -> None:
+            move(*paths) if next(left, None) is not None else os._exit(9)
+
+        os.rename = functools.partial(limited, os.rename)
+        os.replace = functools.partial(limited, os.replace)
+        try:
+            action()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def assert_starts(repository: Path) -> None:
+    policy = versions.read_config(repository, "maniqa_moe").version_policy.specific.versions
+    assert {versions.active_version(repository), *versions.kept_versions(repository)} <= set(policy)
+    for number in policy:
+        assert (repository / "maniqa_moe" / str(number) / "model.pt").is_file()
+    for model in repository.glob("*/config.pbtxt"):
+        assert versions.read_config(repository, model.parent.name).name == model.parent.name
+    for name in ADAPTERS:
+        whole = (b"# old\n", (SHIPPED / name).read_bytes())
+        assert (repository / name).read_bytes() in whole
+
+
+@pytest.mark.parametrize("name", ["TORCHSCRIPT_TOLERANCE", "ONNX_TOLERANCE"])
+def test_a_failed_check_writes_nothing(repository, source, monkeypatch, name):
+    before = files(repository)
+    monkeypatch.setattr(formats, name, -1.0)
+    with pytest.raises(CheckpointError, match="Nothing was written"):
+        version(source, repository).publish()
+    assert files(repository) == before
+
+
+def test_a_failed_move_leaves_no_half_version(repository, source, monkeypatch, copied_scorer):
+    before = set(files(repository))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(DataError, match=r"The disk of .*No space left"):
+        version(source, repository).publish()
+    assert set(files(repository)) == before
+
+
+def test_a_version_that_fits_no_more_is_removed(repository, source, copied_scorer):
+    new = NewVersion(source, repository, "demo", "bfloat16", gpu=False)
+    with pytest.raises(ConfigError, match="needs another mPLUG-Owl2, or tensors of other sizes"):
+        new.activate(())
+    assert new.publish() == 2
+    assert versions.kept_versions(repository) == [2]
+    assert_starts(repository)
+
+
+def test_networks_that_do_not_fit_are_refused(tmp_path, source, tiny_owl):
+    wide = {**tiny_owl["config"], "hidden_size": 64, "num_attention_heads": 4}
+    type(tiny_owl["build"]())(**wide).save_pretrained(tmp_path / "narrow")
+    with pytest.raises(CheckpointError, match=r"of width 128; .* gives 64.* --embedder"):
+        NewVersion(source, tmp_path / "models", str(tmp_path / "narrow"), "float32", gpu=False)
+    assert not (tmp_path / "models").exists()
