@@ -27,7 +27,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ma_agiqa_client import Scorer, SharedMemory
+from ma_agiqa_client import Scorer
 from ma_agiqa_client._programs.embedded import embedded_server, find_serve_script
 
 Contestant = Callable[[list[bytes]], int]
@@ -158,19 +158,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="rounds that count (7)")
     parser.add_argument("--width", type=int, default=64, help="images under way, at least 8 (64)")
     parser.add_argument("--side", type=int, default=512, help="pixels a side (512)")
-    parser.add_argument(
-        "--shared-memory",
-        action="store_true",
-        help="compare score_many of raw pixels with and without shared memory instead",
-    )
     options = parser.parse_args()
     started = nullcontext(options.url) if options.url else embedded_server(find_serve_script())
     with started as url:
         pictures = [picture(seed, options.side) for seed in range(options.images)]
-        if options.shared_memory:
-            _compare_shared_memory(url, pictures, options.rounds, options.width)
-        else:
-            _compare_plain(url, pictures, options.rounds, options.width)
+        _compare_plain(url, pictures, options.rounds, options.width)
 
 
 def _compare_plain(url: str, pictures: list[np.ndarray], rounds: int, width: int) -> None:
@@ -185,14 +177,6 @@ def _compare_plain(url: str, pictures: list[np.ndarray], rounds: int, width: int
         }
         rates = measure(contestants, [jpeg(pixels) for pixels in pictures], rounds)
     report(rates, ("score_many",))
-
-
-def _compare_shared_memory(url: str, pictures: list[np.ndarray], rounds: int, width: int) -> None:
-    size = SharedMemory(slots=width, slot_bytes=pictures[0].nbytes + 100)
-    with Scorer(url, timeout_s=600) as plain, Scorer(url, shared_memory=size) as shared:
-        contestants = {"plain": sdk(plain, width), "shared memory": sdk(shared, width)}
-        rates = measure(contestants, pictures, rounds)  # type: ignore[arg-type]
-    report(rates, ("shared memory",))
 
 
 if __name__ == "__main__":

@@ -258,7 +258,7 @@ def test_a_version_that_was_never_kept(repository, own_server, control):
         rollout.roll_back(repository, [control], 9, print)
     with (
         Scorer(own_server.grpc_url, version=9) as scorer,
-        pytest.raises(WrongModelError, match=r"`ma_agiqa_v9`.*export/to_triton\.py --list"),
+        pytest.raises(WrongModelError, match=r"`ma_agiqa_v9`.*export/to_triton\.py list"),
     ):
         scorer.score(golden_images()[0])
 

@@ -1,4 +1,4 @@
-"""Requests and answers of the reward server, as bytes."""
+"""Requests and replies of the reward server, as bytes."""
 
 import base64
 import json
@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from ma_agiqa_client.rewards._batch import Rewards
-from ma_agiqa_client.rewards._wire import (
+from ma_agiqa_client.rewards._messages import (
     MalformedRequestError,
     is_pickle,
     read_images,
