@@ -29,7 +29,7 @@ def scorer(scripted: ScriptedServer) -> Iterator[Scorer]:
 
 
 @pytest.fixture
-def nobody() -> Iterator[str]:
+def no_server() -> Iterator[str]:
     """An address that refuses connections: it is bound, but nothing listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -225,7 +225,7 @@ def test_closing_ends_a_long_score_many_too():
         close_while(score_many)
 
 
-def test_a_task_that_somebody_else_cancels_ends_score_many():
+def test_a_task_that_is_cancelled_from_outside_ends_score_many():
     class Cancelling(Silent):
         async def model_config(self, timeout_s):
             asyncio.current_task().cancel()

@@ -120,8 +120,8 @@ def test_retries_stay_within_the_deadline(scripted):
 
 
 @pytest.mark.usefixtures("no_waiting")
-def test_nobody_at_the_address(nobody):
-    with Scorer(nobody, timeout_s=5) as scorer:
+def test_no_server_at_the_address(no_server):
+    with Scorer(no_server, timeout_s=5) as scorer:
         assert not scorer.health()
         with pytest.raises(ServerUnavailableError, match="Check that it runs"):
             scorer.score(b"1")

@@ -6,11 +6,12 @@ tests/served.
 
 import io
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
+import trustme
 from PIL import Image
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
@@ -22,6 +23,7 @@ GATE = Gate(semantic=0.25, coherence=0.25, quality=0.5)
 
 Answer = Callable[[bytes, grpc.ServicerContext], float]
 Check = Callable[[service_pb2.ModelInferRequest, grpc.ServicerContext], None]
+Speak = Callable[[service_pb2.ModelInferRequest, grpc.ServicerContext], Iterator[str | Exception]]
 
 
 def read_number(image: bytes, context: grpc.ServicerContext) -> float:
@@ -30,6 +32,13 @@ def read_number(image: bytes, context: grpc.ServicerContext) -> float:
         message = "in ensemble 'ma_agiqa', Not a number. Send digits."
         context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
     return float(image)
+
+
+def repeat(request: service_pb2.ModelInferRequest, context: grpc.ServicerContext) -> Iterator[str]:
+    """Answer with the question, word by word."""
+    for word in request.raw_input_contents[1][4:].decode().split():
+        yield word
+        yield ""
 
 
 def brightness(image: bytes, context: grpc.ServicerContext) -> float:
@@ -63,10 +72,16 @@ def ensemble_config(
 
 
 class ScriptedServer(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Counts what it receives; `answer`, `check`, `card` and `cards` may be replaced."""
+    """Counts what it receives; `answer`, `speak`, `check`, `card` and `cards` may be replaced."""
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: trustme.LeafCert | None = None) -> None:
+        """Listen, encrypted if there is a certificate.
+
+        `answer` gives the score of an image. `speak` streams the answer to a question: pieces of
+        text, or an exception whose sentence is sent as Triton's own error.
+        """
         self.answer: Answer = read_number
+        self.speak: Speak = repeat
         self.card = dict(PARAMETERS)
         self.cards: dict[str, dict[str, str] | None] = {}  # of other models; None: not served
         self.requests: list[service_pb2.ModelInferRequest] = []
@@ -79,7 +94,12 @@ class ScriptedServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         self._lock = threading.Lock()
         self._server = grpc.server(ThreadPoolExecutor(64))
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
-        self.url = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        if certificate:
+            key = certificate.private_key_pem.bytes(), certificate.cert_chain_pems[0].bytes()
+            credentials = grpc.ssl_server_credentials([key])
+            self.url = f"localhost:{self._server.add_secure_port('localhost:0', credentials)}"
+        else:
+            self.url = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()
 
     def stop(self) -> None:
@@ -109,9 +129,7 @@ class ScriptedServer(service_pb2_grpc.GRPCInferenceServiceServicer):
     def ModelInfer(self, request, context):
         self._find(request.model_name, context)
         with self._lock:
-            self.requests.append(request)
-            self.peers.add(context.peer())
-            self.headers.append({k: str(v) for k, v in context.invocation_metadata()})
+            self._note(request, context)
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
@@ -128,3 +146,23 @@ class ScriptedServer(service_pb2_grpc.GRPCInferenceServiceServicer):
             response.outputs.add(name=output.name, datatype="FP32", shape=array.shape)
             response.raw_output_contents.append(array.tobytes())
         return response
+
+    def ModelStreamInfer(self, request_iterator, context):
+        for request in request_iterator:
+            self._note(request, context)
+            for text in self.speak(request, context):
+                response = service_pb2.ModelStreamInferResponse()
+                if isinstance(text, Exception):
+                    response.error_message = str(text)
+                    yield response
+                    break
+                data = text.encode()
+                response.infer_response.outputs.add(name="TEXT", datatype="BYTES", shape=[1])
+                size = len(data).to_bytes(4, "little")
+                response.infer_response.raw_output_contents.append(size + data)
+                yield response
+
+    def _note(self, request, context):
+        self.requests.append(request)
+        self.peers.add(context.peer())
+        self.headers.append({k: str(v) for k, v in context.invocation_metadata()})

@@ -40,12 +40,13 @@ from ma_agiqa_client.rewards._messages import (
 from ma_agiqa_client.scorer import Scorer
 
 _KEEP_ALIVE_S = 600
-_SHUTDOWN_S = 5
+_SHUTDOWN_S = 3
 _HEALTH_TIMEOUT_S = 5.0
 _BACKLOG = 256  # trainers send a whole batch at once, each image by itself
 _IN_FLIGHT = 32  # per request
 
-_STATUSES: tuple[tuple[type[ClientError], HTTPStatus], ...] = (
+_STATUSES: tuple[tuple[type[Exception], HTTPStatus], ...] = (
+    (MalformedRequestError, HTTPStatus.BAD_REQUEST),
     (InvalidImageError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (ServerUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
     (RequestCancelledError, HTTPStatus.SERVICE_UNAVAILABLE),
@@ -116,7 +117,7 @@ class RewardServer:
     def run(self) -> None:
         """Answer until `stop` is called, or until Ctrl-C or SIGTERM in the main thread.
 
-        Requests in flight have 5 s to finish. Afterwards the signal is raised again.
+        Requests in flight have 3 s to finish. Afterwards the signal is raised again.
         """
         try:
             self._server.run([self._socket])
@@ -128,10 +129,16 @@ class RewardServer:
         self._server.should_exit = True
 
     def _app(self) -> FastAPI:
+        handlers: dict[Any, Any] = {
+            HTTPException: _on_refusal,
+            ClientDisconnect: _on_disconnect,
+            Exception: _on_error,
+            **{kind: _on_error for kind, _ in _STATUSES},
+        }
         app = FastAPI(
             openapi_url=None,
             dependencies=[Depends(self._check_caller)],
-            exception_handlers=_EXCEPTION_HANDLERS,
+            exception_handlers=handlers,
         )
         app.get("/health")(self._health)
         app.post("/")(self._score)
@@ -141,24 +148,19 @@ class RewardServer:
     async def _check_caller(self, request: Request) -> None:
         """Refuse requests that a web page may have sent."""
         if "origin" in request.headers:
-            raise _RefusedError(
-                HTTPStatus.FORBIDDEN, "Requests from web pages, with an Origin header, are refused."
-            )
+            raise HTTPException(403, "Requests from web pages, with an Origin header, are refused.")
         name = _host_name(request.headers.get("host", ""))
         if self._names and name not in self._names:
-            raise _RefusedError(
-                HTTPStatus.FORBIDDEN,
+            raise HTTPException(
+                403,
                 f"The Host header names {name!r}; expected {', '.join(self._names)}. "
                 "Use one of these in the URL, or listen on another --host.",
             )
 
     async def _health(self, request: Request) -> Response:
-        if await asyncio.to_thread(self._scorer.health, timeout_s=_HEALTH_TIMEOUT_S):
-            return _reply(request, HTTPStatus.OK, {"status": "ready"})
-        raise _RefusedError(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            "The server that scores is not ready. Check that it runs.",
-        )
+        if not await asyncio.to_thread(self._scorer.health, timeout_s=_HEALTH_TIMEOUT_S):
+            raise HTTPException(503, "The server that scores is not ready. Check that it runs.")
+        return _reply(request, HTTPStatus.OK, {"status": "ready"})
 
     async def _score(self, request: Request) -> Response:
         try:
@@ -168,8 +170,7 @@ class RewardServer:
             fields = await loop.run_in_executor(self._workers, self._rewards, body)
             return _reply(request, HTTPStatus.OK, fields)
         except asyncio.CancelledError as error:
-            sentence = "The reward server has stopped."
-            raise _RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, sentence) from error
+            raise HTTPException(503, "The reward server has stopped.") from error
 
     def _rewards(self, body: bytes) -> dict[str, Any]:
         images = read_images(body)
@@ -180,75 +181,47 @@ class RewardServer:
     async def _body(self, request: Request) -> bytes:
         length = request.headers.get("content-length")  # uvicorn refuses what is not a number
         if length is None or "transfer-encoding" in request.headers:
-            raise _RefusedError(
-                HTTPStatus.LENGTH_REQUIRED,
-                "The request has no Content-Length header; expected the number of bytes.",
+            raise HTTPException(
+                411, "The request has no Content-Length header; expected the number of bytes."
             )
         if int(length) > self._max_body_bytes:
-            raise _RefusedError(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            raise HTTPException(
+                413,
                 f"The request has {int(length):,} bytes; expected at most "
                 f"{self._max_body_bytes:,}. Send fewer images at once.",
             )
         try:
             return await asyncio.wait_for(request.body(), self._body_timeout_s)
         except asyncio.TimeoutError as error:
-            raise _RefusedError(
-                HTTPStatus.REQUEST_TIMEOUT,
+            raise HTTPException(
+                408,
                 f"The {int(length):,} bytes of the request did not arrive within "
                 f"{self._body_timeout_s:g} s. Send fewer images at once.",
+                {"Connection": "close"},
             ) from error
 
 
-class _RefusedError(Exception):
-    """A request that is not scored: the status and the sentence of the reply."""
-
-    def __init__(self, status: HTTPStatus, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-
-
-async def _on_refusal(request: Request, error: Any) -> Response:
-    reply = _error(request, error.status, str(error))
-    if error.status is HTTPStatus.REQUEST_TIMEOUT:
-        reply.headers["Connection"] = "close"
+async def _on_refusal(request: Request, error: HTTPException) -> Response:
+    """Answer a request that is not scored, or that has no route (404, 405)."""
+    sentence = error.detail
+    if error.status_code in (404, 405):
+        path = request.url.path
+        sentence = f"There is no {request.method} {path}. POST images to / or GET /health."
+    reply = _error(request, error.status_code, sentence)
+    reply.headers.update(error.headers or {})
     return reply
 
 
-async def _on_malformed(request: Request, error: Any) -> Response:
-    return _error(request, HTTPStatus.BAD_REQUEST, str(error))
-
-
-async def _on_client_error(request: Request, error: Any) -> Response:
-    status = next(status for kind, status in _STATUSES if isinstance(error, kind))
-    return _error(request, status, str(error))
-
-
-async def _on_http_error(request: Request, error: Any) -> Response:
-    """Answer a request for an unknown path, or with another method."""
-    what = "There is no" if error.status_code == HTTPStatus.NOT_FOUND else "Cannot"
-    sentence = f"{what} {request.method} {request.url.path}. POST images to / or GET /health."
-    return _error(request, error.status_code, sentence)
-
-
-async def _on_disconnect(request: Request, error: Any) -> Response:
+async def _on_disconnect(request: Request, error: ClientDisconnect) -> Response:
     return Response()  # no one reads it
 
 
-async def _on_bug(request: Request, error: Any) -> Response:
-    """Answer after a mistake in this package; uvicorn logs the traceback."""
-    sentence = "The reward server failed. See its log for the reason."
-    return _error(request, HTTPStatus.INTERNAL_SERVER_ERROR, sentence)
-
-
-_EXCEPTION_HANDLERS: dict[Any, Any] = {
-    _RefusedError: _on_refusal,
-    MalformedRequestError: _on_malformed,
-    ClientError: _on_client_error,
-    HTTPException: _on_http_error,
-    ClientDisconnect: _on_disconnect,
-    Exception: _on_bug,
-}
+async def _on_error(request: Request, error: Exception) -> Response:
+    """Answer a request whose images have no rewards; uvicorn logs unexpected errors."""
+    for kind, status in _STATUSES:
+        if isinstance(error, kind):
+            return _error(request, status, str(error))
+    return _error(request, 500, "The reward server failed. See its log for the reason.")
 
 
 def _error(request: Request, status: int, sentence: str) -> Response:
@@ -257,7 +230,7 @@ def _error(request: Request, status: int, sentence: str) -> Response:
 
 
 def _reply(request: Request, status: int, fields: dict[str, Any]) -> Response:
-    """Encode a reply like the body of the request, as far as it has been read."""
+    """Encode a reply like the body of the request, if that has been read."""
     pickled = getattr(request.state, "pickled", False)
     media_type, body = write_reply(fields, pickled=pickled)
     return Response(body, status, media_type=media_type)
@@ -266,4 +239,4 @@ def _reply(request: Request, status: int, fields: dict[str, Any]) -> Response:
 def _host_name(header: str) -> str:
     """Return the name in a Host header without the port, or the header if it is malformed."""
     found = re.fullmatch(r"\[([^]]*)\](:\d*)?|([^:]*)(:\d*)?", header)
-    return (found[1] or found[3]).lower() if found else header
+    return (found[1] or found[3] or "").lower() if found else header

@@ -244,13 +244,13 @@ def test_wrong_usage(arguments):
 
 
 @pytest.mark.usefixtures("no_waiting")
-def test_an_explicit_address_never_falls_back(monkeypatch, nobody):
+def test_an_explicit_address_never_falls_back(monkeypatch, no_server):
     monkeypatch.setattr(serving, "embedded_server", lambda script: pytest.fail("it fell back"))
-    for arguments, given in (((), {"MA_AGIQA_URL": nobody}), (("--url", nobody), {})):
+    for arguments, given in (((), {"MA_AGIQA_URL": no_server}), (("--url", no_server), {})):
         result = invoke("imgs", "--format", "json", *arguments, env=given)
         assert result.exit_code == cli.EXIT_NO_SERVER == 3
         assert result.stdout == ""
-        assert f"The server at {nobody} is not available" in result.stderr
+        assert f"The server at {no_server} is not available" in result.stderr
 
 
 def test_the_environment_gives_address_and_token(scripted):

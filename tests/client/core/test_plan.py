@@ -169,7 +169,7 @@ class InMemory:
 
 def test_any_transport_can_be_given():
     transport = InMemory()
-    with Scorer("nobody:1", transport=transport) as scorer:
+    with Scorer("no-server:1", transport=transport) as scorer:
         assert scorer.score(b"1").percentile == 50
     assert transport.closed
 

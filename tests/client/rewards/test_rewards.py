@@ -22,6 +22,7 @@ from ma_agiqa_client import (
     WrongModelError,
     rewards,
 )
+from ma_agiqa_client.rewards import _callables, _verl_omni
 from support.scripted_server import brightness
 
 LEVELS = (51, 0, 255, 102)  # of 255; the scripted reward is the level as a share
@@ -43,13 +44,17 @@ def bright(scripted, monkeypatch):
     """A server of brightness, at the address in the environment."""
     scripted.answer = brightness
     monkeypatch.setenv("MA_AGIQA_URL", scripted.url)
-    return scripted
+    yield scripted
+    # Kept connections would keep trying the port, and harm a later server that gets the same one.
+    _callables._shared_scorer((scripted.url,)).close()
+    _callables._shared_scorer.cache_clear()
+    _verl_omni._connections.clear()
 
 
 @pytest.fixture
-def gone(nobody):
+def gone(no_server):
     """A scorer whose server is not available."""
-    with Scorer(nobody, timeout_s=5, retry=Retry(connect_budget_s=0)) as scorer:
+    with Scorer(no_server, timeout_s=5, retry=Retry(connect_budget_s=0)) as scorer:
         yield scorer
 
 

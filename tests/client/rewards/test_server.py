@@ -155,8 +155,8 @@ def test_failures_of_the_server_that_scores(serve, scripted, status, expected):
     assert reply.fields["error"].startswith("Image 0 of the batch has no reward.")
 
 
-def test_no_server_that_scores(serve, nobody):
-    server = serve(nobody)
+def test_a_scoring_server_that_is_not_available(serve, no_server):
+    server = serve(no_server)
     assert ask(server, as_json(b"1")).status == 503
     assert ask(server, method="GET", path="/health").status == 503
 
@@ -230,6 +230,7 @@ def test_web_pages_are_refused(serve, scripted):
         ("127.0.0.1.example.org:18086", 403),
         ("localhost:1@example.org", 403),
         ("[::1", 403),
+        ("[]:1", 403),
         ("", 403),
     ],
 )
@@ -268,7 +269,7 @@ def test_a_trainer_that_hangs_up(serve, caplog):
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-def test_half_of_a_request_blocks_nobody_and_times_out(serve):
+def test_half_of_a_request_times_out_and_does_not_block_others(serve):
     server = serve(max_requests=1, body_timeout_s=1.0)
     with ExitStack() as stack:
         halves = [
@@ -350,8 +351,8 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def test_the_command_says_what_is_wrong(scripted, nobody):
-    gone = run("--url", nobody)
+def test_the_command_says_what_is_wrong(scripted, no_server):
+    gone = run("--url", no_server)
     assert (gone.stderr.count("\n"), gone.exit_code) == (1, 3)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -76,7 +76,7 @@ def test_a_redirection_away_from_the_web_is_not_followed(site, path, reason):
         _fetch.fetch(site + path, 5)
 
 
-def test_nobody_there():
+def test_no_server_there():
     with pytest.raises(InvalidImageError, match="Connection refused"):
         _fetch.fetch("http://127.0.0.1:1/a.png", 5)
 
