@@ -15,12 +15,13 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from http.client import HTTPConnection
 from urllib.parse import urlsplit
 
 import grpc
 import pytest
+import requests
 from click.testing import CliRunner, Result
 
 from ma_agiqa_client import Retry, Scorer
@@ -30,28 +31,18 @@ from ma_agiqa_client.rewards._server import RewardServer
 MODULE = [sys.executable, "-m", "ma_agiqa_client.rewards"]
 
 
-class Reply:
-    """Status, headers and read body of an answer."""
-
-    def __init__(self, response):
-        self.status, self.headers = response.status, response.headers
-        self.body = response.read()
-
-    @property
-    def fields(self):
-        pickled = self.headers["Content-Type"] == "application/octet-stream"
-        return pickle.loads(self.body) if pickled else json.loads(self.body)
-
-
 def endpoint(server) -> tuple[str, int]:
     url = urlsplit(server.address)
     return url.hostname, url.port
 
 
-def ask(server, body=None, path="/", method="POST", **headers) -> Reply:
-    with closing(HTTPConnection(*endpoint(server), timeout=60)) as connection:
-        connection.request(method, path, body, headers)
-        return Reply(connection.getresponse())
+def ask(server, body=None, path="/", method="POST", **headers) -> requests.Response:
+    return requests.request(method, server.address + path, data=body, headers=headers, timeout=60)
+
+
+def fields(reply: requests.Response) -> dict:
+    pickled = reply.headers["Content-Type"] == "application/octet-stream"
+    return pickle.loads(reply.content) if pickled else reply.json()
 
 
 def send(server, data: bytes, host: str = "localhost") -> bytes:
@@ -90,8 +81,8 @@ def serve(scripted):
 @pytest.mark.parametrize("path", ["/", "/score"])
 def test_json(serve, path):
     reply = ask(serve(), as_json(b"25", b"50"), path)
-    assert (reply.status, reply.headers["Content-Type"]) == (200, "application/json")
-    assert reply.fields == {
+    assert (reply.status_code, reply.headers["Content-Type"]) == (200, "application/json")
+    assert fields(reply) == {
         "scores": [0.25, 0.5],
         "outputs": [0.25, 0.5],
         "mos": [25, 50],
@@ -102,7 +93,7 @@ def test_json(serve, path):
 
 def test_a_pickle(serve):
     reply = ask(serve(), pickle.dumps({"images": [b"25"], "prompts": ["a"], "metadata": {}}))
-    assert (reply.status, reply.fields["scores"]) == (200, [0.25])
+    assert (reply.status_code, fields(reply)["scores"]) == (200, [0.25])
 
 
 def test_a_pickle_that_calls_something_is_refused(serve, tmp_path):
@@ -113,10 +104,10 @@ def test_a_pickle_that_calls_something_is_refused(serve, tmp_path):
     server = serve()
     for body in (pickle.dumps(Evil()), pickle.dumps({"images": [b"1"], "metadata": Evil()})):
         reply = ask(server, body)
-        assert reply.status == 400
-        assert "more than plain values" in reply.fields["error"]
+        assert reply.status_code == 400
+        assert "more than plain values" in fields(reply)["error"]
     assert not (tmp_path / "made").exists()
-    assert ask(server, as_json(b"1")).status == 200
+    assert ask(server, as_json(b"1")).status_code == 200
 
 
 @pytest.mark.parametrize("pickled", [False, True])
@@ -124,17 +115,17 @@ def test_an_image_that_fails(serve, pickled):
     images = [b"10", b"no number"]
     body = pickle.dumps({"images": images}) if pickled else as_json(*images)
     reply = ask(serve(), body)
-    assert reply.status == 422
-    assert reply.fields == {
+    assert reply.status_code == 422
+    assert fields(reply) == {
         "error": "Image 1 of the batch has no reward. Not a number. Send digits."
     }
 
 
 def test_the_fallback(serve, caplog):
     reply = ask(serve(fallback=0.125), as_json(b"10", b"no number"))
-    assert reply.status == 200
-    assert (reply.fields["scores"], reply.fields["mos"]) == ([0.1, 0.125], [10, None])
-    assert reply.fields["failed"] == [1]
+    assert reply.status_code == 200
+    assert (fields(reply)["scores"], fields(reply)["mos"]) == ([0.1, 0.125], [10, None])
+    assert fields(reply)["failed"] == [1]
     assert "1 of 2 images get the fallback reward" in caplog.text
 
 
@@ -151,34 +142,34 @@ def test_the_fallback(serve, caplog):
 def test_failures_of_the_server_that_scores(serve, scripted, status, expected):
     scripted.answer = lambda image, context: context.abort(status, "No.")
     reply = ask(serve(), as_json(b"1"))
-    assert reply.status == expected
-    assert reply.fields["error"].startswith("Image 0 of the batch has no reward.")
+    assert reply.status_code == expected
+    assert fields(reply)["error"].startswith("Image 0 of the batch has no reward.")
 
 
 def test_a_scoring_server_that_is_not_available(serve, no_server):
     server = serve(no_server)
-    assert ask(server, as_json(b"1")).status == 503
-    assert ask(server, method="GET", path="/health").status == 503
+    assert ask(server, as_json(b"1")).status_code == 503
+    assert ask(server, method="GET", path="/health").status_code == 503
 
 
 def test_health(serve):
     reply = ask(serve(), method="GET", path="/health")
-    assert (reply.status, reply.fields) == (200, {"status": "ready"})
+    assert (reply.status_code, fields(reply)) == (200, {"status": "ready"})
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"\x80\x04", b"<html>", b'{"images": []}'])
 def test_what_is_no_request(serve, body):
     reply = ask(serve(), body)
-    assert reply.status == 400
-    assert reply.fields["error"].endswith(".")
+    assert reply.status_code == 400
+    assert fields(reply)["error"].endswith(".")
 
 
 def test_a_request_that_is_too_large(serve):
     server = serve(max_body_bytes=2**20)
     reply = ask(server, b"x" * (2**20 + 1))
-    assert reply.status == 413
-    assert "1,048,577 bytes; expected at most 1,048,576" in reply.fields["error"]
-    assert ask(server, b"x" * 2**20).status == 400  # read, and found not to be a request
+    assert reply.status_code == 413
+    assert "1,048,577 bytes; expected at most 1,048,576" in fields(reply)["error"]
+    assert ask(server, b"x" * 2**20).status_code == 400  # read, and found not to be a request
 
 
 def test_other_addresses_and_methods(serve):
@@ -189,8 +180,8 @@ def test_other_addresses_and_methods(serve):
         ask(server, method="GET"),
         ask(server, method="PUT"),
     ]
-    assert [reply.status for reply in replies] == [404, 404, 405, 405]
-    assert all("POST images to / or GET /health" in reply.fields["error"] for reply in replies)
+    assert [reply.status_code for reply in replies] == [404, 404, 405, 405]
+    assert all("POST images to / or GET /health" in fields(reply)["error"] for reply in replies)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +206,7 @@ def test_web_pages_are_refused(serve, scripted):
     """A browser adds the header `Origin` to every post of a page, to this machine too."""
     for server in (serve(), serve(host="0.0.0.0")):
         reply = ask(server, as_json(b"1"), Origin="https://example.org")
-        assert (reply.status, "web pages" in reply.fields["error"]) == (403, True)
+        assert (reply.status_code, "web pages" in fields(reply)["error"]) == (403, True)
     assert not scripted.requests
 
 
@@ -242,7 +233,7 @@ def test_other_names_for_this_machine_are_refused(serve, host, status):
 
 
 def test_a_server_for_others_has_any_name(serve):
-    assert ask(serve(host="0.0.0.0"), as_json(b"1"), Host="gpu-1.example.org").status == 200
+    assert ask(serve(host="0.0.0.0"), as_json(b"1"), Host="gpu-1.example.org").status_code == 200
 
 
 def test_a_connection_is_kept(serve):
@@ -265,7 +256,7 @@ def test_a_trainer_that_hangs_up(serve, caplog):
     for sent in (b"", b"POST / HT", HALF):
         with socket.create_connection(endpoint(server)) as connection:
             connection.sendall(sent)
-    assert ask(server, as_json(b"1")).status == 200
+    assert ask(server, as_json(b"1")).status_code == 200
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
@@ -278,7 +269,7 @@ def test_half_of_a_request_times_out_and_does_not_block_others(serve):
         ]
         for half in halves:
             half.sendall(HALF)
-        assert ask(server, as_json(b"1")).status == 200
+        assert ask(server, as_json(b"1")).status_code == 200
         for half in halves:
             reply = half.makefile("rb").read()  # until the server closes the connection
             assert reply.startswith(b"HTTP/1.1 408 ")
@@ -289,15 +280,15 @@ def test_many_trainers_at_once(serve, scripted):
     server = serve(max_requests=4)
     with ThreadPoolExecutor(48) as pool:
         replies = list(pool.map(lambda n: ask(server, as_json(b"%d" % (n % 101))), range(300)))
-    assert {reply.status for reply in replies} == {200}
-    assert [reply.fields["mos"] for reply in replies] == [[n % 101] for n in range(300)]
+    assert {reply.status_code for reply in replies} == {200}
+    assert [fields(reply)["mos"] for reply in replies] == [[n % 101] for n in range(300)]
     assert 1 < scripted.most_in_flight <= 4
 
 
 def test_a_mistake_of_this_package_is_answered_and_logged(serve, monkeypatch, caplog):
     monkeypatch.setattr(Scorer, "score_many", None)
     reply = ask(serve(), as_json(b"1"))
-    assert (reply.status, "log" in reply.fields["error"]) == (500, True)
+    assert (reply.status_code, "log" in fields(reply)["error"]) == (500, True)
     while "TypeError" not in caplog.text:  # it is logged after the reply
         time.sleep(0.01)
 
