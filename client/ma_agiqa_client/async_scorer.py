@@ -6,7 +6,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -51,7 +51,7 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
         max_in_flight: int = 64,
         maps: bool = False,
         timeout_s: float | None = None,
-    ) -> AsyncIterator[Score | Failure]:
+    ) -> AsyncGenerator[Score | Failure, None]:
         """Score several images at a time; as `Scorer.score_many`, to be used with `async for`.
 
         `sources` may be asynchronous. A separate task consumes it, at most `max_in_flight` images
@@ -84,7 +84,7 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
         *,
         max_tokens: int = MAX_ANSWER_TOKENS,
         timeout_s: float | None = None,
-    ) -> AsyncIterator[AnswerPart]:
+    ) -> AsyncGenerator[AnswerPart, None]:
         """Ask the served language model about an image; as `Scorer.explain`.
 
         To be used with `async for`. To stop early, call `aclose()` on the iterator.

@@ -12,7 +12,7 @@ import re
 import struct
 import threading
 import uuid
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -194,7 +194,9 @@ class _Channel:
 class AnswerChannel(_Channel):
     """A channel for streams of answers, kept open. Thread-safe."""
 
-    def parts(self, inquiry: Inquiry, image: bytes, clock: Clock) -> Iterator[AnswerPart]:
+    def parts(
+        self, inquiry: Inquiry, image: bytes, clock: Clock
+    ) -> Generator[AnswerPart, None, None]:
         """Ask; yield the answers as they are written.
 
         Closing the iterator, or the channel, stops the server.

@@ -4,7 +4,7 @@
 ...     print(scorer.score("cat.png").mos)
 """
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from queue import SimpleQueue
@@ -77,7 +77,7 @@ class Scorer(BaseScorer[Transport]):
         max_in_flight: int = 64,
         maps: bool = False,
         timeout_s: float | None = None,
-    ) -> Iterator[Score | Failure]:
+    ) -> Generator[Score | Failure, None, None]:
         """Score several images at a time, each in its own request.
 
         The server gathers the requests into batches. `sources` is consumed lazily, on the caller's
@@ -145,7 +145,7 @@ class Scorer(BaseScorer[Transport]):
         *,
         max_tokens: int = MAX_ANSWER_TOKENS,
         timeout_s: float | None = None,
-    ) -> Iterator[AnswerPart]:
+    ) -> Generator[AnswerPart, None, None]:
         """Ask the served language model about an image; yields its answer as it is written.
 
         The answer (paper Fig. 5) shows what the model makes of the image; the score is not computed

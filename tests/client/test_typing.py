@@ -38,6 +38,7 @@ def test_typed_code_runs(scripted, scorer):
     assert typed_example.those_that_succeed(scorer, images) == [25, 50]
     assert typed_example.branches(scorer, images)[0] == "0: 25 %"
     assert typed_example.identity(scorer, images) == [0.25, 0, 0.5]
+    assert typed_example.until_a_good_one(scorer, images) == 50
     assert typed_example.best(scorer, images) == 50
     with pytest.raises(InvalidImageError):
         typed_example.best(scorer, images[1:2])

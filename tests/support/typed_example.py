@@ -1,6 +1,7 @@
 """Typed code of a user, without any assert or cast; tests/client/test_typing.py runs it."""
 
 from collections.abc import Sequence
+from contextlib import closing
 
 from typing_extensions import assert_type
 
@@ -28,6 +29,11 @@ def branches(scorer: Scorer, images: Sequence[bytes]) -> list[str]:
 
 def identity(scorer: Scorer, images: Sequence[bytes]) -> list[float]:
     return [s.normalized if s.error is None else 0.0 for s in scorer.score_many(images)]
+
+
+def until_a_good_one(scorer: Scorer, images: Sequence[bytes]) -> float:
+    with closing(scorer.score_many(images)) as scores:
+        return next((score.mos for score in scores if not score.error and score.mos > 30), 0.0)
 
 
 def best(scorer: Scorer, images: Sequence[bytes]) -> float:

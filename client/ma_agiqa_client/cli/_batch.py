@@ -110,7 +110,7 @@ class Batch:
         outcomes = self._scorer.score_many(
             self._to_send(listing), max_in_flight=self._concurrency, maps=self._maps
         )
-        with closing(outcomes):  # type: ignore[type-var]
+        with closing(outcomes):
             for outcome in outcomes:
                 yield from self._problems()
                 yield self._finish(outcome)
