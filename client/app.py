@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A page to drop images on, from a clone, installed or not: python client/app.py"""
+"""Serve the web page from a clone, installed or not: python client/app.py"""
 
 import sys
 from pathlib import Path

@@ -1,18 +1,27 @@
-"""Every block of client/README.md runs."""
+"""Every block of the client's pages runs, they name every option, and the package installs."""
 
 import os
 import re
 import shlex
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
+import tomllib
 import trustme
+
+from ma_agiqa_client.app._command import main as app
+from ma_agiqa_client.bulk._command import main as bulk
+from ma_agiqa_client.cli import main as cli
+from ma_agiqa_client.rewards.__main__ import main as rewards
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "client" / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+REFERENCE = (ROOT / "docs" / "client-reference.md").read_text(encoding="utf-8")
+BULK = (ROOT / "docs" / "bulk.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README + REFERENCE, re.DOTALL | re.MULTILINE)
 WRITING = ("--output", "--report", "--maps", "--resume", "--copy-best")
 COMMANDS = [line for name, text in BLOCKS if name == "sh" for line in text.splitlines()]
 
@@ -20,6 +29,15 @@ COMMANDS = [line for name, text in BLOCKS if name == "sh" for line in text.split
 def test_every_block_is_of_a_kind_that_is_run():
     assert {name for name, _ in BLOCKS} == {"python", "sh"}
     assert {shlex.split(command)[0] for command in COMMANDS} == {"pip", "python"}
+
+
+@pytest.mark.parametrize(
+    ("command", "page"), [(cli, REFERENCE), (app, REFERENCE), (rewards, REFERENCE), (bulk, BULK)]
+)
+def test_every_option_is_described(command, page):
+    options = {name for option in command.params for name in option.opts if name[:2] == "--"}
+    described = page + REFERENCE.partition("These options are the same in all commands")[2]
+    assert [name for name in options if f"`{name}" not in described] == []
 
 
 @pytest.fixture
@@ -41,58 +59,83 @@ def test_python(code, server, capsys):
     exec(compile(code.replace("localhost:8001", server.grpc_url), "README.md", "exec"), {})
     shown = capsys.readouterr().out.split()
     assert shown
-    assert ("False" in shown) == ("example.org" in code)  # nobody is there
-
-
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("pip ")])
-def test_installing(command, tmp_path):
-    """Without the network: the package alone, into a folder of its own."""
-    copy = tmp_path / "clone"
-    copy.mkdir()
-    subprocess.run(["cp", "-r", ROOT / "client", copy], check=True)
-    options = [
-        "--no-deps",
-        "--no-index",
-        "--no-build-isolation",
-        "--target",
-        tmp_path / "installed",
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", *shlex.split(command), *options],
-        cwd=copy,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "installed" / "ma_agiqa_client" / "py.typed").is_file()
-    assert not (tmp_path / "installed" / "benchmarks").exists()
-    shown = subprocess.run(
-        [tmp_path / "installed" / "bin" / "ma-agiqa", "--help"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert "  ma-agiqa imgs/ --top 2 --copy-best best/" in shown
-    assert "score.py" not in shown
+    assert ("False" in shown) == ("example.org" in code)  # no server is there
 
 
 @pytest.mark.usefixtures("clone")
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python ")])
 def test_commands(command, server):
     words = shlex.split(command, comments=True)[1:]
-    done = subprocess.run(
-        [sys.executable, *words, "--url", server.grpc_url],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run(sys.executable, *words, "--url", server.grpc_url)
     assert done.returncode == 0, done.stderr
     written = [Path(words[place + 1]) for place, word in enumerate(words) if word in WRITING]
     assert all(path.is_file() or any(path.iterdir()) for path in written)
     if "throughput" in command:
         assert re.search(r"score_many: \d+% of the best of the others", done.stdout)
-    elif "--output" not in words:
-        assert "pristine" in done.stdout
+    else:
+        assert "--output" in words or "pristine" in done.stdout
+
+
+def run(*command: object, **options) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, timeout=300, check=False, **options
+    )
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A copy of the package's source, because a build writes next to it."""
+    run("cp", "-r", ROOT / "client", tmp_path)
+    return tmp_path
+
+
+def test_every_extra_exists():
+    project = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text("utf-8"))["project"]
+    named = set(re.findall(r"\./client\[(\w+)\]", README + REFERENCE + BULK))
+    assert named == set(project["optional-dependencies"])
+
+
+def test_the_bulk_commands_are_understood():
+    """They run where Ray is installed: tests/client/bulk."""
+    commands = re.findall(r"^python client/bulk\.py (.*)$", BULK, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        bulk.make_context("bulk", shlex.split(command))
+
+
+def test_installing(source):
+    """Without the network: the package alone, into a separate folder."""
+    target = source / "installed"
+    options = ("--no-deps", "--no-index", "--no-build-isolation", "--target", target)
+    command = next(command for command in COMMANDS if command.startswith("pip "))
+    done = run(sys.executable, "-m", *shlex.split(command), *options, cwd=source)
+    assert done.returncode == 0, done.stderr
+    assert (target / "ma_agiqa_client" / "py.typed").is_file()
+    assert not (target / "examples").exists()
+    environment = {**os.environ, "PYTHONPATH": str(target)}
+    shown = run(target / "bin" / "ma-agiqa", "--help", env=environment).stdout
+    assert "  ma-agiqa imgs/ --top 2 --copy-best best/" in shown
+    assert "score.py" not in shown
+
+
+SECONDS = "from time import time; t = time(); import ma_agiqa_client; print(time() - t)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("numpy", ["numpy<2", "numpy>=2"])
+def test_a_clean_environment(numpy, source, server):
+    """With the network: few packages, a quick import, and scores, with NumPy 1 and 2."""
+    pins = source / "pins.txt"
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pins.write_text("\n".join(line for line in lines if not line.startswith("numpy==")))
+    venv.create(source / "venv", with_pip=True)
+    python = source / "venv" / "bin" / "python"
+    done = run(python, "-m", "pip", "install", "-q", "-c", pins, "./client", numpy, cwd=source)
+    assert done.returncode == 0, done.stderr
+    packages = run(python, "-m", "pip", "list", "--format=freeze").stdout.split()
+    assert len(packages) - len({"pip", "setuptools"}) <= 18, packages
+    seconds = [float(run(python, "-c", SECONDS).stdout) for _ in range(3)]
+    assert min(seconds) < 1, seconds  # 0.2 s on a quiet machine
+    done = run(source / "venv" / "bin" / "ma-agiqa", ROOT / "examples", "--url", server.grpc_url)
+    assert done.returncode == 0, done.stderr
+    assert "pristine" in done.stdout

@@ -2,9 +2,9 @@
 
     python client/examples/evolve_picture.py examples/coffee_pristine.jpg --url localhost:8001
 
-Swaps parts of the picture, adds noise and takes detail away (JPEG). Evolution starts there, is told
-nothing but rewards, and looks for the best amount of each. What it finds is what the served model
-likes, which need not be the undamaged picture. Writes before_after.png and curve.csv.
+Swaps parts of the picture, adds noise and removes detail (JPEG). Evolution starts there, sees only
+rewards, and searches for the best amount of each. What it finds is what the served model likes,
+which may differ from the undamaged picture. Writes before_after.png and curve.csv.
 """
 
 import argparse

@@ -7,9 +7,7 @@
 Imports neither torch nor transformers.
 """
 
-from ma_agiqa_client._wire.aio import AsyncTransport
-from ma_agiqa_client._wire.grpc import Transport
-from ma_agiqa_client._wire.shared_memory import SharedMemory
+from ma_agiqa_client._core.transport import AsyncTransport, Transport
 from ma_agiqa_client.async_scorer import AsyncScorer
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.connection import Tls
@@ -27,7 +25,7 @@ from ma_agiqa_client.errors import (
 )
 from ma_agiqa_client.explain import AnswerPart
 from ma_agiqa_client.retry import Retry
-from ma_agiqa_client.score import Gate, Score
+from ma_agiqa_client.score import Failure, Gate, Score
 from ma_agiqa_client.scorer import Scorer
 
 __all__ = [
@@ -38,6 +36,7 @@ __all__ = [
     "CannotExplainError",
     "ClientError",
     "DeadlineExceededError",
+    "Failure",
     "Gate",
     "InvalidImageError",
     "InvalidQuestionError",
@@ -48,7 +47,6 @@ __all__ = [
     "Scorer",
     "ServerError",
     "ServerUnavailableError",
-    "SharedMemory",
     "Tls",
     "Transport",
     "WrongModelError",

@@ -6,22 +6,22 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable
 from contextlib import aclosing
-from types import TracebackType
 from typing import Any, TypeVar
 
+from ma_agiqa_client._base import BaseScorer, check_max_in_flight
 from ma_agiqa_client._core import operations as do
-from ma_agiqa_client._core.base import BaseScorer, check_window
 from ma_agiqa_client._core.cancellation import cancelled
 from ma_agiqa_client._core.ordering import Sequencer, best_first
-from ma_agiqa_client._wire.aio import AsyncGrpcTransport, AsyncTransport
+from ma_agiqa_client._core.transport import AsyncTransport
+from ma_agiqa_client._wire.aio import AsyncGrpcTransport
 from ma_agiqa_client._wire.images import ImageLike, check_sources, detach
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.errors import InvalidImageError
 from ma_agiqa_client.explain import MAX_ANSWER_TOKENS, AnswerPart, AsyncAnswerChannel, Inquiry
 from ma_agiqa_client.retry import Clock
-from ma_agiqa_client.score import Score
+from ma_agiqa_client.score import Failure, Score
 
 __all__ = ["AsyncScorer"]
 
@@ -29,10 +29,10 @@ _T = TypeVar("_T")
 
 
 class AsyncScorer(BaseScorer[AsyncTransport]):
-    """`Scorer` for asyncio: the same methods, to be awaited, in one event loop.
+    """`Scorer` for asyncio: the same methods, to be awaited in one event loop.
 
     A call ends when its task is cancelled, and the server is told. Files are read and arrays are
-    turned into bytes on threads, so the loop goes on meanwhile.
+    turned into bytes on threads, so the event loop is not blocked.
     """
 
     _connect = AsyncGrpcTransport
@@ -51,15 +51,15 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
         max_in_flight: int = 64,
         maps: bool = False,
         timeout_s: float | None = None,
-    ) -> AsyncIterator[Score]:
-        """Score images several at a time; as `Scorer.score_many`, to be used with `async for`.
+    ) -> AsyncGenerator[Score | Failure, None]:
+        """Score several images at a time; as `Scorer.score_many`, to be used with `async for`.
 
-        `sources` may be asynchronous. It is consumed by a task of its own, at most `max_in_flight`
-        images ahead of the scores taken. Stop early with `aclose()` on the iterator.
+        `sources` may be asynchronous. A separate task consumes it, at most `max_in_flight` images
+        ahead of the results taken so far. To stop early, call `aclose()` on the iterator.
         """
         self._clock(timeout_s)  # a bad timeout or a closed scorer is an error of this call
         several = check_sources(sources)
-        return self._many(several, ordered, check_window(max_in_flight), maps, timeout_s)
+        return self._many(several, ordered, check_max_in_flight(max_in_flight), maps, timeout_s)
 
     async def rank(
         self,
@@ -69,13 +69,13 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
         max_in_flight: int = 64,
         maps: bool = False,
         timeout_s: float | None = None,
-    ) -> list[Score]:
+    ) -> list[Score | Failure]:
         """Score images and sort them, the best first; as `Scorer.rank`."""
         best_first([], top)  # a bad `top` is an error before the work, not after it
-        scores = self.score_many(
+        outcomes = self.score_many(
             sources, ordered=False, max_in_flight=max_in_flight, maps=maps, timeout_s=timeout_s
         )
-        return best_first([score async for score in scores], top)
+        return best_first([outcome async for outcome in outcomes], top)
 
     def explain(
         self,
@@ -84,10 +84,10 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
         *,
         max_tokens: int = MAX_ANSWER_TOKENS,
         timeout_s: float | None = None,
-    ) -> AsyncIterator[AnswerPart]:
-        """Have the served language model say what it sees; as `Scorer.explain`.
+    ) -> AsyncGenerator[AnswerPart, None]:
+        """Ask the served language model about an image; as `Scorer.explain`.
 
-        To be used with `async for`. Stop early with `aclose()` on the iterator.
+        To be used with `async for`. To stop early, call `aclose()` on the iterator.
         """
         clock, inquiry = self._clock(timeout_s), self._inquiry(question, max_tokens)
         return self._parts(source, inquiry, clock)
@@ -97,17 +97,16 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
         return await self._run(self._core.model(self._clock(timeout_s)))
 
     async def health(self, *, timeout_s: float | None = None) -> bool:
-        """Whether a server answers and has the whole ensemble loaded; as `Scorer.health`."""
+        """Return whether a server answers and has loaded the ensemble; as `Scorer.health`."""
         return await self._run(self._core.health(self._clock(timeout_s)))
 
     async def close(self) -> None:
-        """Close the connection; calls under way are cancelled. May be called twice."""
+        """Close the connection; calls in flight are cancelled. May be called twice."""
         if self._closed:
             return
         self._closed = True
-        for task in list(self._under_way):
+        for task in list(self._in_flight):
             task.cancel()
-        await self._run(self._core.close())
         await self._answers.close()
         for transport in self._transports:
             await transport.close()
@@ -115,20 +114,15 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
     async def __aenter__(self) -> "AsyncScorer":
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def _prepare(self) -> None:
-        self._under_way: set[asyncio.Future[Any]] = set()
+        self._in_flight: set[asyncio.Future[Any]] = set()
         self._answers = AsyncAnswerChannel(self._urls[0], self._connection, self._core)
 
     async def _run(self, plan: do.Plan[_T]) -> _T:
-        """Carry a plan out on this loop."""
+        """Carry out a plan on this loop; `_core/plan.py` has a picture of the plans."""
         try:
             operation = next(plan)
             while True:
@@ -148,19 +142,14 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
         match operation:
             case do.Encode(source, timeout_s):
                 return await self._encode(source, timeout_s)
-            case do.Infer(server, request, timeout_s):
-                return await self._unless_closed(self._transports[server].infer(request, timeout_s))
-            case do.Sleep(seconds):
-                return await self._unless_closed(asyncio.sleep(seconds))
             case do.GetConfig(server, timeout_s):
                 return await self._unless_closed(self._transports[server].model_config(timeout_s))
+            case do.Infer(server, request, timeout_s):
+                return await self._unless_closed(self._transports[server].infer(request, timeout_s))
             case do.GetReady(server, timeout_s):
                 return await self._unless_closed(self._transports[server].model_ready(timeout_s))
-            case do.Register(server, name, byte_size, timeout_s):
-                register = self._transports[server].register_memory(name, byte_size, timeout_s)
-                return await self._unless_closed(register)
-            case do.Unregister(server, name, timeout_s):
-                return await self._transports[server].unregister_memory(name, timeout_s)
+            case do.Sleep(seconds):
+                return await self._unless_closed(asyncio.sleep(seconds))
 
     async def _encode(self, source: ImageLike, timeout_s: float) -> bytes:
         if isinstance(source, bytes) and self._encoder.max_side is None:
@@ -176,12 +165,12 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
                 yield part
 
     async def _unless_closed(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Wait for something that `close` gives up."""
-        if self._closed:  # since the step before, such as reading a file
+        """Wait for something that `close` cancels."""
+        if self._closed:  # during the previous step, such as reading a file
             work.close()
             raise cancelled()
         task = asyncio.ensure_future(work)
-        self._under_way.add(task)
+        self._in_flight.add(task)
         try:
             return await task
         except asyncio.CancelledError:
@@ -189,7 +178,7 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
                 raise cancelled() from None
             raise
         finally:
-            self._under_way.discard(task)
+            self._in_flight.discard(task)
 
     async def _many(
         self,
@@ -198,8 +187,8 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
         max_in_flight: int,
         maps: bool,
         timeout_s: float | None,
-    ) -> AsyncGenerator[Score, None]:
-        done: asyncio.Queue[Score | BaseException | int] = asyncio.Queue()
+    ) -> AsyncGenerator[Score | Failure, None]:
+        done: asyncio.Queue[Score | Failure | BaseException | int] = asyncio.Queue()
         room = asyncio.Semaphore(max_in_flight)
         sequencer = Sequencer(ordered)
         tasks: set[asyncio.Task[None]] = set()
@@ -210,12 +199,12 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
                 plan = self._core.attempt(detach(source), maps, clock, source, index)
                 done.put_nowait(await self._run(plan))
             except InvalidImageError as error:
-                done.put_nowait(self._core.failed(error, clock, source, index))
-            except BaseException as error:  # the scorer is closed, or a mistake: raised below
+                done.put_nowait(self._core.failure(error, clock, source, index))
+            except BaseException as error:  # the scorer is closed, or a bug: raised below
                 done.put_nowait(error)
 
         async def feed() -> None:
-            """Start the work; at the end say how many images there were."""
+            """Start the work; at the end report how many images there were."""
             try:
                 each = _each(sources)
                 for index in itertools.count():
@@ -228,7 +217,7 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
                     task = asyncio.create_task(work(source, index))
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
-            except BaseException as error:  # of the caller's iterator: raised below
+            except BaseException as error:  # from the caller's iterator: raised below
                 done.put_nowait(error)
 
         feeder = asyncio.create_task(feed())
@@ -241,10 +230,10 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
                 if isinstance(outcome, int):
                     count = outcome
                     continue
-                for score in sequencer.add(outcome):
+                for ready in sequencer.add(outcome):
                     given += 1
                     room.release()
-                    yield score
+                    yield ready
         finally:
             for task in (feeder, *tasks):
                 task.cancel()

@@ -1,4 +1,4 @@
-"""The model card: what the served numbers are, read from the ensemble's configuration."""
+"""The model card: what the scores mean, read from the ensemble's configuration."""
 
 import json
 import math
@@ -26,14 +26,15 @@ class ModelCard:
         preset: `demo` or `paper`.
         dataset: data set whose opinion scores the model learned to predict.
         mos_min: lower end of that data set's MOS scale.
-        mos_max: upper end of it; higher is better.
-        metrics: held-out agreement with people, such as srcc, plcc, krcc, rmse, and the split.
+        mos_max: upper end of that scale; higher is better.
+        metrics: agreement with people on held-out images, such as srcc, plcc, krcc and rmse, and
+            the split.
         mos_quantiles: the 0, 1, ... 100 % quantiles of the training images' MOS; 101 numbers.
         checkpoint_sha256: SHA-256 of the served weights.
         created: time of the export, ISO 8601, UTC.
-        gate_activation: what the gate ends in: none, sigmoid or softmax.
-        note: a sentence for whoever reads the scores; may be empty.
-        version: number of the served version; 0 if the server does not say.
+        gate_activation: last function of the gate: none, sigmoid or softmax.
+        note: a sentence for the reader of the scores; may be empty.
+        version: number of the served version; 0 if the server does not tell it.
     """
 
     name: str
@@ -70,12 +71,12 @@ class ModelCard:
         )
 
     def normalize(self, mos: float) -> float:
-        """Map a MOS onto 0-1 over the data set's scale; beyond its ends it is clipped."""
+        """Map a MOS to 0-1 over the data set's scale; values outside the scale are clipped."""
         share = (mos - self.mos_min) / (self.mos_max - self.mos_min)
         return min(max(share, 0.0), 1.0)
 
     def percentile(self, mos: float) -> float:
-        """Share of the training images that people rated below this MOS, in percent (0-100).
+        """Return the percentage (0-100) of training images that people rated below this MOS.
 
         Linear between the quantiles; a MOS that several quantiles share gets their middle.
         """
@@ -121,7 +122,7 @@ def _metrics(parameters: Mapping[str, str]) -> Mapping[str, Any]:
 
 def _quantiles(parameters: Mapping[str, str]) -> tuple[float, ...]:
     values = _json(parameters, "mos_quantiles")
-    expected = "a JSON list of 101 finite numbers that never fall"
+    expected = "a JSON list of 101 finite numbers in ascending order"
     if not isinstance(values, list) or len(values) != len(_PERCENTS):
         raise _malformed("mos_quantiles", parameters["mos_quantiles"], expected)
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):

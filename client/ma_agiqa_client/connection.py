@@ -3,36 +3,35 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import grpc  # type: ignore[import-untyped]
 
-from ma_agiqa_client._wire.tracing import trace_headers
-
-__all__ = ["Compression", "Connection", "Tls", "check_url", "check_urls", "is_loopback"]
+__all__ = ["Compression", "Tls"]
 
 Compression: TypeAlias = Literal["gzip", "deflate"]
 
 _MAX_MESSAGE_BYTES = 2**31 - 1
 _LOOPBACK = ("localhost:", "127.", "[::1]:", "unix:")
 _AUTHORIZATION = ("authorization", "triton-grpc-protocol-authorization")
-"""For proxies, and for Triton itself, which looks at headers with this beginning only."""
+"""One for proxies, one for Triton itself, which only looks at headers with this prefix."""
 
 _HEADER = re.compile(r"[0-9a-z_.-]+")
 
 
 @dataclass(frozen=True)
 class Tls:
-    """Encryption, and who proves to be who. Files are PEM.
+    """Encryption, and how each side proves its identity. All files are PEM.
 
     Attributes:
-        root_certificates: whom to trust as issuer of the server's certificate; by default the
-            issuers that gRPC ships with.
-        certificate_chain: this client's certificate, where the server asks for one (mTLS).
+        root_certificates: certificates of the issuers to trust; by default the issuers that gRPC
+            ships with.
+        certificate_chain: this client's certificate, if the server asks for one (mutual TLS).
         private_key: the key of that certificate.
-        server_name: the name in the server's certificate, if it is not the one in the address.
+        server_name: the name in the server's certificate, if it differs from the address.
     """
 
     root_certificates: str | PathLike[str] | None = None
@@ -61,16 +60,16 @@ class Tls:
 
 @dataclass(frozen=True)
 class Connection:
-    """What is the same for every call over a channel.
+    """The settings that all calls over a channel share.
 
     Attributes:
         tls: encrypt the channel; None leaves it readable.
         token: sent as `authorization: Bearer TOKEN`, and under the name that Triton itself looks
-            at (`--grpc-restricted-protocol=...:authorization=Bearer TOKEN`); a function is asked at
-            every call, from any thread, so that a token may be renewed.
-        metadata: further headers of every call.
-        compression: of what is sent; files are compressed already, raw pixels are not.
-        keepalive_s: seconds without traffic after which the connection is tested; None never does.
+            at (`--grpc-restricted-protocol=...:authorization=Bearer TOKEN`). A function is called
+            for every request, from any thread, so that a token can be renewed.
+        metadata: additional headers of every call.
+        compression: applied to what is sent; files are compressed already, raw pixels are not.
+        keepalive_s: seconds without traffic after which the connection is tested; None disables it.
         version: the kept version of the model to ask for; None asks for the active one.
     """
 
@@ -96,13 +95,13 @@ class Connection:
                 )
 
     def headers(self) -> dict[str, str]:
-        """Headers of one call, with the trace context of the caller."""
+        """Return the headers of one call, with the trace context of the caller."""
         token = self.token() if callable(self.token) else self.token
         authorization = dict.fromkeys(_AUTHORIZATION, f"Bearer {token}") if token else {}
-        return {**trace_headers(), **(self.metadata or {}), **authorization}
+        return {**_trace_headers(), **(self.metadata or {}), **authorization}
 
     def channel_args(self, url: str) -> list[tuple[str, int | str]]:
-        """The whole list: what is given to Triton's client replaces its own, sizes included."""
+        """Return all channel arguments; they replace those of Triton's client, sizes included."""
         arguments: list[tuple[str, int | str]] = [
             ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
@@ -143,19 +142,19 @@ def check_url(url: str) -> str:
 
 
 def check_urls(url: str | Sequence[str]) -> tuple[str, ...]:
-    """The addresses of one or several servers, each checked.
+    """Return the addresses of one or several servers as a tuple, after checking each.
 
     Raises:
-        ValueError: as in `check_url`, or there is none, or one is named twice.
+        ValueError: as in `check_url`, or there is no address, or one is given twice.
     """
     urls = (url,) if isinstance(url, str) else tuple(url)
     if not urls or len(set(urls)) < len(urls):
-        raise ValueError(f"Got the addresses {list(urls)}; expected at least one, each once.")
+        raise ValueError(f"Got the addresses {list(urls)}; expected at least one, each only once.")
     return tuple(map(check_url, urls))
 
 
 def is_loopback(url: str) -> bool:
-    """Whether an address is on this machine."""
+    """Return whether an address is on this machine."""
     return url.rpartition("///")[2].startswith(_LOOPBACK) or url.startswith("unix:")
 
 
@@ -166,5 +165,24 @@ def _pem(name: str, path: str | PathLike[str] | None) -> bytes | None:
         return Path(path).read_bytes()
     except OSError as error:
         raise ValueError(
-            f"The file {str(path)!r} of {name} cannot be read: {error.strerror}."
+            f"The file {str(path)!r} given as {name} cannot be read: {error.strerror}."
         ) from error
+
+
+def _trace_headers() -> dict[str, str]:
+    """Return the headers of the caller's span, such as `traceparent`; {} without OpenTelemetry."""
+    inject = _opentelemetry_inject()
+    carrier: dict[str, str] = {}
+    if inject:
+        inject(carrier)
+    return carrier
+
+
+@lru_cache(maxsize=1)
+def _opentelemetry_inject() -> Callable[[dict[str, str]], None] | None:
+    """Import OpenTelemetry at the first request: it takes as long as the rest of this package."""
+    try:
+        from opentelemetry.propagate import inject
+    except ImportError:
+        return None
+    return inject

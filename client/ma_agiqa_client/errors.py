@@ -1,19 +1,21 @@
 """Errors of the client, all under one root.
 
     ClientError
-    ├── InvalidImageError          this image cannot be scored: unreadable, damaged, wrong array
-    ├── ServerUnavailableError     nobody answers, overload, or a certificate is not accepted
+    ├── InvalidImageError          the image cannot be scored: unreadable, damaged, wrong array
+    ├── ServerUnavailableError     no answer at the address, overload, or a refused certificate
     ├── DeadlineExceededError      no answer within `timeout_s`
-    ├── AuthenticationError        the server wants a token it did not get
+    ├── AuthenticationError        the server expects a token that it did not get
     ├── WrongModelError            the server answers, but does not serve MA-AGIQA
     ├── InvalidQuestionError       the question about an image is empty or too long
-    ├── CannotExplainError         the server scores images, but has no words for them
-    ├── RequestCancelledError      the call was given up: its scorer or iterator was closed
+    ├── CannotExplainError         the server scores images, but does not answer questions
+    ├── RequestCancelledError      the scorer or the iterator was closed during the call
     └── ServerError                the server failed in another way
 
-A message says what was received, what was expected, and what to do next. Where the server sent a
-sentence, it is in the message. `request_id` finds the request in the server's log.
+A message says what was received, what was expected, and what to do next. If the server sent a
+sentence, the message contains it. `request_id` finds the request in the server's log.
 """
+
+from typing import Literal
 
 __all__ = [
     "AuthenticationError",
@@ -30,40 +32,44 @@ __all__ = [
 
 
 class ClientError(Exception):
-    """Root of every error this package raises on purpose.
+    """Root of every error that this package raises on purpose.
 
     Attributes:
-        request_id: the id sent with the request that failed; empty if none was.
+        request_id: the id sent with the request that failed; empty if no request was sent.
     """
 
     request_id: str = ""
 
+    def __bool__(self) -> Literal[True]:
+        """Always true, so that a type checker knows what `if score.error:` decides."""
+        return True
 
-class InvalidImageError(ClientError, ValueError):
-    """The image cannot be scored; other images are not affected."""
+
+class InvalidImageError(ClientError):
+    """The image cannot be scored. Other images are not affected."""
 
 
-class ServerUnavailableError(ClientError, ConnectionError):
-    """Nobody answers at the address, or the server is overloaded; retries did not help.
+class ServerUnavailableError(ClientError):
+    """No server answers at the address, or it is overloaded, and retries did not help.
 
-    Also when one side does not accept the other's certificate: gRPC has no connection then, and
-    says no more.
+    Also raised when one side does not accept the other's certificate: gRPC then has no connection,
+    and gives no other reason.
     """
 
 
-class DeadlineExceededError(ClientError, TimeoutError):
-    """No answer within the call's `timeout_s`, retries included."""
+class DeadlineExceededError(ClientError):
+    """There was no answer within the call's `timeout_s`, retries included."""
 
 
-class AuthenticationError(ClientError, PermissionError):
-    """The server refused the token, or wants one, or keeps the service closed."""
+class AuthenticationError(ClientError):
+    """The server refused the token, expects one, or keeps the service closed."""
 
 
 class WrongModelError(ClientError):
     """The server answers, but does not serve MA-AGIQA as this client knows it."""
 
 
-class InvalidQuestionError(ClientError, ValueError):
+class InvalidQuestionError(ClientError):
     """The question about an image is empty or too long, or asks for too long an answer."""
 
 
@@ -72,7 +78,7 @@ class CannotExplainError(ClientError):
 
 
 class RequestCancelledError(ClientError):
-    """The call was given up: its scorer or its iterator was closed meanwhile."""
+    """The call was cancelled because its scorer or its iterator was closed."""
 
 
 class ServerError(ClientError):

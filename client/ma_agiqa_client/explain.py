@@ -1,10 +1,10 @@
-"""What the served language model says about an image, as it writes it (paper Fig. 5).
+"""Questions to the served language model about an image (paper Fig. 5); answers are streamed.
 
     encoded bytes, question --> IMAGE [1], QUESTION [1] --> model `mplug_owl2_answer`
                                                         --> TEXT [1], many times
 
-`Scorer.explain` and `AsyncScorer.explain` are the ways in. Nothing is tried again once text was
-given, which cannot be taken back.
+Use it through `Scorer.explain` and `AsyncScorer.explain`. Once text has been yielded, nothing is
+sent again, because the text cannot be taken back.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import re
 import struct
 import threading
 import uuid
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -32,20 +32,12 @@ from ma_agiqa_client.errors import (
 )
 from ma_agiqa_client.retry import Clock
 
-__all__ = [
-    "ANSWERING_MODEL",
-    "MAX_ANSWER_TOKENS",
-    "QUESTIONS",
-    "AnswerChannel",
-    "AnswerPart",
-    "AsyncAnswerChannel",
-    "Inquiry",
-]
+__all__ = ["MAX_ANSWER_TOKENS", "QUESTIONS", "AnswerPart"]
 
 ANSWERING_MODEL = "mplug_owl2_answer"
 
 MAX_ANSWER_TOKENS = 512
-"""The longest answer that can be asked for, in tokens of about three quarters of a word."""
+"""Maximum length of an answer, in tokens of about three quarters of a word each."""
 
 QUESTIONS: Mapping[str, str] = MappingProxyType(
     {
@@ -54,11 +46,11 @@ QUESTIONS: Mapping[str, str] = MappingProxyType(
         "coherence": "Evaluate if the image quality is compromised due to violations of coherence.",
     }
 )
-"""The two questions whose embeddings the score rests on (paper §3.2)."""
+"""The two questions whose embeddings the score is computed from (paper §3.2)."""
 
 _GRPC_COMPRESSION = {"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
-# The stream carries sentences only: Triton 2.51 can crash when it is asked for statuses on streams
-# (header `triton_grpc_error`), so the model puts the status before its sentence.
+# The stream carries sentences only: Triton 2.51 can crash if it is asked for statuses on streams
+# (header `triton_grpc_error`), so the model writes the status before its sentence.
 _STATUS = re.compile(r"(INVALID_ARGUMENT|UNIMPLEMENTED|INTERNAL): ")
 
 
@@ -68,7 +60,7 @@ class AnswerPart:
 
     Attributes:
         question: `semantic` or `coherence` for the paper's questions, else the question itself.
-        text: the piece; all pieces of a question, one after the other, are the answer.
+        text: the piece; the pieces of a question, joined, are its answer.
     """
 
     question: str
@@ -81,10 +73,11 @@ class Inquiry:
 
     Attributes:
         question: free text; None asks the paper's two questions, one after the other.
-        max_tokens: where each answer is cut off.
+        max_tokens: maximum length of each answer in tokens.
 
     Raises:
-        InvalidQuestionError: nothing is asked, or `max_tokens` is not in 1 to `MAX_ANSWER_TOKENS`.
+        InvalidQuestionError: the question is empty, or `max_tokens` is not in 1 to
+            `MAX_ANSWER_TOKENS`.
     """
 
     question: str | None
@@ -99,7 +92,7 @@ class Inquiry:
             )
 
     def requests(self, image: bytes) -> Iterator[tuple[str, Any]]:
-        """Give the name of each question, and the protobuf `ModelInferRequest` that asks it."""
+        """Yield the name of each question, and the protobuf `ModelInferRequest` that asks it."""
         asked = QUESTIONS if self.question is None else {self.question: self.question}
         for name, question in asked.items():
             request = service_pb2.ModelInferRequest(model_name=ANSWERING_MODEL, id=uuid.uuid4().hex)
@@ -117,9 +110,9 @@ class _Channel:
         """Prepare; the channel is made at the first question.
 
         Args:
-            url: whom to ask.
-            connection: as for scores.
-            core: what is known of the servers' clocks.
+            url: address of the server.
+            connection: the same settings as for scores.
+            core: knows the servers' clocks.
 
         Raises:
             ValueError: `url` is not an address for gRPC.
@@ -144,7 +137,7 @@ class _Channel:
             return self._made
 
     def _end(self) -> Any:
-        """Make no channel any more; give the one there is, or None."""
+        """Forbid new channels; return the existing one, or None."""
         with self._lock:
             self._closed = True
             return self._made
@@ -171,7 +164,7 @@ class _Channel:
         return contents[0][4:].decode() if contents else ""
 
     def _raise_unless(self, repeatable: bool, error: Any, request: Any, clock: Clock) -> None:
-        """Raise what ended an answer, unless it may be asked for again with the clock corrected."""
+        """Raise what ended an answer, unless the question can be sent again with a new deadline."""
         if isinstance(error, grpc.RpcError):
             raise self._error(error.code(), error.details() or "", request, clock) from error
         if not repeatable or not self._core.learns_clock(str(error), clock):
@@ -199,12 +192,14 @@ class _Channel:
 
 
 class AnswerChannel(_Channel):
-    """A channel for streams of answers, kept. Thread-safe."""
+    """A channel for streams of answers, kept open. Thread-safe."""
 
-    def parts(self, inquiry: Inquiry, image: bytes, clock: Clock) -> Iterator[AnswerPart]:
-        """Ask; give the answers as they are written.
+    def parts(
+        self, inquiry: Inquiry, image: bytes, clock: Clock
+    ) -> Generator[AnswerPart, None, None]:
+        """Ask; yield the answers as they are written.
 
-        Closing the iterator, or the channel, has the server stop.
+        Closing the iterator, or the channel, stops the server.
 
         Raises:
             ClientError: as `Scorer.explain` says.
@@ -229,7 +224,7 @@ class AnswerChannel(_Channel):
                     call.cancel()
 
     def close(self) -> None:
-        """Close the channel; answers under way end with `RequestCancelledError`."""
+        """Close the channel; answers in flight end with `RequestCancelledError`."""
         if made := self._end():
             made.close()
 
@@ -240,7 +235,7 @@ class AsyncAnswerChannel(_Channel):
     async def parts(
         self, inquiry: Inquiry, image: bytes, clock: Clock
     ) -> AsyncGenerator[AnswerPart, None]:
-        """Ask; give the answers as they are written; as `AnswerChannel.parts`."""
+        """Ask; yield the answers as they are written; as `AnswerChannel.parts`."""
         for name, request in inquiry.requests(image):
             answered, repeatable = False, True
             while not answered:
@@ -262,6 +257,6 @@ class AsyncAnswerChannel(_Channel):
                     call.cancel()
 
     async def close(self) -> None:
-        """Close the channel; answers under way end with `RequestCancelledError`."""
+        """Close the channel; answers in flight end with `RequestCancelledError`."""
         if made := self._end():
             await made.close()

@@ -1,4 +1,4 @@
-"""When a call is sent again, and when it is given up. Without any input or output."""
+"""When a call is sent again, and when it fails for good. Does no input or output."""
 
 import random
 import threading
@@ -6,25 +6,25 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Clock", "Outage", "Retry"]
+__all__ = ["Retry"]
 
 
 @dataclass(frozen=True)
 class Retry:
-    """How long calls that find the server not available are tried again; `Scorer` lists them all.
+    """How long to retry while the server is not available; `Scorer` lists what is retried.
 
-    The delays double from `initial_backoff_s` to `max_backoff_s`, each shortened by up to a half at
-    random, so that many clients do not come back at once. All of it lies within the call's own
-    `timeout_s`.
+    The delays double from `initial_backoff_s` to `max_backoff_s`. Each is shortened at random by up
+    to a half, so that many clients do not return at the same moment. All retries of a call happen
+    within its `timeout_s`.
 
-    An outage is counted once for all calls of a scorer: a thousand images behind a server that is
-    gone are given up after one budget, not after a thousand.
+    All calls of a scorer share the budget of an outage: a thousand images for a server that is gone
+    fail after one budget, not after a thousand.
 
     Attributes:
-        budget_s: seconds of an outage that are waited out, such as a restart of the server.
-        connect_budget_s: the same before the first answer ever: a wrong address is likelier then.
+        budget_s: seconds to wait during an outage, such as a restart of the server.
+        connect_budget_s: the same until the first answer, when a wrong address is more likely.
         initial_backoff_s: seconds before the first retry.
-        max_backoff_s: most seconds between two tries.
+        max_backoff_s: maximum seconds between two tries.
     """
 
     budget_s: float = 30.0
@@ -39,20 +39,20 @@ class Retry:
                 raise ValueError(f"{name} is {value}; expected 0 or more seconds.")
 
     def delay_s(self, tries: int, jitter: float) -> float:
-        """Seconds to wait after `tries` tries; `jitter` is a random number in 0-1."""
+        """Return the seconds to wait after `tries` tries; `jitter` is a random number in 0-1."""
         doubled = self.initial_backoff_s * 2.0 ** min(tries - 1, 30)
         return min(doubled, self.max_backoff_s) * (1.0 - jitter / 2)
 
 
 class Clock:
-    """The time one call has left.
+    """The time that one call has left.
 
     Attributes:
-        timeout_s: seconds the whole call may take.
+        timeout_s: seconds that the whole call may take.
     """
 
     def __init__(self, timeout_s: float, now: Callable[[], float] = time.monotonic) -> None:
-        """Start now.
+        """Start the clock.
 
         Raises:
             ValueError: `timeout_s` is not positive.
@@ -64,16 +64,16 @@ class Clock:
         self._started = now()
 
     def elapsed_ms(self) -> float:
-        """Milliseconds since the start."""
+        """Return the milliseconds since the start."""
         return (self._now() - self._started) * 1e3
 
     def left_s(self) -> float:
-        """Seconds left; negative if the time is over."""
+        """Return the seconds left; negative if the time is over."""
         return self.timeout_s - (self._now() - self._started)
 
 
 class Outage:
-    """The time since when nobody answers, shared by the calls of a scorer. Thread-safe."""
+    """How long no server has answered, shared by the calls of a scorer. Thread-safe."""
 
     def __init__(
         self,
@@ -90,25 +90,25 @@ class Outage:
         self._last = 0.0
 
     def ended(self) -> None:
-        """Note that somebody answered."""
+        """Note that a server answered."""
         self._answered = True
         self._began = None
 
     def delay_s(self, tries: int, left_s: float) -> float | None:
-        """Note a failed try; say how long to wait before the next one.
+        """Note a failed try; return how long to wait before the next one.
 
         Args:
             tries: how often this call has been sent.
-            left_s: seconds the call has left.
+            left_s: seconds that the call has left.
 
         Returns:
-            Seconds, or None to give up.
+            Seconds, or None if the call is not to be sent again.
         """
         budget_s = self._retry.budget_s if self._answered else self._retry.connect_budget_s
         with self._lock:
             now = self._now()
             if self._began is None or now - self._last > max(budget_s, 1.0):
-                self._began = now  # nobody has tried for long: what was known then is over
+                self._began = now  # no call was made for long: the last outage may be over
             self._last = now
             lasted_s = now - self._began
         delay_s = self._retry.delay_s(tries, self._jitter())

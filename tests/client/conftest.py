@@ -1,127 +1,39 @@
-"""A server that speaks Triton's protocol over real gRPC, and whose answers a test decides.
+"""Servers whose answers a test decides, and scorers that are connected to them."""
 
-The scorer's own requests reach it over a loopback socket. How the real server answers is tested in
-tests/served.
-"""
-
-import json
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import socket
+from collections.abc import Iterator
 from math import inf
 
-import grpc
-import numpy as np
 import pytest
-from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
-from ma_agiqa_client import Retry
-
-CARD = {
-    "name": "tiny",
-    "preset": "demo",
-    "dataset": "synthetic",
-    "mos_min": "0",
-    "mos_max": "100",
-    "metrics": json.dumps({"srcc": 0.9, "split": "test"}),
-    "mos_quantiles": json.dumps([float(percent) for percent in range(101)]),
-    "checkpoint_sha256": "0" * 64,
-    "created": "2025-01-31T12:00:00Z",
-    "gate_activation": "none",
-    "note": "The demo model.",
-}
-
-Answer = Callable[[bytes, grpc.ServicerContext], float]
-Check = Callable[[service_pb2.ModelInferRequest, grpc.ServicerContext], None]
-
-
-def read_number(image: bytes, context: grpc.ServicerContext) -> float:
-    """The score of b"7" is 7; other bytes are refused as Triton's ensemble refuses them."""
-    if not image.isdigit():
-        message = "in ensemble 'ma_agiqa', Not a number. Send digits."
-        context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
-    return float(image)
-
-
-class ScriptedServer(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Counts what it receives; `answer`, `check`, `card` and `cards` may be replaced."""
-
-    def __init__(self) -> None:
-        self.answer: Answer = read_number
-        self.card = dict(CARD)
-        self.cards: dict[str, dict[str, str] | None] = {}  # of other models; None: not served
-        self.requests: list[service_pb2.ModelInferRequest] = []
-        self.card_requests = 0
-        self.peers: set[str] = set()
-        self.headers: list[dict[str, str]] = []
-        self.check: Check = lambda request, context: None
-        self.in_flight = 0
-        self.most_in_flight = 0
-        self._lock = threading.Lock()
-        self._server = grpc.server(ThreadPoolExecutor(64))
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
-        self.url = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
-        self._server.start()
-
-    def stop(self) -> None:
-        self._server.stop(grace=None).wait()
-
-    def ModelReady(self, request, context):
-        return service_pb2.ModelReadyResponse(ready=request.name == "ma_agiqa")
-
-    def ModelConfig(self, request, context):
-        self.card_requests += 1
-        config = model_config_pb2.ModelConfig(name=request.name)
-        config.input.add(name="IMAGE")
-        for name in ("SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT"):
-            config.output.add(name=name)
-        for name, value in self._find(request.name, context).items():
-            config.parameters[name].string_value = value
-        return service_pb2.ModelConfigResponse(config=config)
-
-    def _find(self, model, context):
-        card = self.cards.get(model, self.card)
-        if card is None:
-            message = f"Request for unknown model: '{model}' is not found"
-            context.abort(grpc.StatusCode.NOT_FOUND, message)
-        return card
-
-    def ModelInfer(self, request, context):
-        self._find(request.model_name, context)
-        with self._lock:
-            self.requests.append(request)
-            self.peers.add(context.peer())
-            self.headers.append({k: str(v) for k, v in context.invocation_metadata()})
-            self.in_flight += 1
-            self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        try:
-            self.check(request, context)
-            mos = self.answer(request.raw_input_contents[0][4:], context)
-        finally:
-            with self._lock:
-                self.in_flight -= 1
-        maps = np.full((1, 14, 14), 0.5)
-        arrays = {"SCORE": [[mos]], "GATE": [[-1, 1, 2]], "PATCH_SCORE": maps, "PATCH_WEIGHT": maps}
-        response = service_pb2.ModelInferResponse(model_name="ma_agiqa")
-        for output in request.outputs:
-            array = np.asarray(arrays[output.name], np.float32)
-            response.outputs.add(name=output.name, datatype="FP32", shape=array.shape)
-            response.raw_output_contents.append(array.tobytes())
-        return response
+from ma_agiqa_client import Retry, Scorer
+from support.scripted_server import ScriptedServer
 
 
 @pytest.fixture
 def scripted() -> Iterator[ScriptedServer]:
-    server = ScriptedServer()
-    yield server
-    server.stop()
+    with ScriptedServer() as server:
+        yield server
 
 
 @pytest.fixture
 def another() -> Iterator[ScriptedServer]:
-    server = ScriptedServer()
-    yield server
-    server.stop()
+    with ScriptedServer() as server:
+        yield server
+
+
+@pytest.fixture
+def scorer(scripted: ScriptedServer) -> Iterator[Scorer]:
+    with Scorer(scripted.url, timeout_s=20) as scorer:
+        yield scorer
+
+
+@pytest.fixture
+def no_server() -> Iterator[str]:
+    """An address that refuses connections: it is bound, but nothing listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_calls_share_the_budget_of_an_outage(now):
     outage = Outage(Retry(budget_s=30), now, jitter=lambda: 0.5)
     outage.ended()
     waited(outage, now)
-    assert waited(outage, now) < 3  # the second call meets an outage that is nearly given up
+    assert waited(outage, now) < 3  # the second call meets an outage whose budget is nearly used up
 
 
 def test_an_answer_ends_the_outage(now):

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from ma_agiqa_client import Gate, InvalidImageError, Score
+from ma_agiqa_client import Failure, Gate, InvalidImageError
 
 
 @pytest.mark.parametrize(
@@ -22,13 +22,6 @@ def test_gate_shares_are_by_magnitude_in_the_served_order(weights, shares):
 
 
 def test_values_are_frozen():
-    for value in (Gate(0.2, 0.3, 0.5), Score.failed(InvalidImageError("no"), 1.0, None)):
+    for value in (Gate(0.2, 0.3, 0.5), Failure("a.png", InvalidImageError("no"))):
         with pytest.raises(dataclasses.FrozenInstanceError):
             value.semantic = 1.0
-
-
-def test_a_failed_score_has_its_reason_and_no_numbers():
-    error = InvalidImageError("no")
-    score = Score.failed(error, 3.0, "tiny")
-    assert (score.error, score.latency_ms, score.model) == (error, 3.0, "tiny")
-    assert score.mos is score.normalized is score.percentile is score.gate is None

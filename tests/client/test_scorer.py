@@ -1,7 +1,6 @@
 """How a scorer sends, retries, waits and orders, over real gRPC to a scripted server."""
 
 import itertools
-import socket
 import threading
 
 import grpc
@@ -10,7 +9,6 @@ import pytest
 
 from ma_agiqa_client import (
     DeadlineExceededError,
-    Gate,
     InvalidImageError,
     Retry,
     Scorer,
@@ -19,16 +17,7 @@ from ma_agiqa_client import (
     WrongModelError,
 )
 from ma_agiqa_client._wire.arrays import encode_array
-
-
-@pytest.fixture
-def scorer(scripted):
-    with Scorer(scripted.url, timeout_s=20) as scorer:
-        yield scorer
-
-
-def numbers(count):
-    return [str(number).encode() for number in range(count)]
+from support.scripted_server import GATE, numbers
 
 
 def failing(status, times):
@@ -46,14 +35,14 @@ def failing(status, times):
 def test_score_carries_every_number_of_the_answer(scorer):
     score = scorer.score(b"25")
     assert (score.mos, score.normalized, score.percentile) == (25.0, 0.25, 25.0)
-    assert score.gate == Gate(semantic=0.25, coherence=0.25, quality=0.5)
+    assert score.gate == GATE
     assert (score.model, score.error) == ("tiny", None)
     assert score.latency_ms > 0
     assert score.patch_score is None
     assert score.patch_weight is None
 
 
-def test_maps_travel_only_on_request(scorer, scripted):
+def test_maps_are_sent_only_on_request(scorer, scripted):
     scorer.score(b"1")
     score = scorer.score(b"1", maps=True)
     asked = [[output.name for output in request.outputs] for request in scripted.requests]
@@ -81,7 +70,7 @@ def test_unavailable_is_tried_again(scorer, scripted, no_waiting):
     assert len(scripted.requests) == 4
 
 
-def test_unavailable_is_given_up_when_the_budget_is_spent(scripted):
+def test_unavailable_fails_when_the_budget_is_spent(scripted):
     scripted.answer = failing(grpc.StatusCode.UNAVAILABLE, times=1000)
     with Scorer(scripted.url, retry=Retry(budget_s=0.3)) as scorer:
         scorer.model()
@@ -131,14 +120,12 @@ def test_retries_stay_within_the_deadline(scripted):
 
 
 @pytest.mark.usefixtures("no_waiting")
-def test_nobody_at_the_address():
-    with socket.socket() as taken:  # bound but not listening: refuses connections
-        taken.bind(("127.0.0.1", 0))
-        with Scorer(f"127.0.0.1:{taken.getsockname()[1]}", timeout_s=5) as scorer:
-            assert not scorer.health()
-            with pytest.raises(ServerUnavailableError, match="Check that it runs"):
-                scorer.score(b"1")
-            assert isinstance(next(scorer.score_many([b"1"])).error, ServerUnavailableError)
+def test_no_server_at_the_address(no_server):
+    with Scorer(no_server, timeout_s=5) as scorer:
+        assert not scorer.health()
+        with pytest.raises(ServerUnavailableError, match="Check that it runs"):
+            scorer.score(b"1")
+        assert isinstance(next(scorer.score_many([b"1"])).error, ServerUnavailableError)
 
 
 def test_a_server_that_went_away_is_asked_again_what_it_serves(scorer, scripted, no_waiting):
@@ -169,7 +156,7 @@ def test_a_score_that_is_not_finite_is_an_error(scorer, scripted):
         scorer.score(b"1")
 
 
-def test_arrays_travel_as_ppm(scorer, scripted):
+def test_arrays_are_sent_as_ppm(scorer, scripted):
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     scripted.answer = lambda image, context: float(image == encode_array(pixels))
     assert scorer.score(pixels).mos == 1

@@ -10,22 +10,18 @@ import pytest
 import torch
 
 from ma_agiqa_client import (
+    Failure,
     InvalidImageError,
     RequestCancelledError,
     Retry,
     Scorer,
     ServerUnavailableError,
 )
+from support.scripted_server import numbers
 
 
-@pytest.fixture
-def scorer(scripted):
-    with Scorer(scripted.url, timeout_s=20) as scorer:
-        yield scorer
-
-
-def numbers(count):
-    return [str(number).encode() for number in range(count)]
+def mos(outcome):
+    return None if outcome.error else outcome.mos
 
 
 def unavailable(image, context):
@@ -55,7 +51,8 @@ def test_score_many_fills_and_never_exceeds_the_bound(scorer, scripted):
     assert scripted.most_in_flight == 4
 
 
-def test_score_many_is_lazy(scorer):
+@pytest.mark.parametrize("ordered", [True, False])
+def test_score_many_is_lazy_and_bounded(scorer, ordered):
     taken = 0
 
     def endless():
@@ -64,11 +61,12 @@ def test_score_many_is_lazy(scorer):
             taken += 1
             yield str(taken - 1).encode()
 
-    scores = scorer.score_many(endless(), max_in_flight=5)
+    scores = scorer.score_many(endless(), ordered=ordered, max_in_flight=5)
     assert taken == 0
-    for number in range(20):
-        assert next(scores).mos == number
-        assert taken <= number + 1 + 5
+    for received in range(1, 21):
+        score = next(scores)
+        assert score.mos == received - 1 or not ordered
+        assert taken <= received + 5
     scores.close()
 
 
@@ -80,10 +78,12 @@ def test_score_many_sends_one_image_per_request(scorer, scripted):
 def test_a_failure_belongs_to_its_image(scorer):
     images = [b"1", b"bad", b"2", np.zeros((2, 2), np.int64), b"3"]
     scores = list(scorer.score_many(images, max_in_flight=2))
-    assert [score.mos for score in scores] == [1, None, 2, None, 3]
+    assert [mos(score) for score in scores] == [1, None, 2, None, 3]
+    assert isinstance(scores[1], Failure)
     assert str(scores[1].error) == "Not a number. Send digits."
+    assert (scores[1].source, scores[1].index, scores[1].model) == (b"bad", 1, "tiny")
+    assert scores[1].latency_ms > 0
     assert isinstance(scores[3].error, InvalidImageError)
-    assert scores[1].gate is scores[1].normalized is scores[1].percentile is None
 
 
 def test_an_array_may_be_overwritten_for_the_next_image(scorer, scripted):
@@ -120,23 +120,7 @@ def test_as_they_come(scorer, scripted):
     assert [score.index for score in scores] == [0]
 
 
-def test_as_they_come_is_bounded_too(scorer):
-    taken = 0
-
-    def endless():
-        nonlocal taken
-        while True:
-            taken += 1
-            yield b"1"
-
-    scores = scorer.score_many(endless(), ordered=False, max_in_flight=5)
-    for received in range(1, 21):
-        next(scores)
-        assert taken <= received + 5
-    scores.close()
-
-
-def test_closing_the_iterator_cancels_what_is_under_way(scorer, scripted):
+def test_closing_the_iterator_cancels_what_is_in_flight(scorer, scripted):
     arrived, cancelled = threading.Semaphore(0), threading.Semaphore(0)
 
     def answer(image, context):
@@ -159,7 +143,7 @@ def test_closing_the_iterator_cancels_what_is_under_way(scorer, scripted):
     assert len(scripted.requests) <= 5
 
 
-def test_closing_the_scorer_gives_up_calls_on_other_threads(scripted):
+def test_closing_the_scorer_cancels_calls_on_other_threads(scripted):
     release = threading.Event()
     scripted.answer = lambda image, context: float(release.wait(20))
     scorer = Scorer(scripted.url)
@@ -237,7 +221,7 @@ def test_files_may_be_closed_once_the_next_image_is_asked_for(scorer, tmp_path):
             yield text
 
     scores = list(scorer.score_many(opened()))
-    assert [score.mos for score in scores] == [0, 1, 2, 3, 4, None]
+    assert [mos(score) for score in scores] == [0, 1, 2, 3, 4, None]
     assert isinstance(scores[5].error, InvalidImageError)
 
 

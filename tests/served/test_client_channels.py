@@ -1,28 +1,21 @@
-"""TLS, headers that open closed services, and shared memory, on real servers set up for them."""
+"""TLS on a real server that is set up for it."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tritonclient.grpc
 import trustme
 
-from embedded.launch import Launch
 from embedded.security import Security
 from embedded.server import EmbeddedTriton
 from ma_agiqa_client import (
-    AsyncScorer,
-    AuthenticationError,
     Retry,
     Scorer,
     ServerUnavailableError,
-    SharedMemory,
     Tls,
 )
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
-KEY = {"triton-grpc-protocol-key": "secret"}
 
 
 def picture(seed: int, side: int = 200) -> np.ndarray:
@@ -41,11 +34,18 @@ class Open(Security):
 def serve():
     """Starts a server with further options of tritonserver."""
 
-    def start(*options: str, security: Security | None = None) -> EmbeddedTriton:
-        settings = {"security": security, "launch": Launch(options=options)}
-        servers.append(EmbeddedTriton(REPOSITORY, free_ports=True, self_test=False, **settings))
-        servers[-1].start()
-        return servers[-1]
+    def start(*options: str) -> EmbeddedTriton:
+        def command(*arguments):
+            return [*original(*arguments), *options]
+
+        original = process.server_command
+        process.server_command = command
+        try:
+            servers.append(EmbeddedTriton(REPOSITORY, free_ports=True, self_test=False))
+            servers[-1].start()
+            return servers[-1]
+        finally:
+            process.server_command = original
 
     servers: list[EmbeddedTriton] = []
     yield start
@@ -118,75 +118,5 @@ def test_connections_that_cannot_be_trusted_are_refused(mutual, certificates, ch
     with (
         Scorer(mutual.grpc_url, tls=security, retry=Retry(connect_budget_s=0.3)) as scorer,
         pytest.raises(ServerUnavailableError, match=mutual.grpc_url),
-    ):
-        scorer.score(picture(1))
-
-
-@pytest.fixture(scope="module")
-def sharing(serve):
-    """A server that takes shared memory from those who know the key, and keeps a service closed."""
-    return serve("--grpc-restricted-protocol=shared-memory:key=secret", security=Open())
-
-
-def regions(server: EmbeddedTriton) -> list[str]:
-    with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
-        return list(client.get_system_shared_memory_status(headers=KEY).regions)
-
-
-def shared_files() -> set[str]:
-    return {name for name in os.listdir("/dev/shm") if name.startswith("ma-agiqa-client-")}
-
-
-@pytest.mark.slow
-def test_shared_memory_gives_the_same_scores_and_is_given_back(sharing):
-    given = [picture(seed) for seed in range(30)]
-    before = shared_files()
-    with Scorer(sharing.grpc_url) as scorer:
-        expected = [score.mos for score in scorer.score_many(given)]
-    with Scorer(sharing.grpc_url, shared_memory=True, metadata=KEY) as scorer:
-        scores = list(scorer.score_many(given))
-        assert len(regions(sharing)) == 1
-        assert len(shared_files() - before) == 1
-    assert [score.mos for score in scores] == pytest.approx(expected, abs=1e-3)
-    assert regions(sharing) == []
-    assert shared_files() == before
-
-
-@pytest.mark.slow
-def test_what_does_not_fit_the_shared_memory_travels_over_the_connection(sharing):
-    given = [picture(seed, 200 + 200 * (seed % 2)) for seed in range(8)]
-    small = SharedMemory(slots=2, slot_bytes=200 * 200 * 3 + 100)
-    with Scorer(sharing.grpc_url, shared_memory=small, metadata=KEY) as scorer:
-        assert all(score.error is None for score in scorer.score_many(given))
-
-
-@pytest.mark.slow
-def test_a_server_that_has_lost_the_memory_is_given_it_again(sharing):
-    with Scorer(sharing.grpc_url, shared_memory=True, metadata=KEY) as scorer:
-        expected = scorer.score(picture(1)).mos
-        with tritonclient.grpc.InferenceServerClient(sharing.grpc_url) as client:
-            client.unregister_system_shared_memory(headers=KEY)  # as a restart does
-        assert scorer.score(picture(1)).mos == expected
-    assert regions(sharing) == []
-
-
-@pytest.mark.slow
-def test_shared_memory_from_an_event_loop(sharing):
-    import asyncio
-
-    async def main():
-        options = {"shared_memory": True, "metadata": KEY}
-        async with AsyncScorer(sharing.grpc_url, **options) as scorer:
-            return [score async for score in scorer.score_many([picture(1)] * 10)]
-
-    assert all(score.error is None for score in asyncio.run(main()))
-    assert regions(sharing) == []
-
-
-@pytest.mark.slow
-def test_a_closed_service_is_an_error_at_once(sharing):
-    with (
-        Scorer(sharing.grpc_url, shared_memory=True, metadata={}) as scorer,
-        pytest.raises(AuthenticationError, match="restricted"),
     ):
         scorer.score(picture(1))

@@ -203,11 +203,12 @@ def test_verl_omni(server, expected):
 
 @pytest.fixture
 def reward_server(server):
-    with Scorer(server.grpc_url) as scorer, RewardServer("127.0.0.1", 0, scorer) as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.02,))
+    with Scorer(server.grpc_url) as scorer:
+        running = RewardServer("127.0.0.1", 0, scorer)
+        thread = threading.Thread(target=running.run)
         thread.start()
         yield running
-        running.shutdown()
+        running.stop()
         thread.join()
 
 

@@ -1,27 +1,25 @@
-"""Calls on threads that can be given up from another thread."""
+"""Calls on threads that can be cancelled from another thread."""
 
 import threading
 import weakref
 
 from ma_agiqa_client._core.protocol import Result
-from ma_agiqa_client._wire.grpc import PendingResult
+from ma_agiqa_client._core.transport import PendingResult
 from ma_agiqa_client.errors import RequestCancelledError
-
-__all__ = ["CallGroup", "cancelled"]
 
 
 def cancelled() -> RequestCancelledError:
-    """The error of a call that was given up."""
+    """Make the error of a cancelled call."""
     return RequestCancelledError(
-        "The call was given up, because its scorer or its iterator was closed meanwhile."
+        "The call was cancelled, because its scorer or its iterator was closed."
     )
 
 
 class CallGroup:
-    """Calls that are given up together, such as those of one `score_many`. Thread-safe."""
+    """Calls that are cancelled together, such as those of one `score_many`. Thread-safe."""
 
     def __init__(self, parent: "CallGroup | None" = None) -> None:
-        """Start empty; a group is cancelled with its parent."""
+        """Start empty; a group is cancelled along with its parent."""
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._pending: dict[int, PendingResult] = {}
@@ -31,7 +29,7 @@ class CallGroup:
                 parent._groups.add(self)
 
     def wait_for(self, pending: PendingResult) -> Result:
-        """Wait for an answer; give the call up if the wait is interrupted."""
+        """Wait for an answer; cancel the call if the wait is interrupted."""
         with self._lock:
             self._pending[id(pending)] = pending
         try:
@@ -49,13 +47,13 @@ class CallGroup:
         """Wait for some time.
 
         Raises:
-            RequestCancelledError: the group was cancelled meanwhile.
+            RequestCancelledError: the group was cancelled during the wait.
         """
         if self._over.wait(seconds):
             raise cancelled()
 
     def cancel(self) -> None:
-        """Give up every call under way and every later one."""
+        """Cancel every call in flight and every later one."""
         self._over.set()
         with self._lock:
             pending, groups = list(self._pending.values()), list(self._groups)

@@ -1,38 +1,33 @@
-"""What a plan of `_core.py` asks to be done, one thing at a time. Servers are named by number."""
+"""What a plan of `plan.py` asks its scorer to do. Servers are identified by number."""
 
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from ma_agiqa_client._core.protocol import InferRequest
-from ma_agiqa_client._wire.images import ImageLike
-
-__all__ = [
-    "Encode",
-    "GetConfig",
-    "GetReady",
-    "Infer",
-    "Operation",
-    "Plan",
-    "Register",
-    "Sleep",
-    "Unregister",
-]
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Encode:
-    """Give the bytes of an image."""
+    """Return the bytes of an image."""
 
-    source: ImageLike
+    source: Any
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class GetConfig:
+    """Return the configuration of a server's ensemble."""
+
+    server: int
     timeout_s: float
 
 
 @dataclass(frozen=True)
 class Infer:
-    """Send an image to a server; give the answer."""
+    """Send an image to a server; return the answer."""
 
     server: int
     request: InferRequest
@@ -40,37 +35,10 @@ class Infer:
 
 
 @dataclass(frozen=True)
-class GetConfig:
-    """Give the configuration of a server's ensemble."""
-
-    server: int
-    timeout_s: float
-
-
-@dataclass(frozen=True)
 class GetReady:
-    """Say whether a server's ensemble is ready."""
+    """Return whether a server's ensemble is ready."""
 
     server: int
-    timeout_s: float
-
-
-@dataclass(frozen=True)
-class Register:
-    """Have a server map shared memory."""
-
-    server: int
-    name: str
-    byte_size: int
-    timeout_s: float
-
-
-@dataclass(frozen=True)
-class Unregister:
-    """Have a server give up shared memory."""
-
-    server: int
-    name: str
     timeout_s: float
 
 
@@ -81,5 +49,5 @@ class Sleep:
     seconds: float
 
 
-Operation: TypeAlias = Encode | Infer | GetConfig | GetReady | Register | Unregister | Sleep
+Operation: TypeAlias = Encode | GetConfig | Infer | GetReady | Sleep
 Plan: TypeAlias = Generator[Operation, Any, _T]

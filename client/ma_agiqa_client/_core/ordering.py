@@ -1,25 +1,23 @@
-"""The order in which the scores of many images are given. Without any input or output."""
+"""The order in which the outcomes of many images are returned. Does no input or output."""
 
 from collections.abc import Iterable
 
-from ma_agiqa_client.score import Score
-
-__all__ = ["Sequencer", "best_first", "order"]
+from ma_agiqa_client.score import Failure, Score
 
 
 class Sequencer:
-    """Holds scores back until those before them are there, if the order is to be kept."""
+    """Holds outcomes back until those before them have arrived, if the order is to be kept."""
 
     def __init__(self, ordered: bool) -> None:
         self._ordered = ordered
-        self._early: dict[int, Score] = {}
+        self._early: dict[int, Score | Failure] = {}
         self._next = 0
 
-    def add(self, score: Score) -> list[Score]:
-        """Take a score, whose `index` is set; give those whose turn it is."""
-        if not self._ordered or score.index is None:
-            return [score]
-        self._early[score.index] = score
+    def add(self, outcome: Score | Failure) -> list[Score | Failure]:
+        """Take an outcome whose `index` is set; return those whose turn it is."""
+        if not self._ordered or outcome.index is None:
+            return [outcome]
+        self._early[outcome.index] = outcome
         ready = []
         while self._next in self._early:
             ready.append(self._early.pop(self._next))
@@ -32,16 +30,20 @@ def order(mos: float | None) -> tuple[bool, float]:
     return (mos is None, -(mos or 0.0))
 
 
-def best_first(scores: Iterable[Score], top: int | None) -> list[Score]:
-    """Sort by falling MOS; images without a score come last, in their own order.
+def best_first(outcomes: Iterable[Score | Failure], top: int | None) -> list[Score | Failure]:
+    """Sort by falling MOS; failures come last, in their original order.
 
     Raises:
-        ClientError: no image has a score; the error is the first one's.
+        ClientError: no image has a score; the error is that of the first image.
         ValueError: `top` is below 1.
     """
     if top is not None and top < 1:
         raise ValueError(f"top is {top}; expected at least 1, or None for all.")
-    ranked = sorted(scores, key=lambda s: (order(s.mos), s.index or 0))
+    ranked = sorted(outcomes, key=_rank)
     if ranked and ranked[0].error:
         raise ranked[0].error
     return ranked[:top]
+
+
+def _rank(outcome: Score | Failure) -> tuple[tuple[bool, float], int]:
+    return order(None if outcome.error else outcome.mos), outcome.index or 0

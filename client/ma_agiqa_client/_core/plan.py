@@ -1,8 +1,25 @@
 """What a scorer does, step by step, without doing any input or output itself.
 
-A plan is a generator: it yields what has to be done next, is sent the outcome, and returns its
-result. `Scorer` carries plans out on threads and `AsyncScorer` on an event loop, so both take the
-same decisions: what is sent, to whom, when again, and what a failure is called.
+A plan is a generator. It yields an operation (`operations.py`), is sent the outcome, and returns
+its result:
+
+    score(image)   Encode -> [ GetConfig? -> Infer ] -> Score
+    model()        [ GetConfig ] -> ModelCard
+    health()       GetReady of each server until one is ready -> bool
+
+    GetConfig?     only if this server's model card is not known, or is older than a minute
+    [ ... ]        on one server; if it is not available, Sleep -> [ ... ] on the next one,
+                   until an answer, the end of the call's time or of the retry budget
+
+    >>> core = Core(["localhost:8001"], Retry())
+    >>> plan = core.score(b"...", maps=False, clock=Clock(60), source="cat.png")
+    >>> next(plan)                              # Encode(source=b"...", ...)
+    >>> plan.send(b"...")                       # GetConfig(server=0, ...)
+    >>> plan.send(config)                       # Infer(server=0, request=..., ...)
+    >>> plan.send(result)                       # StopIteration: its value is the Score
+
+`Scorer._run` carries plans out on threads and `AsyncScorer._run` on an event loop. So both make the
+same decisions: what is sent, to which server, when it is sent again, and which error a failure is.
 """
 
 import logging
@@ -15,18 +32,7 @@ from tritonclient.utils import InferenceServerException  # type: ignore[import-u
 
 from ma_agiqa_client._core import protocol
 from ma_agiqa_client._core.balancing import Balancer
-from ma_agiqa_client._core.operations import (
-    Encode,
-    GetConfig,
-    GetReady,
-    Infer,
-    Plan,
-    Register,
-    Sleep,
-    Unregister,
-)
-from ma_agiqa_client._wire.images import ImageLike
-from ma_agiqa_client._wire.shared_memory import Region
+from ma_agiqa_client._core.operations import Encode, GetConfig, GetReady, Infer, Plan, Sleep
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.errors import (
     ClientError,
@@ -35,12 +41,9 @@ from ma_agiqa_client.errors import (
     WrongModelError,
 )
 from ma_agiqa_client.retry import Clock, Outage, Retry
-from ma_agiqa_client.score import Score
-
-__all__ = ["Core"]
+from ma_agiqa_client.score import Failure, Score
 
 _CARD_AGE_S = 60.0
-_UNREGISTER_TIMEOUT_S = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -50,41 +53,32 @@ _T = TypeVar("_T")
 class Core:
     """The state that the calls of one scorer share, and their plans. Thread-safe."""
 
-    def __init__(
-        self,
-        urls: Sequence[str],
-        retry: Retry,
-        region: Region | None = None,
-        version: int | None = None,
-    ) -> None:
-        """Start without having seen any server.
+    def __init__(self, urls: Sequence[str], retry: Retry, version: int | None = None) -> None:
+        """Start without having contacted any server.
 
         Args:
-            urls: the servers; operations name them by their place here.
-            retry: how outages are waited out.
-            region: memory shared with the one server.
-            version: the kept version that the servers are asked for; None is the active one.
+            urls: addresses of the servers; operations refer to them by index.
+            retry: how long to wait for servers that are not available.
+            version: the kept version of the model to ask for; None asks for the active one.
         """
         self._urls = urls
         self._balancer = Balancer(len(urls))
         self._outage = Outage(retry)
-        self._region = region
         self._version = version
-        self._registered = False
         self._cards: dict[int, tuple[ModelCard, float]] = {}
         self._clock_offset_us = 0
 
     def score(
-        self, image: ImageLike, maps: bool, clock: Clock, source: Any, index: int | None = None
+        self, image: Any, maps: bool, clock: Clock, source: Any, index: int | None = None
     ) -> Plan[Score]:
-        """Score one image; every `ClientError` it raises carries the request's id.
+        """Score one image; every `ClientError` it raises has the request's id.
 
         Args:
             image: what is sent.
             maps: whether to ask for the patch maps.
-            clock: the time the call has.
+            clock: the time that the call has left.
             source: what the caller gave, of which `image` may be a copy.
-            index: its place among many.
+            index: position of the image among many.
         """
         request_id = uuid.uuid4().hex
         try:
@@ -104,28 +98,22 @@ class Core:
             raise
 
     def attempt(
-        self, image: ImageLike, maps: bool, clock: Clock, source: Any, index: int
-    ) -> Plan[Score]:
-        """Score one of many: a failure becomes a score that says why there is none."""
+        self, image: Any, maps: bool, clock: Clock, source: Any, index: int
+    ) -> Plan[Score | Failure]:
+        """Score one image of many; a `ClientError` becomes a `Failure`."""
         try:
             return (yield from self.score(image, maps, clock, source, index))
         except ClientError as error:
-            return self.failed(error, clock, source, index)
+            return self.failure(error, clock, source, index)
 
-    def failed(self, error: ClientError, clock: Clock, source: Any, index: int) -> Score:
-        """The score of an image that has none."""
+    def failure(self, error: ClientError, clock: Clock, source: Any, index: int) -> Failure:
+        """Describe an image that has no score."""
         names = {card.name for card, _ in list(self._cards.values())}
-        return Score.failed(
-            error,
-            clock.elapsed_ms(),
-            names.pop() if len(names) == 1 else None,
-            source=source,
-            request_id=error.request_id,
-            index=index,
-        )
+        model = names.pop() if len(names) == 1 else None
+        return Failure(source, error, clock.elapsed_ms(), model, error.request_id, index)
 
     def model(self, clock: Clock) -> Plan[ModelCard]:
-        """Ask anew which model is served."""
+        """Ask which model is served, even if it was known before."""
 
         def ask(server: int) -> Plan[ModelCard]:
             self._cards.pop(server, None)
@@ -134,9 +122,10 @@ class Core:
         return (yield from self._try(ask, clock))
 
     def health(self, clock: Clock) -> Plan[bool]:
-        """Whether any of the servers is ready; nothing is tried again."""
+        """Find out whether any server is ready; nothing is sent again."""
         for server in range(len(self._urls)):
-            share_s = clock.left_s() / (len(self._urls) - server)  # one that hangs is not all
+            # One that hangs does not use up the time of the others.
+            share_s = clock.left_s() / (len(self._urls) - server)
             try:
                 if (yield GetReady(server, max(share_s, 1e-3))):
                     return True
@@ -144,41 +133,20 @@ class Core:
                 logger.debug("%s is not ready: %s", self._urls[server], failure.message())
         return False
 
-    def close(self) -> Plan[None]:
-        """Give the shared memory back."""
-        if self._region is None:
-            return
-        try:
-            if self._registered:
-                yield Unregister(0, self._region.name, _UNREGISTER_TIMEOUT_S)
-        except InferenceServerException as failure:  # a server that is gone holds nothing
-            logger.debug("The shared memory was not given back: %s", failure.message())
-        finally:
-            self._region.close()
-
     def _infer(
         self, image: bytes, maps: bool, request_id: str, clock: Clock
     ) -> Plan[tuple[ModelCard, Any]]:
-        slot = self._region.put(image) if self._region else None
-
         def ask(server: int) -> Plan[tuple[ModelCard, Any]]:
             card = yield from self._card(server, clock)
-            if slot and not self._registered:
-                yield from self._register(server, clock)
             left_s = clock.left_s()
-            request = protocol.build_request(
-                slot or image, maps, request_id, self.server_deadline_us(left_s)
-            )
+            deadline_us = self.server_deadline_us(left_s)
+            request = protocol.build_request(image, maps, request_id, deadline_us)
             return card, (yield Infer(server, request, left_s))
 
-        try:
-            return (yield from self._try(ask, clock))
-        finally:
-            if slot and self._region:
-                self._region.give_back(slot)
+        return (yield from self._try(ask, clock))
 
     def _card(self, server: int, clock: Clock) -> Plan[ModelCard]:
-        """The server's card, asked for at most once a minute, so that a new model is noticed."""
+        """Get the server's card; it is asked for again after a minute, to notice a new model."""
         known = self._cards.get(server)
         if known and time.monotonic() - known[1] < _CARD_AGE_S:
             return known[0]
@@ -189,33 +157,22 @@ class Core:
                     f"The servers serve different models: {self._urls[server]} has {card.name} "
                     f"({card.checkpoint_sha256[:12]}), {self._urls[other]} has {its_card.name} "
                     f"({its_card.checkpoint_sha256[:12]}). Their scores are not comparable: "
-                    "name servers of one model only."
+                    "give servers of one model only."
                 )
         self._cards[server] = (card, time.monotonic())
         return card
 
-    def _register(self, server: int, clock: Clock) -> Plan[None]:
-        """Have the region mapped. Threads that race for it find it mapped already: no lock."""
-        if self._region is None:
-            return
-        try:
-            yield Register(server, self._region.name, self._region.byte_size, clock.left_s())
-        except InferenceServerException as failure:
-            if "ALREADY_EXISTS" not in (failure.status() or ""):
-                raise
-        self._registered = True
-
     def _try(self, ask: Callable[[int], Plan[_T]], clock: Clock) -> Plan[_T]:
-        """Ask a server until one answers, time is up or an outage has lasted for too long."""
-        tries, forgiven = 0, False
+        """Ask a server; retry until one answers, time is up or the retry budget is used up."""
+        tries, clock_corrected = 0, False
         while clock.left_s() > 0:
             tries += 1
-            server = self._balancer.take()
+            server = self._balancer.acquire()
             try:
                 answer = yield from ask(server)
             except InferenceServerException as failure:
-                if not forgiven and self._may_be_forgiven(failure, clock):
-                    forgiven = True
+                if not clock_corrected and self.learns_clock(failure.message(), clock):
+                    clock_corrected = True
                     continue
                 error = protocol.to_client_error(
                     failure.status(),
@@ -231,29 +188,23 @@ class Core:
                 self._outage.ended()
                 return answer
             finally:
-                self._balancer.give_back(server)
+                self._balancer.release(server)
             yield Sleep(delay_s)
         raise protocol.deadline_exceeded(", ".join(self._urls), clock.timeout_s)
 
     def _delay_s(self, error: ClientError, server: int, tries: int, clock: Clock) -> float | None:
+        """Return the seconds to wait before the next try, or None to raise the error."""
         if not isinstance(error, ServerUnavailableError):
             if not isinstance(error, DeadlineExceededError):
                 self._outage.ended()
             return None
-        self._cards.pop(server, None)  # whoever answers next may serve another model
-        another = self._balancer.rest(server)
+        self._cards.pop(server, None)  # the next server that answers may serve another model
+        another = self._balancer.pause(server)
         delay_s = self._outage.delay_s(tries, clock.left_s())
         return 0.0 if another and tries < len(self._urls) else delay_s
 
-    def _may_be_forgiven(self, failure: InferenceServerException, clock: Clock) -> bool:
-        """Whether the next try goes differently, because something was learned from this one."""
-        if protocol.has_lost_region(failure.message()):  # the server was restarted
-            self._registered = False
-            return True
-        return self.learns_clock(failure.message(), clock)
-
     def learns_clock(self, refusal: str, clock: Clock) -> bool:
-        """Whether a refusal tells the server's clock, which is then known, to a call with time."""
+        """Correct for the server's clock if a refusal tells it; return whether to send again."""
         server_us = protocol.server_clock_us(refusal)
         if server_us is None or clock.left_s() <= 0:
             return False
@@ -263,10 +214,10 @@ class Core:
         return True
 
     def server_deadline_us(self, left_s: float) -> int:
-        """The deadline on the server's clock, as far as it is known to be ahead of this one.
+        """Return the deadline on the server's clock, as far as it is known to be ahead.
 
-        A server whose clock is behind refuses late, which costs work but no answer. One that is
-        ahead refuses early; this client has time left then, learns the difference from the
-        refusal, and sends the image again.
+        A server whose clock is behind refuses late, which costs it work but costs no answer. A
+        server whose clock is ahead refuses early: this client then has time left, learns the
+        difference from the refusal, and sends the image again.
         """
         return time.time_ns() // 1000 + round(min(left_s, 1e9) * 1e6) + self._clock_offset_us

@@ -1,12 +1,12 @@
-"""What travels between client and server, without any input or output.
+"""Requests, answers and errors of the inference protocol. Does no input or output.
 
-Builds requests, reads answers and names failures; when they are sent is for `_core.py`.
+`plan.py` decides when a request is sent.
 
     encoded bytes --> IMAGE [1, 1] --> ensemble `ma_agiqa` --> SCORE [1, 1], GATE [1, 3],
                                                                PATCH_SCORE, PATCH_WEIGHT [1, h, w]
 
 A request also says until when its answer is wanted: the parameter `deadline_unix_us`, in
-microseconds of Unix time on the server's clock. Steps that begin later refuse it.
+microseconds of Unix time on the server's clock. Steps that would begin later refuse it.
 """
 
 import re
@@ -20,7 +20,6 @@ from tritonclient.grpc import (  # type: ignore[import-untyped]
     InferRequestedOutput,
 )
 
-from ma_agiqa_client._wire.shared_memory import Slot
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.errors import (
     AuthenticationError,
@@ -34,27 +33,6 @@ from ma_agiqa_client.errors import (
 )
 from ma_agiqa_client.score import Gate, Score
 
-__all__ = [
-    "DEADLINE",
-    "GATE",
-    "GATE_ORDER",
-    "IMAGE",
-    "MODEL_NAME",
-    "PATCH_SCORE",
-    "PATCH_WEIGHT",
-    "SCORE",
-    "InferRequest",
-    "Result",
-    "build_request",
-    "deadline_exceeded",
-    "has_lost_region",
-    "model_name",
-    "read_card",
-    "read_score",
-    "server_clock_us",
-    "to_client_error",
-]
-
 MODEL_NAME = "ma_agiqa"
 IMAGE = "IMAGE"
 SCORE = "SCORE"
@@ -65,7 +43,7 @@ GATE_ORDER = ("semantic", "coherence", "quality")
 """Order of the weights in GATE; the fields of `Gate`."""
 
 DEADLINE = "deadline_unix_us"
-"""The request parameter that says until when the answer is wanted."""
+"""Name of the request parameter that says until when the answer is wanted."""
 
 _WRAPPING = re.compile(r"in ensemble '[^']*', |\[request id: [^]]*\] ")
 _DEAD_STUB = re.compile(r"Stub process '[^']*' is not healthy")
@@ -78,13 +56,13 @@ _ASK_FOR_A_KEPT_ONE = (
 
 @dataclass(frozen=True)
 class InferRequest:
-    """One image on its way, as Triton's client takes it.
+    """A request for one image, as Triton's client takes it.
 
     Attributes:
-        inputs: IMAGE.
-        outputs: the outputs asked for.
-        parameters: what every step of the ensemble can read.
-        request_id: shows in the server's log and traces.
+        inputs: the tensor IMAGE.
+        outputs: the outputs that are asked for.
+        parameters: values that every step of the ensemble can read.
+        request_id: appears in the server's log and traces.
     """
 
     inputs: list[InferInput]
@@ -94,53 +72,44 @@ class InferRequest:
 
 
 class Result(Protocol):
-    """An answer to an inference request, as tritonclient gives it."""
+    """The answer to an inference request, as tritonclient returns it."""
 
     def as_numpy(self, name: str) -> npt.NDArray[Any] | None:
-        """The named output, or None if the answer has none of that name."""
+        """Return the named output, or None if the answer has no output of that name."""
 
 
 def model_name(version: int | None) -> str:
-    """Name of the ensemble: what the server serves to everybody, or one kept version of it."""
+    """Return the name of the ensemble: the active version, or a kept one."""
     return MODEL_NAME if version is None else f"{MODEL_NAME}_v{version}"
 
 
-def build_request(
-    image: bytes | Slot, maps: bool, request_id: str, deadline_unix_us: int
-) -> InferRequest:
-    """Wrap one encoded image, or the place in shared memory where it lies.
+def build_request(image: bytes, maps: bool, request_id: str, deadline_unix_us: int) -> InferRequest:
+    """Wrap one encoded image.
 
     Args:
-        image: the bytes, or their place.
+        image: bytes of the image file.
         maps: whether to ask for the patch maps as well.
-        request_id: of any form.
+        request_id: any text.
         deadline_unix_us: until when the answer is wanted, on the server's clock.
     """
+    tensor = np.empty((1, 1), np.object_)  # `np.bytes_` would strip trailing zeros
+    tensor[0, 0] = image
+    infer_input = InferInput(IMAGE, [1, 1], "BYTES")
+    infer_input.set_data_from_numpy(tensor)
     names = (SCORE, GATE, PATCH_SCORE, PATCH_WEIGHT) if maps else (SCORE, GATE)
     return InferRequest(
-        inputs=[_image_input(image)],
+        inputs=[infer_input],
         outputs=[InferRequestedOutput(name) for name in names],
         parameters={DEADLINE: deadline_unix_us},
         request_id=request_id,
     )
 
 
-def _image_input(image: bytes | Slot) -> InferInput:
-    infer_input = InferInput(IMAGE, [1, 1], "BYTES")
-    if isinstance(image, Slot):
-        infer_input.set_shared_memory(image.region, image.byte_size, image.offset)
-    else:
-        tensor = np.empty((1, 1), np.object_)  # `np.bytes_` would strip trailing zeros
-        tensor[0, 0] = image
-        infer_input.set_data_from_numpy(tensor)
-    return infer_input
-
-
 def read_card(config: Any) -> ModelCard:
     """Read the card from the ensemble's configuration (the protobuf `ModelConfig`).
 
     Raises:
-        WrongModelError: inputs, outputs or parameters are not those of MA-AGIQA.
+        WrongModelError: the inputs, outputs or parameters are not those of MA-AGIQA.
     """
     inputs = {tensor.name for tensor in config.input}
     outputs = {tensor.name for tensor in config.output}
@@ -166,7 +135,7 @@ def read_score(
     """Read the answer for one image.
 
     Raises:
-        ServerError: an output is missing, has another shape, or holds no finite number.
+        ServerError: an output is missing, has another shape, or contains NaN or infinity.
     """
     mos = float(_output(result, SCORE, (1, 1))[0, 0])
     weights = _output(result, GATE, (1, len(GATE_ORDER)))[0]
@@ -188,23 +157,23 @@ def read_score(
 def to_client_error(
     status: str | None, message: str, url: str, timeout_s: float, version: int | None = None
 ) -> ClientError:
-    """Name a failed call.
+    """Choose the error of a failed call.
 
     Args:
         status: the gRPC status as tritonclient gives it, such as `StatusCode.UNAVAILABLE`.
-        message: the server's or gRPC's sentence.
-        url: whom the call went to.
-        timeout_s: how long the whole call was allowed to take.
+        message: the sentence of the server or of gRPC.
+        url: address of the server that was called.
+        timeout_s: seconds that the whole call was allowed to take.
         version: the kept version that was asked for; None if it was the active one.
     """
     sentence = _sentence(message)
-    if "protocol is restricted" in sentence:  # Triton says UNAVAILABLE, but it will never be
+    if "protocol is restricted" in sentence:  # Triton says UNAVAILABLE, but retrying never helps
         status = "PERMISSION_DENIED"
     if "has no available versions" in sentence:  # Triton says NOT_FOUND while it loads or unloads
         status = "UNAVAILABLE"
-    if sentence == "CANCELLED":  # said by gRPC itself when a server shuts down
-        status, sentence = "UNAVAILABLE", "it shut down while the request was on its way"
-    if _DEAD_STUB.search(sentence):  # Triton says INTERNAL; a supervisor starts the server again
+    if sentence == "CANCELLED":  # gRPC's own word when a server shuts down
+        status, sentence = "UNAVAILABLE", "it shut down while the request was in flight"
+    if _DEAD_STUB.search(sentence):  # Triton says INTERNAL; a supervisor restarts the server
         status = "UNAVAILABLE"
     match (status or "").removeprefix("StatusCode."):
         case "INVALID_ARGUMENT":
@@ -212,14 +181,14 @@ def to_client_error(
         case "UNAVAILABLE":
             return ServerUnavailableError(
                 f"The server at {url} is not available: {sentence.rstrip('.')}. "
-                "Check that it runs, and that the address and any certificates are right."
+                "Check that it runs, and that the address and any certificates are correct."
             )
         case "DEADLINE_EXCEEDED":
             return deadline_exceeded(url, timeout_s)
         case "CANCELLED" if server_clock_us(message):
             return DeadlineExceededError(sentence)
         case "CANCELLED":
-            return RequestCancelledError(f"The request to {url} was given up: {sentence}")
+            return RequestCancelledError(f"The request to {url} was cancelled: {sentence}")
         case "UNAUTHENTICATED" | "PERMISSION_DENIED":
             return AuthenticationError(
                 f"The server at {url} refused the call: {sentence.rstrip('.')}. "
@@ -234,27 +203,22 @@ def to_client_error(
         case code:
             return ServerError(
                 f"The server at {url} failed ({code or 'no status'}): {sentence.rstrip('.')}. "
-                "Its log says more."
+                "See its log for more."
             )
 
 
 def deadline_exceeded(url: str, timeout_s: float) -> DeadlineExceededError:
-    """The error of a call whose time is over."""
+    """Make the error of a call whose time is over."""
     return DeadlineExceededError(
-        f"The server at {url} gave no answer within {timeout_s:g} s. "
+        f"The server at {url} did not answer within {timeout_s:g} s. "
         "Allow more time, or send fewer images at once."
     )
 
 
 def server_clock_us(message: str) -> int | None:
-    """The server's Unix time in microseconds, if this is its refusal of an expired request."""
+    """Return the server's Unix time in microseconds if it refused an expired request, or None."""
     found = _EXPIRED.search(message or "")
     return int(found[1]) if found else None
-
-
-def has_lost_region(message: str) -> bool:
-    """Whether the server does not know, or no longer knows, the region of a request."""
-    return "Unable to find shared memory region" in (message or "")
 
 
 def _output(result: Result, name: str, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
@@ -266,8 +230,8 @@ def _output(result: Result, name: str, shape: tuple[int | None, ...]) -> npt.NDA
         raise _unexpected(name, given, shape)
     if not np.isfinite(array).all():
         raise ServerError(
-            f"The server's {name} holds numbers that are not finite. "
-            "The served weights or their precision are at fault; the image is not."
+            f"The server's output {name} contains NaN or infinity. "
+            "The cause is the served weights or their precision, not the image."
         )
     return array
 
@@ -275,12 +239,12 @@ def _output(result: Result, name: str, shape: tuple[int | None, ...]) -> npt.NDA
 def _unexpected(name: str, given: Any, shape: tuple[int | None, ...]) -> ServerError:
     expected = tuple("any" if size is None else size for size in shape)
     return ServerError(
-        f"The server's {name} has shape {given}; expected {expected}. "
+        f"The server's output {name} has shape {given}; expected {expected}. "
         "Serve an ensemble written by export/to_triton.py."
     )
 
 
 def _sentence(message: str) -> str:
-    """The server's words without Triton's wrapping and without the lines of a traceback."""
+    """Return the server's sentence without Triton's prefix and without a traceback."""
     first_line = (message or "").strip().split("\n", 1)[0]
     return _WRAPPING.sub("", first_line) or "no reason given"

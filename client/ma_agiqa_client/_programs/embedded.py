@@ -1,7 +1,7 @@
-"""The clone's own server, for one run of the command line.
+"""The embedded server of the clone, for one run of a program.
 
-The client and `deploy/serve.py` share nothing but that script's command line: it prints one line of
-JSON when it is ready, and stops when its standard input closes. So it also ends if this process is
+The client and `deploy/serve.py` share only that script's command line: it prints one line of JSON
+when it is ready, and stops when its standard input closes, so it also stops if this process is
 killed.
 """
 
@@ -17,8 +17,6 @@ from typing import IO
 
 from ma_agiqa_client.errors import ServerUnavailableError
 
-__all__ = ["DEFAULT_URL", "embedded_server", "find_serve_script", "listens"]
-
 DEFAULT_URL = "localhost:8001"
 
 _STOP_TIMEOUT_S = 30.0
@@ -26,7 +24,7 @@ _CLONE = Path(__file__).resolve().parents[3]
 
 
 def listens(url: str, timeout_s: float = 1.0) -> bool:
-    """Whether anything accepts connections at HOST:PORT."""
+    """Return whether anything accepts connections at HOST:PORT."""
     host, _, port = url.rpartition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=timeout_s):
@@ -36,7 +34,7 @@ def listens(url: str, timeout_s: float = 1.0) -> bool:
 
 
 def find_serve_script(clone: Path = _CLONE) -> Path:
-    """Find `deploy/serve.py` of the clone that this package lies in.
+    """Find `deploy/serve.py` of the clone that contains this package.
 
     Raises:
         ServerUnavailableError: the package is installed without the clone.
@@ -53,17 +51,17 @@ def find_serve_script(clone: Path = _CLONE) -> Path:
 
 @contextmanager
 def embedded_server(script: Path, *options: str) -> Iterator[str]:
-    """Run the server on free loopback ports; stop it at the end, whatever happens.
+    """Run the server on free loopback ports; it is stopped at the end in any case.
 
     Args:
-        script: `deploy/serve.py`.
-        options: further ones of that script.
+        script: path of `deploy/serve.py`.
+        options: additional options of that script.
 
     Yields:
         HOST:PORT of its gRPC port, once it is ready.
 
     Raises:
-        ServerUnavailableError: it did not start; the message holds its own words.
+        ServerUnavailableError: it did not start; the message contains the server's own output.
     """
     fixed = ("--free-ports", "--json", "--until-stdin-closes")
     command = [sys.executable, str(script), *fixed, *options]
@@ -74,7 +72,7 @@ def embedded_server(script: Path, *options: str) -> Iterator[str]:
             stdout=subprocess.PIPE,
             stderr=diagnostics,
             encoding="utf-8",
-            start_new_session=True,  # Ctrl-C reaches this process only, which then stops it
+            start_new_session=True,  # Ctrl-C reaches only this process, which stops the server
         )
         try:
             yield _wait_until_ready(process, diagnostics)
@@ -89,15 +87,15 @@ def _wait_until_ready(process: "subprocess.Popen[str]", diagnostics: IO[str]) ->
     except (ValueError, KeyError, TypeError) as error:
         _stop(process)
         diagnostics.seek(0)
-        said = diagnostics.read().strip() or line.strip() or "it said nothing"
+        said = diagnostics.read().strip() or line.strip() or "it printed nothing"
         raise ServerUnavailableError(
             f"The embedded server did not start (exit status {process.returncode}):\n{said}"
         ) from error
 
 
 def _stop(process: "subprocess.Popen[str]") -> None:
-    """Ask by closing its input, then with SIGTERM, then with SIGKILL."""
-    with suppress(OSError):  # it is gone already
+    """Close its input; if it does not stop, send SIGTERM, then SIGKILL."""
+    with suppress(OSError):  # it has already stopped
         if process.stdin:
             process.stdin.close()
     for insist in (process.terminate, process.kill):

@@ -1,4 +1,4 @@
-"""What the command line, the page, the reward server and bulk jobs share: mostly the server."""
+"""Options that the command line, the page, the reward server and bulk jobs have in common."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -9,25 +9,14 @@ import click
 from ma_agiqa_client._programs.embedded import DEFAULT_URL
 from ma_agiqa_client.connection import Tls, check_url
 
-__all__ = [
-    "HELP_OPTIONS",
-    "Program",
-    "ServerOptions",
-    "decorated",
-    "host_option",
-    "server_options",
-    "timeout_option",
-    "warn_if_open",
-]
-
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class Program(click.Command):
-    """A command whose examples name it as the user called it, in the place of PROGRAM."""
+    """A command whose examples contain the name it was called by, in place of PROGRAM."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples."""
@@ -38,7 +27,7 @@ class Program(click.Command):
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """Where the server is, and how to reach it. Names are those of the options."""
+    """Where the server is, and how to reach it. The fields are named after the options."""
 
     url: tuple[str, ...]
     tls: bool
@@ -51,14 +40,14 @@ class ServerOptions:
 
     @classmethod
     def take_from(cls, values: dict[str, Any]) -> "ServerOptions":
-        """Take this class's options out of those of a command."""
+        """Remove the options of this class from those of a command, and return them."""
         return cls(**{field.name: values.pop(field.name) for field in fields(cls)})
 
     def make_tls(self) -> Tls | None:
-        """Gather the --tls options.
+        """Combine the --tls options.
 
         Raises:
-            ValueError: a certificate without its key, or a key without its certificate.
+            ValueError: there is a certificate without its key, or a key without its certificate.
         """
         given = (self.tls_ca, self.tls_cert, self.tls_key, self.tls_server_name)
         return Tls(*given) if self.tls or any(given) else None
@@ -77,7 +66,7 @@ host_option = click.option(
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="Address to listen on. Whoever reaches it can have images scored.",
+    help="Address to listen on. Anyone who can reach it can have images scored.",
 )
 
 timeout_option = click.option(
@@ -88,7 +77,7 @@ timeout_option = click.option(
     default=300.0,
     show_default=True,
     show_envvar=True,
-    help="Time each image may take, waiting in the server included.",
+    help="Time that each image may take, including the wait in the server's queue.",
 )
 
 _PEM = click.Path(exists=True, dir_okay=False)
@@ -101,42 +90,53 @@ _SERVER = (
         envvar="MA_AGIQA_URL",
         show_envvar=True,
         callback=_grpc_addresses,
-        help="gRPC address of a running server; repeat it to share the work. Without it: "
-        f"{DEFAULT_URL}, and if nothing listens there, the server of this clone is started.",
+        help="gRPC address of a running server; repeat the option to share the work between "
+        f"servers. By default {DEFAULT_URL}; if nothing listens there, the embedded server of this "
+        "clone is started.",
     ),
-    click.option("--tls", is_flag=True, help="Encrypt; the other --tls options imply it."),
-    click.option("--tls-ca", metavar="PEM", type=_PEM, help="Whom to trust, if not the usual CAs."),
-    click.option("--tls-cert", metavar="PEM", type=_PEM, help="Own certificate, for mutual TLS."),
-    click.option("--tls-key", metavar="PEM", type=_PEM, help="Its private key."),
-    click.option("--tls-server-name", metavar="NAME", help="Name in the server's certificate."),
+    click.option(
+        "--tls", is_flag=True, help="Encrypt the connection; the other --tls options imply it."
+    ),
+    click.option(
+        "--tls-ca", metavar="PEM", type=_PEM, help="CA certificates to trust instead of the usual."
+    ),
+    click.option(
+        "--tls-cert", metavar="PEM", type=_PEM, help="This client's certificate, for mutual TLS."
+    ),
+    click.option("--tls-key", metavar="PEM", type=_PEM, help="Private key of --tls-cert."),
+    click.option(
+        "--tls-server-name",
+        metavar="NAME",
+        help="Name in the server's certificate, if it differs from the address.",
+    ),
     click.option(
         "--token",
         envvar="MA_AGIQA_TOKEN",
         show_envvar=True,
-        help="Bearer token. Others can see command lines: better use the variable.",
+        help="Bearer token. Other users can see command lines: prefer the environment variable.",
     ),
     click.option(
         "--model-version",
         metavar="N",
         type=click.IntRange(min=1),
-        help="Score with this version, of those that the server keeps; the active one by default.",
+        help="Version of the model, among those that the server keeps; the active one by default.",
     ),
 )
 
 
 def decorated(command: _Command, decorators: tuple[Callable[[Any], Any], ...]) -> _Command:
-    """Give a function several options, in this order."""
+    """Apply several option decorators to a function, in this order."""
     for decorate in reversed(decorators):
         command = decorate(command)
     return command
 
 
 def server_options(command: _Command) -> _Command:
-    """Give a function the options of `ServerOptions`."""
+    """Add the options of `ServerOptions` to a function."""
     return decorated(command, _SERVER)
 
 
-def warn_if_open(host: str, say: Callable[[str], None]) -> None:
-    """Say so if others than this machine can reach a --host."""
-    if host not in _LOOPBACK:
-        say(f"Listening on {host}: whoever reaches this address can have images scored.")
+def warn_if_open(host: str, notify: Callable[[str], None]) -> None:
+    """Send a warning if other machines may reach a --host."""
+    if host not in LOOPBACK_HOSTS:
+        notify(f"Listening on {host}: anyone who can reach this address can have images scored.")

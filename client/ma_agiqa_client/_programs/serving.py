@@ -1,4 +1,4 @@
-"""The server that the command line and the page talk to: a running one, or one of their own."""
+"""The server that a program talks to: a running one, or an embedded one that it starts."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,8 +21,6 @@ from ma_agiqa_client.errors import (
 from ma_agiqa_client.retry import Retry
 from ma_agiqa_client.scorer import Scorer
 
-__all__ = ["connect", "keeps_version", "open_scorer"]
-
 _FIRST_ANSWER_TIMEOUT_S = 30.0
 
 
@@ -31,33 +29,33 @@ def connect(
     server: ServerOptions,
     *,
     timeout_s: float,
-    say: Callable[[str], None],
+    notify: Callable[[str], None],
     explain: bool = False,
     retry: Retry | None = None,
     pin: bool = False,
 ) -> Iterator[tuple[Scorer, ModelCard]]:
-    """Connect to the server and ask what it serves.
+    """Connect to the server and ask which model it serves.
 
     Args:
-        server: its addresses, which are final; without any, the default address, or if nothing
-            listens there, an embedded server for as long as the connection is used.
-        timeout_s: seconds a call may take.
-        say: told when a server is started, and what it serves.
+        server: its addresses. If there are none, the default address is used, or, if nothing
+            listens there, an embedded server that runs as long as the connection is used.
+        timeout_s: seconds that a call may take.
+        notify: called with a message when a server is started, and with what it serves.
         explain: whether a server that is started has to answer questions about images.
-        retry: how long a server that is not available is waited for; `Retry()` by default.
-        pin: whether to ask for the version that is active now by its number, if the servers keep
-            it so, and not to follow when another one is activated.
+        retry: how long to wait for a server that is not available; `Retry()` by default.
+        pin: whether to ask for the active version by its number, if the servers keep it, so that
+            the run does not follow when another version is activated.
 
     Raises:
-        click.UsageError: addresses or certificates cannot be used.
-        ClientError: no server can be reached or started, or it serves no MA-AGIQA.
+        click.UsageError: the addresses or certificates cannot be used.
+        ClientError: no server can be reached or started, or it does not serve MA-AGIQA.
     """
     with ExitStack() as stack:
         url: str | tuple[str, ...] = server.url or DEFAULT_URL
         embedded = not server.url and not listens(DEFAULT_URL)
         if embedded:
             script = find_serve_script()
-            say(f"Nothing listens at {DEFAULT_URL}: starting the embedded server ...")
+            notify(f"Nothing listens at {DEFAULT_URL}: starting the embedded server ...")
             options = ("--explain",) if explain else ()
             url = stack.enter_context(embedded_server(script, *options))
         version = server.model_version
@@ -73,7 +71,7 @@ def connect(
             scorer, card = ask()
         if embedded:
             note = f" {card.note}" if card.note else ""
-            say(f"The embedded server runs at {url} for this run and serves {card.name}.{note}")
+            notify(f"The embedded server runs at {url} for this run and serves {card.name}.{note}")
         yield scorer, card
 
 
@@ -85,10 +83,10 @@ def open_scorer(
     timeout_s: float = _FIRST_ANSWER_TIMEOUT_S,
     retry: Retry | None = None,
 ) -> Scorer:
-    """A scorer as the options ask for, of one version of the model or of the active one.
+    """Make the scorer that the options ask for, for one version of the model or the active one.
 
     Raises:
-        click.UsageError: addresses or certificates cannot be used.
+        click.UsageError: the addresses or certificates cannot be used.
     """
     try:
         return Scorer(
@@ -104,9 +102,9 @@ def open_scorer(
 
 
 def keeps_version(server: ServerOptions, url: str | Sequence[str], card: ModelCard) -> bool:
-    """Whether the version on a card can be asked for by its number, and is the same model there.
+    """Return whether all servers serve the card's version by its number, as the same model.
 
-    Servers that do not answer now do not count. Older servers know no versions by number.
+    Servers that do not answer now are ignored. Older servers do not know versions by number.
     """
     for one in (url,) if isinstance(url, str) else url:
         if not card.version:

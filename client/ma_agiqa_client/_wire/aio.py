@@ -1,55 +1,27 @@
-"""How calls reach a server from an event loop: the same interface, and gRPC's asyncio client."""
+"""How calls reach a server from an event loop: Triton's gRPC client for asyncio."""
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import tritonclient.grpc.aio  # type: ignore[import-untyped]
 
 from ma_agiqa_client._core.protocol import InferRequest, Result, model_name
 from ma_agiqa_client.connection import Connection, check_url
 
-__all__ = ["AsyncGrpcTransport", "AsyncTransport"]
-
-
-class AsyncTransport(Protocol):
-    """What an `AsyncScorer` needs of a connection.
-
-    Each call ends within `timeout_s` seconds, and is given up when its task is cancelled; a failed
-    one raises `tritonclient.utils.InferenceServerException` with the gRPC status.
-    """
-
-    async def infer(self, request: InferRequest, timeout_s: float) -> Result:
-        """Send an image to the ensemble and wait for the answer."""
-
-    async def model_config(self, timeout_s: float) -> Any:
-        """The ensemble's configuration, the protobuf `ModelConfig`."""
-
-    async def model_ready(self, timeout_s: float) -> bool:
-        """Whether the ensemble and every model it is made of is loaded."""
-
-    async def register_memory(self, name: str, byte_size: int, timeout_s: float) -> None:
-        """Have the server map a region of /dev/shm."""
-
-    async def unregister_memory(self, name: str, timeout_s: float) -> None:
-        """Have the server give that region up."""
-
-    async def close(self) -> None:
-        """Give the connection up; calls under way are cancelled."""
-
 
 class AsyncGrpcTransport:
-    """One gRPC channel, kept. It belongs to the event loop of its first call."""
+    """One gRPC channel, kept open. It belongs to the event loop of its first call."""
 
-    def __init__(self, url: str, connection: Connection | None = None) -> None:
-        """Check what is given; the channel is made at the first call, on the loop of that call.
+    def __init__(self, url: str, connection: Connection) -> None:
+        """Check the arguments; the channel is made at the first call, on the loop of that call.
 
         Raises:
             ValueError: `url` is not an address for gRPC, or a certificate cannot be read.
         """
         self._url = check_url(url)
-        self._connection = connection or Connection()
-        self._model = model_name(self._connection.version)
-        tls = self._connection.tls
-        self._credentials = tls.credentials() if tls else None
+        self._connection = connection
+        self._model = model_name(connection.version)
+        self._credentials = connection.tls.credentials() if connection.tls else None
         self._made: Any = None
 
     async def infer(self, request: InferRequest, timeout_s: float) -> Result:
@@ -67,26 +39,15 @@ class AsyncGrpcTransport:
         return result
 
     async def model_config(self, timeout_s: float) -> Any:
-        """The ensemble's configuration, the protobuf `ModelConfig`."""
-        call = self._client().get_model_config
-        return (await call(self._model, **self._options(timeout_s))).config
+        """Return the ensemble's configuration, the protobuf `ModelConfig`."""
+        return (await self._call(self._client().get_model_config, timeout_s)).config
 
     async def model_ready(self, timeout_s: float) -> bool:
-        """Whether the ensemble and every model it is made of is loaded."""
-        return bool(await self._client().is_model_ready(self._model, **self._options(timeout_s)))
-
-    async def register_memory(self, name: str, byte_size: int, timeout_s: float) -> None:
-        """Have the server map a region of /dev/shm."""
-        call = self._client().register_system_shared_memory
-        await call(name, f"/{name}", byte_size, **self._options(timeout_s))
-
-    async def unregister_memory(self, name: str, timeout_s: float) -> None:
-        """Have the server give that region up."""
-        call = self._client().unregister_system_shared_memory
-        await call(name, **self._options(timeout_s))
+        """Return whether the ensemble and all its models are loaded."""
+        return bool(await self._call(self._client().is_model_ready, timeout_s))
 
     async def close(self) -> None:
-        """Close the channel; calls under way are cancelled."""
+        """Close the channel; calls in flight are cancelled."""
         if self._made:
             await self._made.close()
 
@@ -99,5 +60,6 @@ class AsyncGrpcTransport:
             )
         return self._made
 
-    def _options(self, timeout_s: float) -> dict[str, Any]:
-        return {"headers": self._connection.headers(), "client_timeout": timeout_s}
+    async def _call(self, method: Callable[..., Any], timeout_s: float) -> Any:
+        headers = self._connection.headers()
+        return await method(self._model, headers=headers, client_timeout=timeout_s)

@@ -1,7 +1,7 @@
-"""Arrays and tensors to PPM: a header of a few bytes before the raw samples, nothing compressed.
+"""Arrays and tensors as PPM files: a header of a few bytes and the raw samples, uncompressed.
 
-Tensors of torch and arrays of other libraries are known by what they can do, not by their type:
-this package imports none of them.
+Torch tensors and arrays of other libraries are recognized by their methods, not by their type: this
+package imports none of those libraries.
 """
 
 from typing import Any
@@ -11,8 +11,6 @@ import numpy.typing as npt
 
 from ma_agiqa_client.errors import InvalidImageError
 
-__all__ = ["encode_array", "is_array", "is_batch", "on_the_cpu"]
-
 _EXPECTED = (
     "Expected height x width x 3 (RGB), 3 x height x width or height x width (gray), "
     "uint8 in 0-255 or floating point in 0-1."
@@ -20,17 +18,17 @@ _EXPECTED = (
 
 
 def is_array(thing: Any) -> bool:
-    """Whether it is a NumPy array, a torch tensor, or turns into an array by itself."""
+    """Return whether it is a NumPy array, a torch tensor, or converts itself to an array."""
     return isinstance(thing, np.ndarray) or _is_tensor(thing) or hasattr(thing, "__array__")
 
 
 def is_batch(thing: Any) -> bool:
-    """Whether it is an array of several images."""
+    """Return whether it is an array of several images."""
     return is_array(thing) and getattr(thing, "ndim", 0) == 4
 
 
 def on_the_cpu(array: Any) -> Any:
-    """A tensor without gradient in this machine's memory; other arrays as they are."""
+    """Return a tensor detached and in this machine's memory; other arrays are not changed."""
     return array.detach().cpu() if _is_tensor(array) else array
 
 
@@ -38,12 +36,12 @@ def encode_array(array: Any) -> bytes:
     """Write one image as binary PPM, or PGM if it is gray.
 
     Args:
-        array: (height, width, 3) or (3, height, width) RGB, (height, width) or with one channel
-            gray; uint8 in 0-255, or floating point in 0-1, rounded to 8 bits. Where both orders
-            fit, a torch tensor has its channels first and any other array last.
+        array: RGB as (height, width, 3) or (3, height, width); gray as (height, width) or with one
+            channel. uint8 in 0-255, or floating point in 0-1, which is rounded to 8 bits. If both
+            orders fit, channels are first in a torch tensor and last in any other array.
 
     Raises:
-        InvalidImageError: another dtype, shape or range, or NaN.
+        InvalidImageError: the dtype, shape or range is another one, or there is NaN.
     """
     pixels = _to_uint8(_channels_last(_to_numpy(array), first=_is_tensor(array)))
     height, width = pixels.shape[:2]
@@ -65,11 +63,11 @@ def _to_numpy(array: Any) -> npt.NDArray[Any]:
 
 
 def _channels_last(array: npt.NDArray[Any], first: bool) -> npt.NDArray[Any]:
-    """(height, width, 3), or (height, width) for gray."""
+    """Return the image as (height, width, 3), or (height, width) for gray."""
     if array.ndim == 4:
         raise InvalidImageError(
-            f"Got a batch of shape {array.shape}, which holds {len(array)} images. "
-            "Expected one; give batches to score_many or rank."
+            f"Got a batch of shape {array.shape}, which has {len(array)} images. "
+            "Expected one image; pass batches to score_many or rank."
         )
     if array.ndim == 2 and array.size:
         return array
@@ -88,7 +86,7 @@ def _to_uint8(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         raise InvalidImageError(f"Got an array of dtype {array.dtype}. {_EXPECTED}")
     low, high = float(array.min()), float(array.max())
     if np.isnan(low) or np.isnan(high):
-        raise InvalidImageError(f"Got an array that holds NaN. {_EXPECTED}")
+        raise InvalidImageError(f"Got an array that contains NaN. {_EXPECTED}")
     if low < 0 or high > 1:
         raise InvalidImageError(
             f"Got a {array.dtype} array with values from {low:g} to {high:g}. {_EXPECTED}"

@@ -1,4 +1,4 @@
-"""Images from the web, for scorers that were told to fetch them."""
+"""Download of images, for scorers with `fetch_urls`."""
 
 import time
 import urllib.request
@@ -7,10 +7,8 @@ from typing import Any
 
 from ma_agiqa_client.errors import InvalidImageError
 
-__all__ = ["MAX_FETCHED_BYTES", "fetch"]
-
 MAX_FETCHED_BYTES = 64 * 2**20
-"""Largest download, in bytes: the server accepts no more."""
+"""Maximum size of a download in bytes: the server does not accept more."""
 
 _CHUNK_BYTES = 2**16
 
@@ -20,11 +18,12 @@ def fetch(address: str, timeout_s: float) -> bytes:
 
     Args:
         address: http:// or https://; redirections are followed to such addresses only.
-        timeout_s: seconds until the last byte; one who falls silent on the way is waited for that
-            long once more.
+        timeout_s: seconds until the last byte; a server that stops sending is waited for that long
+            once more.
 
     Raises:
-        InvalidImageError: it cannot be had, not in time, or is larger than `MAX_FETCHED_BYTES`.
+        InvalidImageError: the image cannot be downloaded in time, or is larger than
+            `MAX_FETCHED_BYTES`.
     """
     ends = time.monotonic() + timeout_s
     request = urllib.request.Request(address, headers={"User-Agent": "ma-agiqa-client"})
@@ -46,7 +45,7 @@ def fetch(address: str, timeout_s: float) -> bytes:
 
 
 def _read(answer: Any, ends: float, timeout_s: float) -> bytes:
-    """Read to the end, or a little more than is allowed, until the monotonic time `ends`."""
+    """Read until the end, the monotonic time `ends`, or just above the maximum size."""
     data = bytearray()
     while len(data) <= MAX_FETCHED_BYTES:
         chunk = answer.read1(_CHUNK_BYTES)
@@ -59,7 +58,7 @@ def _read(answer: Any, ends: float, timeout_s: float) -> bytes:
 
 
 _OPENER = urllib.request.OpenerDirector()
-"""Knows the web only: no files, no FTP, wherever a redirection may lead."""
+"""Opens HTTP and HTTPS only: neither files nor FTP, even after a redirection."""
 
 for _handler in (
     urllib.request.ProxyHandler,

@@ -1,7 +1,7 @@
-"""Any image a caller may hold to the bytes that travel.
+"""Images of any kind to the bytes that are sent.
 
-Files and bytes travel untouched: the server decodes them, so every client scores the same pixels.
-Pixels in memory travel as PPM (`_arrays.py`), so they arrive exactly.
+Files and bytes are sent unchanged: the server decodes them, so every client scores the same pixels.
+Pixels in memory are sent as PPM (`arrays.py`), which keeps them exactly.
 """
 
 import io
@@ -17,19 +17,8 @@ from PIL import Image, ImageOps
 from ma_agiqa_client._wire.arrays import encode_array, is_array, is_batch, on_the_cpu
 from ma_agiqa_client.errors import InvalidImageError
 
-__all__ = [
-    "MAX_IMAGE_BYTES",
-    "Encoder",
-    "ImageLike",
-    "SupportsArray",
-    "check_sources",
-    "detach",
-    "upright",
-]
-
 MAX_IMAGE_BYTES = 2**31 - 2**16
-"""Most bytes that fit a gRPC message beside the request; servers accept far less."""
-
+"""Maximum size of an image in a gRPC message; servers accept far less."""
 
 _WEB = ("http://", "https://")
 
@@ -39,11 +28,11 @@ class SupportsArray(Protocol):
 
     @property
     def shape(self) -> Any:
-        """Its size along each axis."""
+        """Size along each axis."""
 
     @property
     def dtype(self) -> Any:
-        """The type of its numbers."""
+        """Type of the elements."""
 
 
 ImageLike: TypeAlias = (
@@ -58,7 +47,7 @@ class Encoder:
 
     Attributes:
         fetch_urls: whether strings that begin with http:// or https:// are fetched.
-        max_side: most pixels a side, else the image is scaled down; None sends it as it is.
+        max_side: maximum pixels per side; larger images are scaled down. None sends them unchanged.
     """
 
     fetch_urls: bool = False
@@ -69,20 +58,21 @@ class Encoder:
             raise ValueError(f"max_side is {self.max_side}; expected at least 1 pixel, or None.")
 
     def encode(self, image: ImageLike, timeout_s: float = 60.0) -> bytes:
-        """Give the bytes to send for an image.
+        """Return the bytes to send for an image.
 
         Args:
-            image: path of an image file; the bytes of one; a binary file object, read to its end;
-                a web address if `fetch_urls`; a Pillow image, whose EXIF orientation is applied
-                and whose alpha is dropped, as the server does with files; or an array or tensor
-                as `encode_array` takes it.
-            timeout_s: how long fetching may take.
+            image: path of an image file; the bytes of one; a binary file object, which is read to
+                its end; a web address if `fetch_urls`; a Pillow image, whose EXIF orientation is
+                applied and whose alpha channel is dropped, as the server does with files; or an
+                array or tensor as `encode_array` takes it.
+            timeout_s: seconds that fetching may take.
 
         Returns:
             The file's bytes unchanged, or binary PPM (PGM for gray).
 
         Raises:
-            InvalidImageError: unreadable, no bytes, or an array of another dtype, shape or range.
+            InvalidImageError: the image is unreadable or empty, or an array of another dtype, shape
+                or range.
         """
         if self.max_side is not None:
             return _reduced(self._bytes(image, timeout_s), self.max_side)
@@ -110,11 +100,9 @@ class Encoder:
         if not self.fetch_urls:
             raise InvalidImageError(
                 f"Got the web address {address}, but this scorer does not fetch images. "
-                "Make it with fetch_urls=True if you trust where the addresses come from."
+                "Make it with fetch_urls=True if you trust the source of the addresses."
             )
-        from ma_agiqa_client._wire.fetch import (
-            fetch,  # urllib takes long to import and is seldom used
-        )
+        from ma_agiqa_client._wire.fetch import fetch  # urllib is slow to import, and rarely used
 
         return fetch(address, timeout_s)
 
@@ -123,7 +111,7 @@ def detach(image: Any) -> Any:
     """Copy what the caller may overwrite or close before it is sent.
 
     Raises:
-        InvalidImageError: a file object that cannot be read.
+        InvalidImageError: a file object cannot be read.
     """
     if isinstance(image, np.ndarray):
         return image.copy()
@@ -137,12 +125,12 @@ def detach(image: Any) -> Any:
 
 
 def check_sources(sources: Any) -> Any:
-    """Check that something is several images; give what to iterate over.
+    """Check that something is several images; return what to iterate over.
 
-    A batch is iterated along its first axis; a tensor on a GPU moves to this machine once.
+    A batch is iterated along its first axis; a tensor on a GPU is copied to the CPU once.
 
     Raises:
-        TypeError: it is one image, or nothing to iterate over.
+        TypeError: it is one image, or not iterable.
     """
     one = isinstance(sources, str | bytes | bytearray | memoryview | os.PathLike | Image.Image)
     if one or (is_array(sources) and not is_batch(sources)) or hasattr(sources, "read"):
@@ -156,7 +144,7 @@ def check_sources(sources: Any) -> Any:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF data says; 16-bit gray keeps its high byte, as on the server."""
+    """Apply the EXIF orientation; 16-bit gray keeps its high byte, as on the server."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
@@ -187,7 +175,7 @@ def _from_file_object(file: Any) -> bytes:
         raise InvalidImageError(
             f"The file object gave {type(data).__name__}; expected bytes. Open it with mode 'rb'."
         )
-    return _checked(data, "The file object, read from where it stood,")
+    return _checked(data, "The file object, read from its current position,")
 
 
 def _checked(data: bytes, subject: str) -> bytes:
@@ -195,7 +183,7 @@ def _checked(data: bytes, subject: str) -> bytes:
         raise InvalidImageError(f"{subject} has 0 bytes. Expected an encoded image, such as a PNG.")
     if len(data) > MAX_IMAGE_BYTES:
         raise InvalidImageError(
-            f"{subject} has more than {MAX_IMAGE_BYTES:,} bytes, which no request can carry. "
+            f"{subject} has more than {MAX_IMAGE_BYTES:,} bytes, which is too large for a request. "
             "Compress it or scale it down."
         )
     return data
@@ -210,15 +198,13 @@ def _from_pillow(image: Image.Image) -> bytes:
             )
         return encode_array(np.asarray(image if image.mode == "L" else image.convert("RGB")))
     except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, InvalidImageError):
-            raise
         raise InvalidImageError(
             f"The Pillow image cannot be decoded ({error}). Open an intact file."
         ) from error
 
 
 def _reduced(data: bytes, max_side: int) -> bytes:
-    """The image scaled down, as PPM; the same bytes if it is small, or for the server to refuse."""
+    """Scale a large image down, as PPM; return the same bytes if it is small or unreadable."""
     try:
         with Image.open(io.BytesIO(data)) as decoded:
             if max(decoded.size) <= max_side:

@@ -1,4 +1,4 @@
-"""A page for people: drop images, see them ranked. `python client/app.py`."""
+"""A web page that ranks images dropped on it: `python client/app.py`."""
 
 from ma_agiqa_client.app._command import main
 

@@ -1,16 +1,14 @@
-"""A page for people: drop images, see them ranked; `--help` says how to start.
+"""The command that serves the page: `python client/app.py`, or `python -m ma_agiqa_client.app`.
 
-`python client/app.py` in a clone, `python -m ma_agiqa_client.app` when installed.
-
-The page's library, NiceGUI, comes with the extra `app`. It brings its scripts and styles along, so
-the page works without a network. Images stay in this process's memory until the page is closed.
+The page's library, NiceGUI, comes with the extra `app`. It includes its scripts and styles, so the
+page works without a network. Images stay in this process's memory until the page is closed.
 """
 
 import sys
 
 import click
 
-from ma_agiqa_client._programs.console import Voice
+from ma_agiqa_client._programs.console import Console
 from ma_agiqa_client._programs.server_options import (
     HELP_OPTIONS,
     Program,
@@ -22,8 +20,6 @@ from ma_agiqa_client._programs.server_options import (
 )
 from ma_agiqa_client._programs.serving import connect
 from ma_agiqa_client.errors import ClientError
-
-__all__ = ["main"]
 
 EXIT_NO_SERVER = 3
 
@@ -44,26 +40,30 @@ Exit status:
 @server_options
 @host_option
 @click.option(
-    "--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Port of it."
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=8080,
+    show_default=True,
+    help="Port to listen on.",
 )
 @timeout_option
 def main(host: str, port: int, timeout: float, **values: object) -> None:
-    """Serve a page on which images are dropped and seen ranked, with what counted and maps."""
+    """Serve a web page that ranks the images dropped on it, with their maps."""
     server = ServerOptions.take_from(values)
-    voice = Voice()
+    console = Console()
     try:
         from ma_agiqa_client.app import _page
     except ModuleNotFoundError as error:
-        voice.say(
+        console.print(
             f"The page needs {error.name}. Run in a clone of the repository: "
             "pip install './client[app]'"
         )
         sys.exit(1)
-    warn_if_open(host, voice.say)
+    warn_if_open(host, console.print)
     try:
-        with connect(server, timeout_s=timeout, say=voice.say) as (scorer, card):
-            voice.say(f"The page is at http://{host}:{port} and shows scores of {card.name}.")
+        with connect(server, timeout_s=timeout, notify=console.print) as (scorer, card):
+            console.print(f"The page is at http://{host}:{port} and shows scores of {card.name}.")
             _page.serve(scorer, card, host=host, port=port)
     except ClientError as error:
-        voice.say(str(error))
+        console.print(str(error))
         sys.exit(EXIT_NO_SERVER)

@@ -1,4 +1,4 @@
-"""What the page shows and does; `app.py` starts it."""
+"""The page: what it shows and what it does. `app.py` starts it."""
 
 import base64
 import io
@@ -11,18 +11,16 @@ from PIL import Image
 from ma_agiqa_client._core.ordering import order
 from ma_agiqa_client._programs.console import printable
 from ma_agiqa_client.card import ModelCard
-from ma_agiqa_client.cli._maps import LEGEND, lay_over, open_image
-from ma_agiqa_client.cli._output import meaning
-from ma_agiqa_client.cli._rows import Row
+from ma_agiqa_client.cli.maps import LEGEND, lay_over, open_image
+from ma_agiqa_client.cli.output import meaning
+from ma_agiqa_client.cli.rows import Row
 from ma_agiqa_client.errors import ClientError
 from ma_agiqa_client.scorer import Scorer
 
-__all__ = ["serve"]
-
-_MAX_IMAGE_BYTES = 64 << 20  # what the server takes
+_MAX_IMAGE_BYTES = 64 << 20  # the server's limit
 _SIDE = 480
 _REFRESH_S = 0.3
-_RECONNECT_S = 60.0  # a visitor whose network drops keeps what was dropped
+_RECONNECT_S = 60.0  # a visitor whose network fails for less time keeps the images
 _STYLE = """
 body { font-feature-settings: "tnum"; }
 .results { display: grid; grid-template-columns: repeat(auto-fill, minmax(210px, 1fr)); gap: 16px; width: 100%; }
@@ -42,7 +40,7 @@ body { font-feature-settings: "tnum"; }
 
 @dataclass(frozen=True)
 class _Result:
-    """A row, and its picture and map as data URIs; empty where Pillow cannot draw them."""
+    """A row, and its picture and map as data URIs; empty if Pillow cannot draw them."""
 
     row: Row
     picture: str
@@ -51,7 +49,7 @@ class _Result:
 
 @dataclass(frozen=True)
 class _Card:
-    """A result on the page; each travels to the browser once and is then only moved."""
+    """A result on the page; it is sent to the browser once, and afterwards only moved."""
 
     result: _Result
     element: ui.card
@@ -60,7 +58,7 @@ class _Card:
 
     @property
     def key(self) -> tuple[bool, float]:
-        """The better, the smaller; images without a score come last."""
+        """Sort key: better images first, images without a score last."""
         return order(self.result.row.mos)
 
     def show(self, maps: bool) -> None:
@@ -83,7 +81,7 @@ def serve(scorer: Scorer, card: ModelCard, *, host: str, port: int) -> None:
 
 
 class _Page:
-    """One visitor's page: what was dropped, and how it is shown."""
+    """One visitor's page: the images dropped on it, and how they are shown."""
 
     def __init__(self, scorer: Scorer, card: ModelCard) -> None:
         self._scorer = scorer
@@ -113,7 +111,7 @@ class _Page:
                     auto_upload=True,
                     max_file_size=_MAX_IMAGE_BYTES,
                     on_upload=self._take,
-                    on_rejected=lambda: ui.notify("Images may have 64 MiB at most."),
+                    on_rejected=lambda: ui.notify("An image can have at most 64 MiB."),
                 )
                 .props("flat no-thumbnails accept=image/* color=primary")
                 .classes("drop")
@@ -136,21 +134,21 @@ class _Page:
             ui.button("Clear", on_click=self._clear).props("flat")
 
     async def _take(self, event: events.UploadEventArguments) -> None:
-        """Score one dropped file; failures are shown in its place."""
+        """Score one dropped file; a failure is shown in its place."""
         self._waiting += 1
         self._changed = True
         try:
             data = await event.file.read()
             name = printable(event.file.name)
             result = await run.io_bound(_score, self._scorer, name, data)
-            if result:  # else the process is about to end
+            if result:  # None if the process is about to end
                 self._fresh.append(result)
         finally:
             self._waiting -= 1
             self._changed = True
 
     def _refresh(self) -> None:
-        """Show what came in since the last time; many files make few changes of the page."""
+        """Show new results; many files cause only a few updates of the page."""
         if not self._changed:
             return
         self._changed = False
@@ -163,12 +161,12 @@ class _Page:
 
     def _tell(self) -> None:
         done = len(self._cards)
-        waiting = f", {self._waiting} under way" if self._waiting else ""
+        waiting = f", {self._waiting} in flight" if self._waiting else ""
         images = "image" if done == 1 else "images"
         self._status.text = f"{done} {images}{waiting}" if done or waiting else "No images yet"
 
     def _place(self, card: _Card) -> None:
-        """Move a new card, which stands last, to its rank."""
+        """Move a new card from the end to its rank."""
         rank = bisect_right(self._cards, card.key, key=lambda other: other.key)
         self._cards.insert(rank, card)
         card.element.move(target_index=rank)
@@ -221,7 +219,7 @@ def _facts(row: Row) -> None:
 
 
 def _score(scorer: Scorer, name: str, data: bytes) -> _Result:
-    """Score an uploaded file and draw its picture and map. Runs in a thread of its own."""
+    """Score an uploaded file and draw its picture and map. Runs in a separate thread."""
     try:
         row = Row.from_score(name, scorer.score(data, maps=True))
     except ClientError as error:
@@ -242,5 +240,5 @@ def _data_uri(image: Image.Image) -> str:
 
 
 def _color(normalized: float) -> str:
-    """From red over brown to green, along the model's scale; dark enough for white text."""
+    """Red to brown to green along the model's scale; dark enough for white text."""
     return f"hsl({8 + 140 * normalized:.0f} 62% 36%)"

@@ -3,8 +3,8 @@
     Parquet files --split--> parts --Ray Data--> workers --gRPC--> servers
                                         each writes one Parquet file per part
 
-A part's file has a name of its own and appears whole or not at all, so a part that is scored twice,
-because a node died or the job was started again, still gives one row per image.
+The file of a part has a fixed name and is written completely or not at all. So a part that is
+scored twice, because a node died or the job was restarted, still has one row per image.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ma_agiqa_client._programs.console import Voice
+from ma_agiqa_client._programs.console import Console
 from ma_agiqa_client._programs.server_options import (
     HELP_OPTIONS,
     Program,
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from ma_agiqa_client.bulk._parts import Job, Part
     from ma_agiqa_client.bulk._worker import WorkerSettings
 
-__all__ = ["main"]
-
 EXIT_BAD_IMAGES = 1
 EXIT_NO_SERVER = 3
 EXIT_JOB = 4
@@ -48,8 +46,8 @@ Examples:
 \b
 Exit status:
   0    every image has a score
-  1    some image has none; its row says why in the columns error and error_kind
-  2    wrong usage, or Ray is missing
+  1    some image has no score; the columns error and error_kind say why
+  2    wrong usage, or Ray is not installed
   3    no server that can score, or it went away: run the same command again
   4    the output belongs to another job, or the input cannot be read
 """
@@ -58,13 +56,13 @@ Exit status:
 @click.command(cls=Program, epilog=_EPILOG, context_settings=HELP_OPTIONS)
 @click.argument("inputs", nargs=-1, required=True, metavar="PARQUET...")
 @click.option(
-    "-o", "--output", required=True, metavar="FOLDER", help="Where the scores go, path or URI."
+    "-o", "--output", required=True, metavar="FOLDER", help="Folder of the scores: a path or a URI."
 )
 @click.option(
     "--column",
     default="image",
     show_default=True,
-    help="Column of the images: paths, URIs such as s3://bucket/a.png, or the files' bytes.",
+    help="Column with the images: paths, URIs such as s3://bucket/a.png, or the files' bytes.",
 )
 @click.option("--keep", multiple=True, metavar="COLUMN", help="Copy this column to the scores.")
 @click.option(
@@ -72,21 +70,21 @@ Exit status:
     type=click.IntRange(1, 1_000_000),
     default=5_000,
     show_default=True,
-    help="Images in one part: what is scored again after a failure, at most.",
+    help="Images in one part. At most one part per worker is scored again after a failure.",
 )
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
     default=2,
     show_default=True,
-    help="Processes that send images, over all nodes of the cluster.",
+    help="Processes that send images, on all nodes of the cluster together.",
 )
 @click.option(
     "--in-flight",
     type=click.IntRange(min=1),
     default=64,
     show_default=True,
-    help="Images under way at once, of each worker.",
+    help="Maximum number of images in flight per worker.",
 )
 @timeout_option
 @click.option(
@@ -95,13 +93,13 @@ Exit status:
     default=600.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long the servers may be away before the job gives up.",
+    help="How long the servers may be unavailable before the job ends.",
 )
 @click.option(
     "--ray",
     "ray_address",
     metavar="ADDRESS",
-    help="Address of a Ray cluster, or auto; without it, Ray runs on this machine alone.",
+    help="Address of a Ray cluster, or auto; by default Ray runs on this machine only.",
 )
 @server_options
 def main(inputs: tuple[str, ...], ray_address: str | None, workers: int, **values: Any) -> None:
@@ -115,8 +113,8 @@ def main(inputs: tuple[str, ...], ray_address: str | None, workers: int, **value
 
     server = ServerOptions.take_from(values)
     if not server.url:
-        raise click.UsageError("A bulk job needs a running server: give its --url HOST:PORT.")
-    voice = Voice()
+        raise click.UsageError("A bulk job needs a running server: give its address with --url.")
+    console = Console()
     try:
         tls = server.make_tls()
         card, version = _card(server)
@@ -141,24 +139,22 @@ def main(inputs: tuple[str, ...], ray_address: str | None, workers: int, **value
             rows_per_part=values["rows_per_part"],
             checkpoint_sha256=checksum,
         )
-        with redirect_stdout(sys.stderr):  # where Ray says that a node has died
-            _run(job, settings, workers, ray_address, voice)
+        with redirect_stdout(sys.stderr):  # Ray prints there that a node has died
+            _run(job, settings, workers, ray_address, console)
         summary = job.summary()
     except ValueError as error:
-        if isinstance(error, ClientError):
-            raise
         raise click.UsageError(str(error)) from error
     except WrongModelError as error:
-        voice.say(
-            f"{error}\nFinished parts are kept. If their model is served no longer, start again "
+        console.print(
+            f"{error}\nFinished parts are kept. If their model is no longer served, start again "
             "with another --output: scores of two models cannot be compared."
         )
         sys.exit(EXIT_NO_SERVER)
     except ClientError as error:
-        voice.say(f"{error}\nRun the same command again: finished parts are kept.")
+        console.print(f"{error}\nRun the same command again: finished parts are kept.")
         sys.exit(EXIT_NO_SERVER)
     except JobError as error:
-        voice.say(str(error))
+        console.print(str(error))
         sys.exit(EXIT_JOB)
     click.echo(json.dumps(summary))
     sys.exit(EXIT_BAD_IMAGES if summary["failed"] else 0)
@@ -177,7 +173,7 @@ def _require_ray() -> None:
 
 
 def _card(server: ServerOptions) -> tuple[ModelCard, int | None]:
-    """What is served, and the version to ask for; finds out before the job whether anything is."""
+    """Return the card of the served model and the version to ask for, before the job starts."""
     with open_scorer(server, server.url, version=server.model_version) as scorer:
         card = scorer.model(timeout_s=60.0)
     kept = server.model_version is None and keeps_version(server, server.url, card)
@@ -189,15 +185,15 @@ def _run(
     settings: "WorkerSettings",
     workers: int,
     ray_address: str | None,
-    voice: Voice,
+    console: Console,
 ) -> None:
     pending = job.pending()
     done = len(job.parts) - len(pending)
     if done:
-        voice.say(f"{done} of {len(job.parts)} parts were scored earlier.")
+        console.print(f"{done} of {len(job.parts)} parts were scored earlier.")
     if not pending:
         return
-    with voice.progress(sum(part.rows for part in pending), hidden=False) as (bar, task):
+    with console.progress(sum(part.rows for part in pending), hidden=False) as (bar, task):
         for rows in _scored(pending, settings, workers, ray_address):
             bar.advance(task, rows)
 
@@ -208,11 +204,11 @@ def _scored(
     workers: int,
     ray_address: str | None,
 ) -> Iterator[int]:
-    """Have the parts scored; yield the rows of each when its file is written.
+    """Score the parts; yield the number of rows of each once its file is written.
 
     Raises:
-        ClientError: the servers are gone.
-        JobError: an input cannot be read any more, or the output cannot be written.
+        ClientError: the servers are not available.
+        JobError: an input can no longer be read, or the output cannot be written.
     """
     import ray
 
@@ -227,7 +223,7 @@ def _scored(
         fn_constructor_args=(settings,),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(workers, len(parts))),
-        num_cpus=0.5,  # it waits for answers most of the time
+        num_cpus=0.5,  # a worker mostly waits for answers
     )
     try:
         for row in scored.iter_rows():

@@ -1,7 +1,7 @@
-"""What a bulk job consists of, and what of it is done: one output file for each part of the input.
+"""The parts of a bulk job, and which of them are finished: one output file per part.
 
 OUTPUT/job.json                    the input, the columns and the model; written first
-OUTPUT/part-000000.parquet ...     the scores of one part, written whole or not at all
+OUTPUT/part-000000.parquet ...     the scores of one part, written completely or not at all
 """
 
 import json
@@ -16,13 +16,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-__all__ = ["Job", "JobError", "Part", "Store", "locate"]
-
 _JOB_FILE = "job.json"
 
 
 class JobError(Exception):
-    """The job cannot go on: its input or output is not what it has to be."""
+    """The job cannot continue, because of its input or its output."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +28,10 @@ class Part:
     """Some rows of one input file.
 
     Attributes:
-        name: file name of its scores.
-        file: path or URI of the input.
-        start: first row.
-        rows: how many.
+        name: name of the file with its scores.
+        file: path or URI of the input file.
+        start: index of the first row.
+        rows: number of rows.
     """
 
     name: str
@@ -42,17 +40,14 @@ class Part:
     rows: int
 
     def to_record(self) -> dict[str, Any]:
-        """The part as Ray Data takes it."""
+        """Return the part as Ray Data takes it."""
         return asdict(self)
 
     def read(self, columns: Sequence[str]) -> Any:
-        """Read its rows.
-
-        Returns:
-            `pyarrow.Table` of the columns.
+        """Read the columns of its rows as a `pyarrow.Table`.
 
         Raises:
-            JobError: the file cannot be read any more.
+            JobError: the file can no longer be read.
         """
         filesystem, path = locate(self.file)
         try:
@@ -60,12 +55,12 @@ class Part:
                 groups, skipped = _row_groups(file.metadata, self.start, self.rows)
                 table = file.read_row_groups(groups, columns=list(dict.fromkeys(columns)))
         except (OSError, pa.ArrowException) as error:
-            raise JobError(f"The input {self.file} cannot be read any more: {error}") from error
+            raise JobError(f"The input {self.file} can no longer be read: {error}") from error
         return table.slice(skipped, self.rows)
 
 
 def _row_groups(metadata: Any, start: int, rows: int) -> tuple[list[int], int]:
-    """The row groups that hold some rows, and how many rows in them come before."""
+    """Return the row groups that contain the rows, and how many rows in them to skip."""
     groups: list[int] = []
     skipped = first = 0
     for group in range(metadata.num_row_groups):
@@ -80,25 +75,25 @@ def _row_groups(metadata: Any, start: int, rows: int) -> tuple[list[int], int]:
 
 @dataclass(frozen=True)
 class Store:
-    """The folder of the scores, on a disk that all nodes share, or in an object store."""
+    """The folder of the scores, on a disk that all nodes share or in an object store."""
 
     folder: str
 
     def names(self) -> set[str]:
-        """Finished files."""
+        """Return the names of the finished files."""
         filesystem, path = locate(self.folder)
         listing = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
         return {entry.base_name for entry in listing if not entry.base_name.startswith(".")}
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file that appears whole or not at all, and replaces an older one.
+        """Write a file completely or not at all; an older one is replaced.
 
         Raises:
-            JobError: it cannot be written.
+            JobError: the file cannot be written.
         """
         filesystem, path = locate(self.folder)
         local = isinstance(filesystem, fs.LocalFileSystem)
-        # Object stores show an object when it is complete; on disks a new name does.
+        # Object stores show only complete objects; on disks, a complete file is renamed.
         target = f"{path}/.{name}.{uuid4().hex}" if local else f"{path}/{name}"
         try:
             filesystem.create_dir(path)
@@ -116,7 +111,7 @@ class Store:
         self.write(name, sink.getvalue())
 
     def read(self, name: str) -> bytes | None:
-        """The bytes of a file, or None."""
+        """Return the bytes of a file, or None if it does not exist."""
         filesystem, path = locate(self.folder)
         try:
             with filesystem.open_input_file(f"{path}/{name}") as stream:
@@ -125,14 +120,14 @@ class Store:
             return None
 
     def table(self, name: str, columns: Sequence[str]) -> Any:
-        """Columns of a Parquet file in it."""
+        """Read columns of a Parquet file as a `pyarrow.Table`."""
         filesystem, path = locate(self.folder)
         return pq.read_table(f"{path}/{name}", columns=list(columns), filesystem=filesystem)
 
 
 @dataclass(frozen=True)
 class Job:
-    """All parts of the input, and where their scores go."""
+    """All parts of the input, and the folder of their scores."""
 
     parts: tuple[Part, ...]
     store: Store
@@ -147,10 +142,11 @@ class Job:
         rows_per_part: int,
         checkpoint_sha256: str | None,
     ) -> "Job":
-        """Split the input; begin the job in the output folder, or go on with it.
+        """Split the input; start the job in the output folder, or continue it.
 
         Raises:
-            JobError: the input cannot be read or lacks a column, or the folder holds another job.
+            JobError: the input cannot be read or lacks a column, or the folder belongs to another
+                job.
         """
         files = [_describe(file, columns) for name in inputs for file in _parquet_files(name)]
         description = {
@@ -170,18 +166,18 @@ class Job:
         return cls(tuple(parts), store)
 
     def pending(self) -> list[Part]:
-        """Parts whose scores are not written yet."""
+        """Return the parts whose scores have not been written yet."""
         done = self.store.names()
         return [part for part in self.parts if part.name not in done]
 
     def summary(self) -> dict[str, Any]:
-        """Count the rows that are written.
+        """Count the rows of all parts.
 
         Returns:
             `images`, `scored`, `failed`, `failed_by_kind` and `output`.
 
         Raises:
-            JobError: there are not as many rows as images.
+            JobError: the number of rows is not the number of images.
         """
         images = sum(part.rows for part in self.parts)
         rows, kinds = 0, dict[str, int]()
@@ -192,7 +188,7 @@ class Job:
                 kinds[entry["values"]] = kinds.get(entry["values"], 0) + entry["counts"]
         if rows != images:
             raise JobError(
-                f"{self.store.folder} has {rows:,} rows for {images:,} images; something else "
+                f"{self.store.folder} has {rows:,} rows for {images:,} images; another program "
                 "writes there. Start again with another --output."
             )
         failed = sum(kinds.values())
@@ -206,7 +202,7 @@ class Job:
 
 
 def locate(name: str) -> tuple[Any, str]:
-    """The file system and the path in it of a path or a URI such as s3://bucket/folder."""
+    """Return the file system and the path in it for a path or a URI like s3://bucket/folder."""
     if "://" in name:
         filesystem, path = fs.FileSystem.from_uri(name)
         return filesystem, path
@@ -214,7 +210,7 @@ def locate(name: str) -> tuple[Any, str]:
 
 
 def _parquet_files(name: str) -> list[str]:
-    """The Parquet files of a folder, in order, or the one that is named."""
+    """Return the Parquet files in a folder, in order, or the file itself."""
     try:
         filesystem, path = locate(name)
         info = filesystem.get_file_info(path)
@@ -238,7 +234,7 @@ def _describe(name: str, columns: Sequence[str]) -> dict[str, Any]:
             if missing:
                 raise JobError(
                     f"{name} has no column {missing[0]}; it has "
-                    f"{', '.join(file.schema_arrow.names)}. Name another with --column or --keep."
+                    f"{', '.join(file.schema_arrow.names)}. Give another with --column or --keep."
                 )
             return {"file": name, "bytes": source.size(), "rows": file.metadata.num_rows}
     except (OSError, pa.ArrowException) as error:
@@ -246,15 +242,15 @@ def _describe(name: str, columns: Sequence[str]) -> dict[str, Any]:
 
 
 def _claim(store: Store, description: dict[str, Any]) -> None:
-    """Make the output folder this job's, if it is nobody's.
+    """Claim the output folder for this job, or check that it belongs to this job.
 
     Raises:
-        JobError: it is another job's.
+        JobError: it belongs to another job.
     """
     text = store.read(_JOB_FILE)
     if text is None:
         if store.names():
-            raise JobError(f"The output {store.folder} has other files: name an empty folder.")
+            raise JobError(f"The output {store.folder} has other files: give an empty folder.")
         store.write(_JOB_FILE, json.dumps(description, indent=1).encode())
         return
     earlier = json.loads(text)
@@ -262,5 +258,5 @@ def _claim(store: Store, description: dict[str, Any]) -> None:
     if changed:
         raise JobError(
             f"The output {store.folder} belongs to a job with other {', '.join(changed)}; scores "
-            "of two jobs must not mix. Name another --output."
+            "of two jobs must not be mixed. Give another --output."
         )

@@ -1,4 +1,4 @@
-"""What a worker of a bulk job does: read a part, score its images, write the part's file."""
+"""A worker of a bulk job: it reads a part, scores its images and writes the part's file."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -20,16 +20,14 @@ from ma_agiqa_client.errors import (
     WrongModelError,
 )
 from ma_agiqa_client.retry import Retry
-from ma_agiqa_client.score import Score
+from ma_agiqa_client.score import Failure, Score
 from ma_agiqa_client.scorer import Scorer
 
-__all__ = ["PartScorer", "WorkerSettings", "cause"]
-
 _PASSES = 3
-"""Times an image is sent whose failure lies with the server, before its row says so."""
+"""How often an image is sent if it fails because of the server."""
 
 _FATAL = (ServerUnavailableError, AuthenticationError, WrongModelError)
-"""Failures that every further image would meet: the part stays unwritten for the next run."""
+"""Errors that all other images would get, too: the part is not written, but left for a next run."""
 
 _NUMBERS = ("mos", "normalized", "percentile")
 _GATE = ("semantic", "coherence", "quality")
@@ -37,7 +35,7 @@ _GATE = ("semantic", "coherence", "quality")
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What every worker has to know. Names are those of the command line."""
+    """Settings of every worker; the fields are named after the options of the command line."""
 
     url: tuple[str, ...]
     column: str
@@ -56,7 +54,7 @@ class PartScorer:
     """An actor of Ray Data; each call scores one part."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        """Connect lazily: the first image does."""
+        """Prepare; the first image opens the connection."""
         self._settings = settings
         self._store = Store(settings.output)
         self._scorer = Scorer(
@@ -72,7 +70,7 @@ class PartScorer:
         """Score the part in a batch of one.
 
         Raises:
-            ClientError: the servers are gone; nothing is written.
+            ClientError: the servers are not available; nothing is written.
             JobError: the part cannot be read or written.
         """
         part = Part(
@@ -81,11 +79,11 @@ class PartScorer:
             int(batch["start"][0]),
             int(batch["rows"][0]),
         )
-        if part.name not in self._store.names():  # else an earlier try died after the writing
+        if part.name not in self._store.names():  # else an earlier try died after writing it
             self._check_model()
             table = part.read((self._settings.column, *self._settings.keep))
-            scores = self._score_all(table[self._settings.column].to_pylist())
-            self._store.write_table(part.name, self._result(table, scores))
+            outcomes = self._score_all(table[self._settings.column].to_pylist())
+            self._store.write_table(part.name, self._result(table, outcomes))
         return {"rows": [part.rows]}
 
     def _check_model(self) -> None:
@@ -96,33 +94,31 @@ class PartScorer:
                 f"{self._settings.checkpoint_sha256} during the job."
             )
 
-    def _score_all(self, images: list[Any]) -> list[Score]:
-        """One score or failure per image, in order."""
-        scores: list[Score | None] = [None] * len(images)
+    def _score_all(self, images: list[Any]) -> list[Score | Failure]:
+        """Return one score or failure per image, in order."""
+        outcomes: dict[int, Score | Failure] = {}
         waiting = list(range(len(images)))
         for _ in range(_PASSES):
-            for index, score in zip(
-                waiting, self._score([images[i] for i in waiting]), strict=True
-            ):
-                scores[index] = score
-            waiting = [i for i in waiting if _may_succeed(scores[i])]
+            outcomes |= zip(waiting, self._score([images[i] for i in waiting]), strict=True)
+            waiting = [i for i in waiting if _may_succeed(outcomes[i])]
             if not waiting:
                 break
-        return [score for score in scores if score is not None]
+        return [outcomes[index] for index in range(len(images))]
 
-    def _score(self, images: list[Any]) -> Iterator[Score]:
+    def _score(self, images: list[Any]) -> Iterator[Score | Failure]:
         failures: dict[int, InvalidImageError] = {}
         sources = self._sources(images, failures)
-        for score in self._scorer.score_many(sources, max_in_flight=self._settings.in_flight):
-            if isinstance(score.error, _FATAL):
-                raise score.error
-            unread = failures.get(score.index if score.index is not None else -1)
-            yield Score.failed(unread) if unread else score
+        outcomes = self._scorer.score_many(sources, max_in_flight=self._settings.in_flight)
+        for index, outcome in enumerate(outcomes):
+            if isinstance(outcome.error, _FATAL):
+                raise outcome.error
+            unread = failures.get(index)
+            yield Failure(images[index], unread) if unread else outcome
 
     def _sources(
         self, images: list[Any], failures: dict[int, InvalidImageError]
     ) -> Iterator[bytes | str]:
-        """Paths and bytes as they are; objects of a store are read ahead, several at a time."""
+        """Yield paths and bytes unchanged; objects of a store are read ahead, several at a time."""
         ahead: deque[Future[bytes | str]] = deque()
         with ThreadPoolExecutor(self._settings.in_flight) as pool:
             position = 0
@@ -134,10 +130,10 @@ class PartScorer:
                     yield ahead.popleft().result()
                 except InvalidImageError as error:
                     failures[index] = error
-                    yield b""  # keeps its place; its failure is in `failures`
+                    yield b""  # a placeholder; the error is in `failures`
 
-    def _result(self, table: Any, scores: list[Score]) -> Any:
-        """One row per image: what identifies it, its score, or why it has none."""
+    def _result(self, table: Any, outcomes: list[Score | Failure]) -> Any:
+        """Build the table of results: one row per image, with its score or its error."""
         column, keep = self._settings.column, self._settings.keep
         is_bytes = pa.types.is_binary(table[column].type) or pa.types.is_large_binary(
             table[column].type
@@ -146,19 +142,18 @@ class PartScorer:
             name for name in dict.fromkeys((column, *keep)) if not (is_bytes and name == column)
         ]
         data = {name: table[name] for name in names}
-        data |= {name: _floats(getattr(score, name) for score in scores) for name in _NUMBERS}
-        for name in _GATE:
-            shares = (score.gate and getattr(score.gate, name) for score in scores)
-            data[f"gate_{name}"] = _floats(shares)
-        failed = [score.error for score in scores]
-        data["model"] = pa.array([score.model for score in scores], pa.string())
-        data["error"] = pa.array([e and str(e) for e in failed], pa.string())
-        data["error_kind"] = pa.array([e and type(e).__name__ for e in failed], pa.string())
+        data |= {name: _floats(getattr(one, name, None) for one in outcomes) for name in _NUMBERS}
+        gates = [None if one.error else one.gate for one in outcomes]
+        data |= {f"gate_{name}": _floats(getattr(g, name, None) for g in gates) for name in _GATE}
+        errors = [one.error for one in outcomes]
+        data["model"] = pa.array([one.model for one in outcomes], pa.string())
+        data["error"] = pa.array([e and str(e) for e in errors], pa.string())
+        data["error_kind"] = pa.array([e and type(e).__name__ for e in errors], pa.string())
         return pa.table(data)
 
 
 def cause(error: BaseException) -> Exception:
-    """The failure of a worker behind what Ray raises."""
+    """Find the error of a worker in the exception that Ray raises."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, ClientError | JobError):
@@ -167,18 +162,16 @@ def cause(error: BaseException) -> Exception:
     return JobError(f"The job failed: {error}")
 
 
-def _may_succeed(score: Score | None) -> bool:
-    """Whether an image's failure is one that another try may mend."""
-    if score is None or score.error is None:
-        return score is None
-    return not isinstance(score.error, InvalidImageError)
+def _may_succeed(outcome: Score | Failure) -> bool:
+    """Return whether the image failed in a way that another try may change."""
+    return outcome.error is not None and not isinstance(outcome.error, InvalidImageError)
 
 
 def _source(image: str | bytes | None) -> bytes | str:
-    """What the scorer takes for a value of the column.
+    """Return what the scorer takes for a value of the column.
 
     Raises:
-        InvalidImageError: there is none, or it cannot be read.
+        InvalidImageError: the value is null, or the object cannot be read.
     """
     if image is None:
         raise InvalidImageError("The row has no image: the column is null there.")

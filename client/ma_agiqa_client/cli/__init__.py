@@ -1,4 +1,4 @@
-"""The command line: `python client/score.py`, `ma-agiqa`."""
+"""The command line: `python client/score.py`, or `ma-agiqa` when installed."""
 
 from ma_agiqa_client.cli._command import main
 

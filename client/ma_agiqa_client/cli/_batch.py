@@ -1,6 +1,6 @@
 """One run over many images: earlier scores first, then new ones, in the order of the listing.
 
-At any time only the images under way are in memory.
+Only the images in flight are in memory.
 """
 
 from collections import deque
@@ -11,33 +11,31 @@ from dataclasses import dataclass
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.cli._find import Found
 from ma_agiqa_client.cli._journal import Journal, Stamp, stamp
-from ma_agiqa_client.cli._rows import Row
+from ma_agiqa_client.cli.rows import Row
 from ma_agiqa_client.errors import (
     ClientError,
     InvalidImageError,
     ServerUnavailableError,
     WrongModelError,
 )
-from ma_agiqa_client.score import Score
+from ma_agiqa_client.score import Failure, Score
 from ma_agiqa_client.scorer import Scorer
 
-__all__ = ["Batch"]
-
-_LEAST_TO_GIVE_UP = 4
-_UNLOADED = "has no available versions"  # Triton's words for a model that it knows but has not
+_MIN_TO_STOP = 4
+_UNLOADED = "has no available versions"  # Triton's words for a model that it knows, but unloaded
 
 
 @dataclass
 class _Counts:
-    """How the images of a run ended.
+    """Numbers of images in a run.
 
     Attributes:
-        scored: have a score, from this run or an earlier one.
-        resumed: of these, from an earlier run.
-        bad: the image is at fault.
-        unserved: the server is at fault, the images not tried included.
-        not_tried: of these, left out after the server went away.
-        unloaded: of these, the server answered without having the model that was asked for.
+        scored: images with a score, from this run or an earlier one.
+        resumed: those of them from an earlier run.
+        bad: images that failed because of the image.
+        unserved: images that failed because of the server, including those not tried.
+        not_tried: those of them that were skipped after the server went away.
+        unloaded: those of them for which the server had unloaded the model.
     """
 
     scored: int = 0
@@ -49,7 +47,7 @@ class _Counts:
 
 
 class Batch:
-    """Scores a listing and counts how it went."""
+    """Scores the images of a listing and counts the results."""
 
     def __init__(
         self,
@@ -66,13 +64,13 @@ class Batch:
 
         Args:
             scorer: the connection.
-            card: the model that it had at first.
-            listing: iterated twice if there is a journal.
-            concurrency: images under way at once. If so many in a row (at least 4) find no server,
-                the rest is not tried.
+            card: the model served at the start of the run.
+            listing: the images; iterated twice if there is a journal.
+            concurrency: maximum number of images in flight. If this many in a row (at least 4) find
+                no server, the remaining images are not tried.
             maps: whether to ask for the patch maps.
-            journal: finished scores of earlier runs; new ones are added.
-            on_failure: called with the path and the reason for each image that was tried in vain.
+            journal: finished scores of earlier runs; new scores are added to it.
+            on_failure: called with the path and the reason for each image that failed.
         """
         self._scorer = scorer
         self._card = card
@@ -88,7 +86,7 @@ class Batch:
         """Yield a row for each image of the listing.
 
         Raises:
-            WrongModelError: another model answers than at first, or none with its number.
+            WrongModelError: the model changed during the run, or is no longer served.
             OSError: the journal cannot be written.
         """
         yield from self._earlier_rows()
@@ -107,18 +105,18 @@ class Batch:
                 yield Row(**{**vars(row), "image": found.path})
 
     def _new_rows(self, listing: Iterator[Found]) -> Iterator[Row]:
-        """Score until the end of the listing, or until the server is gone for good."""
-        in_vain = 0
-        scores = self._scorer.score_many(
+        """Score until the end of the listing, or until the server is no longer available."""
+        unavailable = 0
+        outcomes = self._scorer.score_many(
             self._to_send(listing), max_in_flight=self._concurrency, maps=self._maps
         )
-        with closing(scores):  # type: ignore[type-var]
-            for score in scores:
+        with closing(outcomes):
+            for outcome in outcomes:
                 yield from self._problems()
-                yield self._finish(score)
-                gone = isinstance(score.error, ServerUnavailableError)
-                in_vain = in_vain + 1 if gone else 0
-                if in_vain >= max(self._concurrency, _LEAST_TO_GIVE_UP):
+                yield self._finish(outcome)
+                gone = isinstance(outcome.error, ServerUnavailableError)
+                unavailable = unavailable + 1 if gone else 0
+                if unavailable >= max(self._concurrency, _MIN_TO_STOP):
                     return
         yield from self._problems()
 
@@ -134,21 +132,21 @@ class Batch:
                 yield found.path
 
     def _problems(self) -> Iterator[Row]:
-        """Rows of the folders that could not be read and whose turn it is."""
+        """Yield rows for the next folders that could not be read."""
         while self._waiting and self._waiting[0][0].problem:
             found, _ = self._waiting.popleft()
             yield self._fail(found.path, InvalidImageError(found.problem))
 
-    def _finish(self, score: Score) -> Row:
+    def _finish(self, outcome: Score | Failure) -> Row:
         found, before = self._waiting.popleft()
-        if isinstance(score.error, WrongModelError):
+        if isinstance(outcome.error, WrongModelError):
             raise WrongModelError(
-                f"The run cannot go on with {self._card.name}, the model it began with: "
-                f"{score.error} Run it again: what --resume has kept is not lost."
-            ) from score.error
-        if score.error:
-            return self._fail(found.path, score.error)
-        row = Row.from_score(found.path, score)
+                f"The run cannot continue with {self._card.name}, the model it began with: "
+                f"{outcome.error} Run it again: scores kept by --resume are not lost."
+            ) from outcome.error
+        if outcome.error:
+            return self._fail(found.path, outcome.error)
+        row = Row.from_score(found.path, outcome)
         if row.model != self._card.name:
             raise WrongModelError(
                 f"The server has changed from the model {self._card.name} to {row.model} during "
@@ -169,13 +167,13 @@ class Batch:
         return Row(image, error=str(error))
 
     def _rows_not_tried(self, listing: Iterator[Found]) -> Iterator[Row]:
-        """After the server went away: what was under way, then the rest, path by path."""
-        yield from self._give_up()
+        """Yield the images in flight when the server went away, then the rest, path by path."""
+        yield from self._skip()
         for _ in self._to_send(listing):
-            yield from self._give_up()
-        yield from self._give_up()
+            yield from self._skip()
+        yield from self._skip()
 
-    def _give_up(self) -> Iterator[Row]:
+    def _skip(self) -> Iterator[Row]:
         while self._waiting:
             yield from self._problems()
             if self._waiting:

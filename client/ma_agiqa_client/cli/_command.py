@@ -1,6 +1,6 @@
 """The command line: `python client/score.py`, or `ma-agiqa` when installed.
 
-Results go to standard output, everything else to standard error.
+Results go to standard output, everything else goes to standard error.
 """
 
 import io
@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import click
 
-from ma_agiqa_client._programs.console import Voice, printable
+from ma_agiqa_client._programs.console import Console, printable
 from ma_agiqa_client._programs.server_options import HELP_OPTIONS, Program, ServerOptions
 from ma_agiqa_client._programs.serving import connect
 from ma_agiqa_client.card import ModelCard
@@ -24,8 +24,6 @@ from ma_agiqa_client.cli._journal import Journal, JournalError
 from ma_agiqa_client.cli._options import Options, add_options
 from ma_agiqa_client.errors import CannotExplainError, ClientError, InvalidQuestionError
 from ma_agiqa_client.retry import Retry
-
-__all__ = ["main"]
 
 EXIT_BAD_IMAGES = 1
 EXIT_NO_SERVER = 3
@@ -49,18 +47,18 @@ Examples:
   PROGRAM imgs/ --url triton.example.org:8001 --timeout 60
 
 \b
-PATH is an image, a folder, a glob in quotes, or - for a list on standard
-input: one path per line, or as `find -print0` writes it.
+PATH is an image, a folder, a quoted glob, or - for a list on standard input:
+one path per line, or as `find -print0` writes it.
 
 \b
 Exit status:
   0    every image has a score
-  1    some image has none; the reason is listed
+  1    some image has no score; the reason is listed
   2    wrong usage: a path that does not exist, no images, an unknown option
-  3    no server that can score, or it went away; what was scored is shown
-  4    the file of --resume holds other things, or is in use
+  3    no server that can score, or it went away; the scores so far are shown
+  4    the --resume file belongs to a different run, or is in use
   5    a result could not be written
-  6    nothing could be explained: the server has no words, or a bad question
+  6    no explanations: the server gives none, or the question is not valid
   130  interrupted; 141 the reader of standard output went away
 """
 
@@ -68,7 +66,7 @@ Exit status:
 @click.command(cls=Program, epilog=_EPILOG, context_settings=HELP_OPTIONS)
 @add_options
 def main(**values: Any) -> None:
-    """Predict how people would rate AI-generated images; the best come first."""
+    """Predict how people would rate AI-generated images, and list the best first."""
     options = Options(server=ServerOptions.take_from(values), **values)
     options.check()
     listing = Listing(_paths(options.paths), options.recursive)
@@ -78,9 +76,9 @@ def main(**values: Any) -> None:
             f"There are no images in {', '.join(map(printable, options.paths))}. "
             f"Expected files that end in {', '.join(EXTENSIONS)}."
         )
-    voice = Voice()
-    with _exit_statuses(options, voice):
-        sys.exit(_run(options, listing, expected, voice))
+    console = Console()
+    with _exit_statuses(options, console):
+        sys.exit(_run(options, listing, expected, console))
 
 
 def _paths(arguments: Sequence[str]) -> list[str]:
@@ -94,38 +92,38 @@ def _paths(arguments: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def _exit_statuses(options: Options, voice: Voice) -> Iterator[None]:
-    """Turn what can go wrong outside the images into a sentence and a status."""
+def _exit_statuses(options: Options, console: Console) -> Iterator[None]:
+    """Turn errors that do not belong to an image into a message and an exit status."""
     try:
         yield
     except KeyboardInterrupt:
         kept = f" The scores so far are in {options.resume}." if options.resume else ""
-        voice.say(f"Interrupted.{kept}")
+        console.print(f"Interrupted.{kept}")
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         sys.exit(EXIT_READER_GONE)
     except (CannotExplainError, InvalidQuestionError) as error:
-        voice.say(str(error))
+        console.print(str(error))
         sys.exit(EXIT_NOT_EXPLAINED)
-    except ClientError as error:  # some are OSErrors too
-        voice.say(str(error))
+    except ClientError as error:
+        console.print(str(error))
         sys.exit(EXIT_NO_SERVER)
     except JournalError as error:
-        voice.say(str(error))
+        console.print(str(error))
         sys.exit(EXIT_JOURNAL)
     except OSError as error:
-        voice.say(f"A result could not be written: {error}.")
+        console.print(f"A result could not be written: {error}.")
         sys.exit(EXIT_NOT_WRITTEN)
 
 
-def _run(options: Options, listing: Listing, expected: int, voice: Voice) -> int:
+def _run(options: Options, listing: Listing, expected: int, console: Console) -> int:
     with ExitStack() as stack:
         scorer, card = stack.enter_context(
             connect(
                 options.server,
                 timeout_s=options.timeout,
-                say=voice.say,
+                notify=console.print,
                 explain=options.explains,
                 retry=Retry(budget_s=options.retry_for),
                 pin=True,
@@ -143,18 +141,18 @@ def _run(options: Options, listing: Listing, expected: int, voice: Voice) -> int
             concurrency=options.concurrency,
             maps=options.needs_maps,
             journal=journal,
-            on_failure=voice.failure,
+            on_failure=console.failure,
         )
         explanations = None
         if options.explains:
-            explanations = Explanations(scorer, options.question, output, voice)
-        Delivery(options, card, output, expected, voice, explanations).run(batch)
-        return _conclude(batch, card, options, voice)
+            explanations = Explanations(scorer, options.question, output, console)
+        Delivery(options, card, output, expected, console, explanations).run(batch)
+        return _conclude(batch, card, options, console)
 
 
 @contextmanager
 def _open_output(options: Options) -> Iterator[IO[str]]:
-    """The file of --output, or standard output; bytes of odd file names are kept."""
+    """Open the file of --output, or standard output; bytes that are not UTF-8 are kept."""
     if options.output is None:
         if options.writes == "csv" and isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
@@ -164,26 +162,26 @@ def _open_output(options: Options) -> Iterator[IO[str]]:
         yield file
 
 
-def _conclude(batch: Batch, card: ModelCard, options: Options, voice: Voice) -> int:
-    """Say how many images have no score and what to do about it; give the exit status."""
+def _conclude(batch: Batch, card: ModelCard, options: Options, console: Console) -> int:
+    """Report how many images have no score and what to do about it; return the exit status."""
     counts = batch.counts
     failed = counts.bad + counts.unserved
     if counts.resumed:
-        voice.say(f"{counts.resumed} of {counts.scored + failed} images were scored earlier.")
+        console.print(f"{counts.resumed} of {counts.scored + failed} images were scored earlier.")
     if failed:
-        voice.say(f"{failed} of {counts.scored + failed} images could not be scored.")
+        console.print(f"{failed} of {counts.scored + failed} images could not be scored.")
     if counts.not_tried:
-        voice.say(f"The server went away: {counts.not_tried} of these were not tried.")
+        console.print(f"The server went away: {counts.not_tried} of these were not tried.")
     if counts.unloaded:
-        voice.say(
+        console.print(
             f"The server has unloaded {card.name}, version {card.version}, with which the run "
-            "began: another one took its place, or the server shuts down."
+            "began: another version replaced it, or the server is shutting down."
         )
     if not counts.unserved:
         return EXIT_BAD_IMAGES if failed else 0
-    voice.say(
+    console.print(
         "Run the same command again: finished images are kept."
         if options.resume
-        else "With --resume FILE.jsonl a further run would score only what is missing."
+        else "With --resume FILE.jsonl, another run would score only what is missing."
     )
     return EXIT_NO_SERVER

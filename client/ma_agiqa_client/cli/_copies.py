@@ -1,23 +1,21 @@
-"""Copies of the chosen images in a folder of their own."""
+"""Copies of the best images in a separate folder."""
 
 import os
 import shutil
 from pathlib import Path
 
-from ma_agiqa_client.cli._rows import Row, best_first
-
-__all__ = ["BestFolder"]
+from ma_agiqa_client.cli.rows import Row, best_first
 
 
 class BestFolder:
-    """Copies rows' files into a folder, their rank before the name: 0001_cat.png is the best."""
+    """Copies images into a folder, with the rank before the name: 0001_cat.png is the best."""
 
     def __init__(self, folder: str, *, ranked: bool) -> None:
         """Prepare.
 
         Args:
-            folder: made if it does not exist.
-            ranked: whether the rows come in order of rank; else they are sorted, best first.
+            folder: path of the folder; it is created if it does not exist.
+            ranked: whether the rows arrive in order of rank; if not, they are sorted, best first.
         """
         self._folder = Path(folder)
         self._ranked = ranked
@@ -32,7 +30,7 @@ class BestFolder:
         """Copy the files.
 
         Raises:
-            OSError: one cannot be read or written.
+            OSError: a file cannot be read or written.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         rows = self._rows if self._ranked else best_first(self._rows)

@@ -1,27 +1,25 @@
-"""From the rows of a batch to the places where the user wants them."""
+"""Distribution of rows to the outputs: scores, maps, report, copies, explanations."""
 
 import os
 import sys
 from collections.abc import Iterator
 from typing import IO, Protocol
 
-from ma_agiqa_client._programs.console import Voice, printable
+from ma_agiqa_client._programs.console import Console, printable
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.cli._batch import Batch
 from ma_agiqa_client.cli._copies import BestFolder
 from ma_agiqa_client.cli._explanations import Explanations
-from ma_agiqa_client.cli._maps import MapFolder
 from ma_agiqa_client.cli._options import Options
-from ma_agiqa_client.cli._output import make_writer
 from ma_agiqa_client.cli._report import Report
-from ma_agiqa_client.cli._rows import Row
 from ma_agiqa_client.cli._select import Selection
-
-__all__ = ["Delivery"]
+from ma_agiqa_client.cli.maps import MapFolder
+from ma_agiqa_client.cli.output import make_writer
+from ma_agiqa_client.cli.rows import Row
 
 
 class _Sink(Protocol):
-    """Takes the rows that are shown, one after the other."""
+    """Takes the selected rows, one after the other."""
 
     def add(self, row: Row) -> None: ...
 
@@ -29,7 +27,7 @@ class _Sink(Protocol):
 
 
 class Delivery:
-    """Selects rows and passes them to output, maps, report and copies."""
+    """Selects rows and passes them to the outputs."""
 
     def __init__(
         self,
@@ -37,21 +35,21 @@ class Delivery:
         card: ModelCard,
         output: IO[str],
         expected: int,
-        voice: Voice,
+        console: Console,
         explanations: Explanations | None = None,
     ) -> None:
         """Prepare.
 
         Args:
-            options: what the user asked for.
+            options: the options of the command line.
             card: the model that gives the scores.
             output: where the scores are written.
             expected: number of images.
-            voice: hears about images without a map or without a group.
-            explanations: asked about the images shown, after everything else.
+            console: shows the progress, and images without a map or a group.
+            explanations: answers questions about the selected images, at the very end.
         """
         self._options = options
-        self._voice = voice
+        self._console = console
         self._expected = expected
         self._selection = Selection(
             top=options.top, min_mos=options.min_mos, grouping=options.group_by
@@ -63,19 +61,19 @@ class Delivery:
         self._maps = MapFolder(options.maps) if options.maps else None
         self._best = BestFolder(options.copy_best, ranked=ranked) if options.copy_best else None
         self._explanations = explanations
-        places = (self._writer, self._maps, self._make_report(card), self._best, explanations)
-        self._sinks: list[_Sink] = [place for place in places if place]
+        sinks = (self._writer, self._maps, self._make_report(card), self._best, explanations)
+        self._sinks: list[_Sink] = [sink for sink in sinks if sink]
 
     def run(self, batch: Batch) -> None:
-        """Take every row where it belongs.
+        """Pass on every row.
 
-        If the server went away, nothing is copied and nothing is explained.
+        If the server went away, no images are copied and none are explained.
 
         Raises:
             ClientError: the images cannot be explained.
             OSError: a result cannot be written.
         """
-        with self._voice.progress(self._expected, hidden=self._bar_would_clash()) as (bar, task):
+        with self._console.progress(self._expected, hidden=self._bar_would_clash()) as (bar, task):
             for row in batch.rows():
                 bar.advance(task)
                 self._pass_on(self._selection.take(row))
@@ -83,7 +81,7 @@ class Delivery:
         for sink in self._sinks:
             if sink not in (self._best, self._explanations) or not batch.counts.unserved:
                 sink.finish()
-        self._tell_what_is_missing(batch.counts.unserved)
+        self._report_missing(batch.counts.unserved)
 
     def _pass_on(self, rows: Iterator[Row]) -> None:
         for row in rows:
@@ -104,11 +102,12 @@ class Delivery:
     def _bar_would_clash(self) -> bool:
         return self._writer.streams and self._options.output is None and sys.stdout.isatty()
 
-    def _tell_what_is_missing(self, unserved: int) -> None:
-        say = self._voice.say
+    def _report_missing(self, unserved: int) -> None:
         for image, reason in self._maps.failures if self._maps else ():
-            say(f"  {image}: {reason}")
+            self._console.print(f"  {image}: {reason}")
         if self._selection.ungrouped:
-            say(f"{self._selection.ungrouped} images do not match --group-by and were left out.")
+            self._console.print(
+                f"{self._selection.ungrouped} images do not match --group-by and were left out."
+            )
         if self._best and unserved:
-            say("Nothing was copied: images without a score may be better.")
+            self._console.print("Nothing was copied: images without a score may be better.")

@@ -1,49 +1,49 @@
-"""What the language model says about the images of a table, written below it."""
+"""Answers of the language model about the images of a table, written below it."""
 
 from typing import IO
 
-from ma_agiqa_client._programs.console import Voice, printable
-from ma_agiqa_client.cli._rows import Row
+from ma_agiqa_client._programs.console import Console, printable
+from ma_agiqa_client.cli.rows import Row
 from ma_agiqa_client.errors import InvalidImageError
 from ma_agiqa_client.scorer import Scorer
 
-__all__ = ["Explanations"]
-
 
 class Explanations:
-    """Asks about each image that has a score, one after the other, and writes while it listens."""
+    """Asks about each image with a score, one after the other; writes answers as they arrive."""
 
-    def __init__(self, scorer: Scorer, question: str | None, output: IO[str], voice: Voice) -> None:
+    def __init__(
+        self, scorer: Scorer, question: str | None, output: IO[str], console: Console
+    ) -> None:
         """Prepare; nothing is asked before `finish`.
 
         Args:
             scorer: the connection.
             question: free text, or None for the paper's two questions.
             output: where the answers are written.
-            voice: hears about images that cannot be read any more.
+            console: shows images that can no longer be read.
         """
         self._scorer = scorer
         self._question = question
         self._output = output
-        self._voice = voice
+        self._console = console
         self._images: list[str] = []
 
     def add(self, row: Row) -> None:
-        """Take an image that is shown."""
+        """Take the image of a selected row."""
         if row.error is None:
             self._images.append(row.image)
 
     def finish(self) -> None:
-        """Ask.
+        """Ask about all images.
 
         Raises:
-            ClientError: the server cannot answer, or went away.
+            ClientError: the server cannot answer, or is no longer available.
         """
         for image in self._images:
             try:
                 self._explain(image)
             except InvalidImageError as error:
-                self._voice.failure(image, error)
+                self._console.failure(image, error)
 
     def _explain(self, image: str) -> None:
         parts = self._scorer.explain(image, self._question)

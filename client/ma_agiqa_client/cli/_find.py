@@ -1,17 +1,15 @@
-"""Which files the command line scores."""
+"""Search for the files to score."""
 
 import glob
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["EXTENSIONS", "Found", "Listing", "expand", "split_list"]
-
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
-"""Endings, in any case, by which images in a folder are recognized."""
+"""File name extensions, in upper or lower case, of the images in a folder."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,7 @@ class Found:
     """An image, or a folder that could not be read.
 
     Attributes:
-        path: as the user would write it.
+        path: the path, as the user would write it.
         problem: why the folder could not be read; None for an image.
     """
 
@@ -28,10 +26,10 @@ class Found:
 
 
 def expand(argument: str) -> list[str]:
-    """Turn an argument into paths: itself if it exists, or what a glob such as `**/*.png` matches.
+    """Turn an argument into paths: itself if it exists, or the matches of a glob like `**/*.png`.
 
     Raises:
-        FileNotFoundError: it names nothing.
+        FileNotFoundError: it does not exist, or matches no file.
     """
     if os.path.lexists(argument):
         return [argument]
@@ -42,17 +40,18 @@ def expand(argument: str) -> list[str]:
 
 
 def split_list(data: bytes) -> list[str]:
-    """Read a list of paths: one per line, or between null characters as `find -print0` writes."""
+    """Read a list of paths: one per line, or separated by null characters (`find -print0`)."""
     separator = b"\0" if b"\0" in data else b"\n"
     return [os.fsdecode(line) for line in data.split(separator) if line.strip()]
 
 
 class Listing:
-    """The images of some files and folders, in order, each once.
+    """The images in some files and folders, in order, each only once.
 
-    In folders only files with one of `EXTENSIONS` count, and names that begin with a dot are
-    passed over. A file named explicitly counts whatever its name. Iterate as often as you like:
-    the folders are read anew each time, and no path is kept unless there are several to compare.
+    In folders, files without one of `EXTENSIONS` and names that begin with a dot are skipped. A
+    file that is given explicitly is included whatever its name. A listing can be iterated several
+    times: the folders are read again each time. Paths are kept in memory only if there are several
+    arguments, to find duplicates.
     """
 
     def __init__(self, paths: Sequence[str], recursive: bool = True) -> None:
@@ -60,7 +59,7 @@ class Listing:
 
         Args:
             paths: files and folders.
-            recursive: whether subfolders count.
+            recursive: whether to search subfolders.
         """
         self._paths = paths
         self._recursive = recursive

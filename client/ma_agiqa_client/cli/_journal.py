@@ -1,8 +1,8 @@
-"""The file of finished scores that lets a run go on where another one ended.
+"""The --resume file: finished scores, so that a run can continue where another one stopped.
 
-One JSON object per line, written when the image is scored, so a killed run loses no more than the
-images under way. A line holds the row and what tells whether it still counts: the model's checksum,
-and the size and time of the file.
+It has one JSON object per line, written when the image is scored, so a killed run loses only the
+images in flight. A line has the row, and what decides whether it is still valid: the model's
+checksum, and the size and modification time of the file.
 """
 
 import hashlib
@@ -11,42 +11,39 @@ import json
 import os
 import stat
 import sys
-from types import TracebackType
 from typing import Any, TypeAlias
 
 from ma_agiqa_client.card import ModelCard
-from ma_agiqa_client.cli._rows import Row
-
-__all__ = ["Journal", "JournalError", "Stamp", "stamp"]
+from ma_agiqa_client.cli.rows import Row
 
 Stamp: TypeAlias = tuple[int, int]
-"""Size of a file in bytes, and the time of its last change in nanoseconds."""
+"""Size of a file in bytes, and its modification time in nanoseconds."""
 
 _Key: TypeAlias = bytes
 
-_LONGEST_LINE = 1 << 20
+_MAX_LINE_BYTES = 1 << 20
 
 
 class JournalError(Exception):
-    """The file cannot be continued; it is left as it is."""
+    """The file cannot be continued; it is not changed."""
 
 
 class Journal:
-    """Finished rows, on disk. In memory there is one short key per row."""
+    """Finished rows on disk; one short key per row is in memory."""
 
     def __init__(self, path: str, card: ModelCard, *, maps: bool = False) -> None:
-        """Open or make the file, for this process alone.
+        """Open or create the file, and lock it.
 
-        A last line that was cut off is removed: its image counts as not done.
+        An incomplete last line is removed: its image counts as not finished.
 
         Args:
             path: the JSONL file.
-            card: the model whose scores it holds.
-            maps: whether a row counts as done only if it holds its patch maps.
+            card: the model that gives the scores.
+            maps: whether a row counts as finished only if it has its patch maps.
 
         Raises:
-            JournalError: another run uses the file, it is not such a file, or it holds scores of
-                another model.
+            JournalError: another run uses the file, it is another kind of file, or it has scores
+                of another model.
             OSError: it cannot be read or written.
         """
         self._path = path
@@ -61,7 +58,7 @@ class Journal:
             raise
 
     def find(self, image: str) -> Row | None:
-        """The finished row of an image whose file did not change since."""
+        """Return the finished row of an image, or None if there is none or the file changed."""
         now = stamp(image)
         offset = None if now is None else self._offsets.get(_key(image, now))
         if offset is None:
@@ -71,7 +68,7 @@ class Journal:
             return Row.from_dict(json.loads(file.readline()))
 
     def add(self, row: Row, stamp: Stamp) -> None:
-        """Write a scored row with the stamp its file had before it was read.
+        """Write a scored row with the stamp that its file had before it was read.
 
         Raises:
             OSError: the line cannot be written.
@@ -90,7 +87,7 @@ class Journal:
             line = line[self._file.write(line) :]
 
     def close(self) -> None:
-        """Put everything on the disk and let other runs have the file."""
+        """Flush the file to disk and unlock it."""
         if not self._file.closed:
             os.fsync(self._file.fileno())
             self._file.close()
@@ -98,12 +95,7 @@ class Journal:
     def __enter__(self) -> "Journal":
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _lock(self) -> None:
@@ -121,14 +113,14 @@ class Journal:
     def _load(self, maps: bool) -> None:
         if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
             raise JournalError(
-                f"{self._path} is no regular file. Give the name of one, or a new name."
+                f"{self._path} is not a regular file. Give a regular file, or a new name."
             )
         offset = 0
         with open(self._path, "rb") as file:
             for number in itertools.count(1):
-                line = file.readline(_LONGEST_LINE)
-                if len(line) == _LONGEST_LINE:
-                    raise self._strange(number, f"it has more than {_LONGEST_LINE} bytes")
+                line = file.readline(_MAX_LINE_BYTES)
+                if len(line) == _MAX_LINE_BYTES:
+                    raise self._malformed(number, f"it has more than {_MAX_LINE_BYTES} bytes")
                 if not line.endswith(b"\n"):
                     break
                 self._read(number, line, offset, maps)
@@ -142,25 +134,25 @@ class Journal:
             when = (int(record["size"]), int(record["modified_ns"]))
             model, checksum = row.model, str(record["checkpoint_sha256"])
         except (KeyError, TypeError, ValueError) as error:
-            raise self._strange(number, _reason(error)) from error
+            raise self._malformed(number, _reason(error)) from error
         if (model, checksum) != (self._card.name, self._card.checkpoint_sha256):
             raise JournalError(
-                f"{self._path} holds scores of the model {model} (checksum {checksum[:12]}), but "
+                f"{self._path} has scores of the model {model} (checksum {checksum[:12]}), but "
                 f"the server has {self._card.name} ({self._card.checkpoint_sha256[:12]}). Scores "
-                "of two models cannot be compared: serve the former model, or give another file."
+                "of two models cannot be compared: serve the first model, or give another file."
             )
         if not maps or row.patches:
             self._offsets[_key(row.image, when)] = offset
 
-    def _strange(self, number: int, reason: str) -> JournalError:
+    def _malformed(self, number: int, reason: str) -> JournalError:
         return JournalError(
             f"Line {number} of {self._path} is not a finished score ({reason}). "
-            "Expected a file that --resume wrote; give another name."
+            "Expected a file written by --resume; give another name."
         )
 
 
 def stamp(image: str) -> Stamp | None:
-    """Size and time of a file; None if it cannot be asked."""
+    """Return the stamp of a file, or None if the file is not accessible."""
     try:
         status = os.stat(image)
     except (OSError, ValueError):  # ValueError: a null character in the path
@@ -169,7 +161,7 @@ def stamp(image: str) -> Stamp | None:
 
 
 def _key(image: str, stamp: Stamp) -> _Key:
-    """A digest, so that a million finished images fit in memory."""
+    """Compute a digest, so that a million finished images fit in memory."""
     text = f"{os.path.abspath(image)}\0{stamp[0]}\0{stamp[1]}"
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 

@@ -1,8 +1,8 @@
-"""The report: one HTML page that holds everything, thumbnails and maps included.
+"""The report: one HTML page that contains everything, including thumbnails and maps.
 
-It loads nothing: its content security policy forbids that. The page's own parts lie in
-`report_assets`. While scores come in, pictures go to a temporary file, so that memory holds only a
-few numbers per image.
+It loads nothing: its content security policy forbids it. The parts of the page are in
+`report_assets`. While scores arrive, pictures are written to a temporary file, so that only a few
+numbers per image are in memory.
 """
 
 import base64
@@ -18,11 +18,9 @@ from typing import IO, Any
 import numpy as np
 
 from ma_agiqa_client.card import ModelCard
-from ma_agiqa_client.cli._maps import COLORS, LEGEND, open_image
-from ma_agiqa_client.cli._output import meaning
-from ma_agiqa_client.cli._rows import Patches, Row
-
-__all__ = ["Report", "thumbnail_side"]
+from ma_agiqa_client.cli.maps import COLORS, LEGEND, open_image
+from ma_agiqa_client.cli.output import meaning
+from ma_agiqa_client.cli.rows import Patches, Row
 
 _BLOCK = 40
 _QUALITY = 75
@@ -31,7 +29,7 @@ _SMALLEST_SIDE = 160
 
 
 class Report:
-    """Takes rows one after the other and writes the page at the end."""
+    """Takes rows one after the other, and writes the page at the end."""
 
     def __init__(self, path: str, card: ModelCard, *, title: str, expected: int) -> None:
         """Prepare; nothing is written to `path` before `finish`.
@@ -40,7 +38,7 @@ class Report:
             path: the HTML file, replaced if it exists.
             card: the model that gave the scores.
             title: headline of the page.
-            expected: about how many images will come; the more, the smaller the thumbnails.
+            expected: approximate number of images; the more, the smaller the thumbnails.
         """
         self._path = path
         self._card = card
@@ -52,7 +50,7 @@ class Report:
         self._spool: IO[str] = tempfile.TemporaryFile("w+", encoding="ascii")  # noqa: SIM115
 
     def add(self, row: Row) -> None:
-        """Take a row; read its image for the thumbnail.
+        """Take a row, and read its image for the thumbnail.
 
         Raises:
             OSError: the temporary file cannot be written.
@@ -113,20 +111,20 @@ _SHOWN = ("image", "group", "mos", "normalized", "percentile", "gate")
 
 
 def thumbnail_side(images: int) -> int:
-    """Longest side of a thumbnail in pixels: the more images, the smaller, to keep the page small.
+    """Return the longest side of a thumbnail in pixels: the more images, the smaller.
 
-    Up to some 4,000 images that is about 20 MB; beyond, the page grows by each image.
+    Up to about 4,000 images the page has about 20 MB; beyond that, it grows with each image.
     """
     return next((side for most, side in _SIDES if images <= most), _SMALLEST_SIDE)
 
 
 def _picture(row: Row, side: int) -> dict[str, Any]:
-    """Thumbnail (a data URI, None if Pillow cannot decode the image), its size, and the map."""
+    """Return thumbnail (a data URI; None if Pillow cannot decode the image), size and map."""
     picture: dict[str, Any] = {"thumbnail": None, "size": [1, 1], "map": None}
     try:
         image = open_image(row.image, side)
     except (OSError, SyntaxError, ValueError):
-        pass  # the score is there all the same; the page says that there is no preview
+        pass  # there is still a score; the page says that there is no preview
     else:
         buffer = io.BytesIO()
         image.save(buffer, "WEBP", quality=_QUALITY, method=2)
@@ -138,7 +136,7 @@ def _picture(row: Row, side: int) -> dict[str, Any]:
 
 
 def _map(patches: Patches) -> dict[str, Any]:
-    """The map as bytes 0-255 between its least and its greatest value."""
+    """Return the map as bytes 0-255 between its minimum and its maximum."""
     quality = patches.quality
     low, high = float(quality.min()), float(quality.max())
     span = high - low
@@ -148,6 +146,6 @@ def _map(patches: Patches) -> dict[str, Any]:
 
 
 def _json_script(name: str, data: Any) -> str:
-    """A script element that only holds data; `<` is escaped, so no text can end it early."""
+    """Return a script element with data only; `<` is escaped, so no text can end it early."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return f'<script type="application/json" id="{name}">{text}</script>\n'

@@ -1,4 +1,4 @@
-"""Which scored images are shown: the best ones, the good ones, the best of each group."""
+"""Selection of the images to show: the best, the good, or the best of each group."""
 
 import heapq
 import itertools
@@ -7,20 +7,19 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from ma_agiqa_client.cli._rows import Row
-
-__all__ = ["Grouping", "Selection", "parse_grouping"]
+from ma_agiqa_client.cli.rows import Row
 
 Grouping = Callable[[str], str | None]
-"""Gives the group of a path, or None if it is in none."""
+"""Returns the group of a path, or None if it is in no group."""
 
 PARENT = "parent"
 
 
 def parse_grouping(text: str) -> Grouping:
-    """Read `parent` (images of one folder) or a regular expression searched in the path.
+    """Read `parent` (images of one folder), or a regular expression to search in the path.
 
-    The groups of the expression, joined by `/`, name the group; without groups, the whole match.
+    The groups of the expression, joined by `/`, are the name of the group; if it has no groups, the
+    whole match is.
 
     Raises:
         ValueError: it is not a regular expression.
@@ -45,7 +44,7 @@ def parse_grouping(text: str) -> Grouping:
 
 @dataclass(frozen=True)
 class _Best:
-    """The best `size` rows seen so far; of equal ones the first."""
+    """The best `size` rows so far; of equal rows, the first ones."""
 
     size: int
     heap: "list[tuple[float, int, Row]]"
@@ -64,7 +63,7 @@ class _Best:
 class Selection:
     """Decides row by row, and keeps no more rows than it will show.
 
-    Without any rule every row passes, failed ones too. With a rule failed rows do not pass.
+    Without any rule, every row passes, including failures. With a rule, failures do not pass.
     """
 
     def __init__(
@@ -77,10 +76,10 @@ class Selection:
         """Set the rules.
 
         Args:
-            top: how many of the best to show, of each group if there are groups; without it 1 of
-                each group, or all if there are no groups.
-            min_mos: least MOS to show.
-            grouping: what makes a group; images without a group are left out.
+            top: how many of the best to show, in total or per group; by default one per group, or
+                all if there are no groups.
+            min_mos: minimum MOS.
+            grouping: how to find the group of a path; images without a group are left out.
         """
         self._top = 1 if top is None and grouping else top
         self._min_mos = min_mos
@@ -96,11 +95,11 @@ class Selection:
 
     @property
     def ranks(self) -> bool:
-        """Whether rows come at the end, in order of rank, instead of at once."""
+        """Whether rows are returned at the end, in order of rank, instead of at once."""
         return self._top is not None
 
     def take(self, row: Row) -> Iterator[Row]:
-        """Give the row on, if it can be shown at once."""
+        """Yield the row if it can be shown at once."""
         if not self.chooses:
             yield row
             return
@@ -119,6 +118,6 @@ class Selection:
         )
 
     def rest(self) -> Iterator[Row]:
-        """The rows kept for the end: best first, groups in the order they appeared."""
+        """Yield the rows kept for the end: best first, groups in the order they appeared."""
         for best in self._best.values():
             yield from best.rows()

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import click
 
-from ma_agiqa_client._programs.console import Voice
+from ma_agiqa_client._programs.console import Console
 from ma_agiqa_client._programs.server_options import (
     HELP_OPTIONS,
     ServerOptions,
@@ -18,9 +18,6 @@ from ma_agiqa_client._programs.server_options import (
 from ma_agiqa_client._programs.serving import connect
 from ma_agiqa_client.errors import ClientError
 from ma_agiqa_client.rewards._batch import check_fallback
-from ma_agiqa_client.rewards._server import RewardServer
-
-__all__ = ["main"]
 
 EXIT_NO_SERVER = 3
 EXIT_PORT = 4
@@ -38,13 +35,13 @@ Then, from a shell:
   echo "{\\"images\\": [\\"$(base64 -w0 cat.png)\\"]}" | curl -d @- localhost:18086
 
 \b
-18086 is the port at which flow_grpo looks for its "deqa" reward. For verl-omni
+18086 is the port at which flow_grpo looks for its "deqa" reward. For verl-omni,
 give http_scorer_client the server_url http://localhost:18086.
 
 \b
 Exit status:
   0  stopped by Ctrl-C or SIGTERM
-  2  wrong usage
+  2  wrong usage, or FastAPI or uvicorn is not installed
   3  no server that can score
   4  the port cannot be listened on
 """
@@ -58,13 +55,13 @@ Exit status:
     type=click.IntRange(0, 65535),
     default=18086,
     show_default=True,
-    help="Port of it; 0 takes a free one.",
+    help="Port to listen on; 0 takes a free one.",
 )
 @click.option(
     "--fallback",
     metavar="X",
     type=float,
-    help="Reward of an image that cannot be scored, or while no server answers. Without it, the "
+    help="Reward of an image that cannot be scored, or if no server answers. Without it, the "
     "trainer gets an error.",
 )
 @timeout_option
@@ -74,7 +71,7 @@ Exit status:
     type=click.IntRange(min=1),
     default=256,
     show_default=True,
-    help="Largest request.",
+    help="Maximum size of a request.",
 )
 def main(
     host: str,
@@ -84,30 +81,37 @@ def main(
     max_body_mib: int,
     **values: object,
 ) -> None:
-    """Answer trainers that ask a reward server: JSON, or pickles of plain values."""
+    """Answer trainers that ask a reward server, in JSON or in pickles of plain values."""
+    try:
+        from ma_agiqa_client.rewards._server import RewardServer
+    except ModuleNotFoundError as error:
+        raise click.UsageError(
+            f"The reward server needs {error.name}. Run in a clone of the repository: "
+            "pip install './client[rewards]'"
+        ) from error
     server = ServerOptions.take_from(values)
-    voice = Voice()
+    console = Console()
     try:
         check_fallback(fallback)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    warn_if_open(host, voice.say)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also ends an embedded server
+    warn_if_open(host, console.print)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also stops an embedded server
     try:
         with (
             suppress(KeyboardInterrupt),
-            connect(server, timeout_s=timeout, say=voice.say) as (scorer, card),
-            RewardServer(
-                host, port, scorer, fallback=fallback, max_body_bytes=max_body_mib * _MIB
-            ) as rewards,
+            connect(server, timeout_s=timeout, notify=console.print) as (scorer, card),
         ):
-            voice.say(f"Rewards of {card.name} at {rewards.address}")
-            rewards.serve_forever()
+            rewards = RewardServer(
+                host, port, scorer, fallback=fallback, max_body_bytes=max_body_mib * _MIB
+            )
+            console.print(f"Rewards of {card.name} at {rewards.address}")
+            rewards.run()
     except ClientError as error:
-        voice.say(str(error))
+        console.print(str(error))
         sys.exit(EXIT_NO_SERVER)
     except OSError as error:
-        voice.say(f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port.")
+        console.print(f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port.")
         sys.exit(EXIT_PORT)
 
 

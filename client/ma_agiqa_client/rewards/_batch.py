@@ -1,4 +1,4 @@
-"""Scores to rewards, and what is done where there is no score."""
+"""Scores to rewards, and fallback rewards for images without a score."""
 
 import logging
 import math
@@ -15,21 +15,11 @@ from ma_agiqa_client.errors import (
     ServerError,
     ServerUnavailableError,
 )
-from ma_agiqa_client.score import Score
+from ma_agiqa_client.score import Failure, Score
 from ma_agiqa_client.scorer import Scorer
 
-__all__ = [
-    "TIMEOUT_S",
-    "Rewards",
-    "check_fallback",
-    "check_pixels",
-    "default_urls",
-    "may_fall_back",
-    "reward_batch",
-]
-
 TIMEOUT_S = 300.0
-"""Seconds an image may take where nothing else is said: a batch of a trainer may queue for long."""
+"""Default seconds that an image may take: a trainer's batch may wait long in the server's queue."""
 
 _FALLS_BACK = (InvalidImageError, ServerUnavailableError, DeadlineExceededError, ServerError)
 
@@ -42,7 +32,7 @@ class Rewards:
 
     Attributes:
         scores: normalized scores in 0-1, or the fallback.
-        mos: predicted mean opinion scores; None where there is none.
+        mos: predicted mean opinion scores; None for images without a score.
         model: name of the model that answered; None if none did.
     """
 
@@ -52,7 +42,7 @@ class Rewards:
 
     @property
     def failed(self) -> tuple[int, ...]:
-        """Places, from 0, of the images that got the fallback."""
+        """Indices, from 0, of the images that got the fallback."""
         return tuple(index for index, mos in enumerate(self.mos) if mos is None)
 
 
@@ -63,41 +53,41 @@ def reward_batch(
     fallback: float | None = None,
     max_in_flight: int = 64,
 ) -> Rewards:
-    """Score several images, each in a request of its own.
+    """Score several images, each in its own request.
 
     Args:
         scorer: the connection.
         images: as `Scorer.score_many` takes them: a list, or one array of 4 dimensions.
-        fallback: reward of an image that cannot be scored; None makes that an error.
-        max_in_flight: images under way at once.
+        fallback: reward of an image that cannot be scored; None raises an error instead.
+        max_in_flight: maximum number of images in flight.
 
     Raises:
         ClientError: an image has no score and there is no fallback for it; of the same class as
-            the error of that image. The remaining images are given up.
-        ValueError: an array that does not hold pixels.
+            the error of that image. The remaining images are cancelled.
+        ValueError: an array does not contain pixels.
         TypeError: `images` is one image.
     """
     check_pixels(images)
-    scores = list[Score]()
+    outcomes = list[Score | Failure]()
     rewards = list[float]()
-    for score in scorer.score_many(images, max_in_flight=max_in_flight):
-        scores.append(score)
-        rewards.append(_reward(score, fallback))
-    _warn(scores, fallback)
+    for outcome in scorer.score_many(images, max_in_flight=max_in_flight):
+        outcomes.append(outcome)
+        rewards.append(_reward(outcome, fallback))
+    _warn(outcomes, fallback)
     return Rewards(
         scores=tuple(rewards),
-        mos=tuple(score.mos for score in scores),
-        model=next((score.model for score in scores if score.model), None),
+        mos=tuple(None if outcome.error else outcome.mos for outcome in outcomes),
+        model=next((outcome.model for outcome in outcomes if outcome.model), None),
     )
 
 
 def may_fall_back(error: ClientError, fallback: float | None) -> bool:
-    """Whether there is a fallback, and it stands for this error."""
+    """Return whether there is a fallback, and it may be used for this error."""
     return fallback is not None and isinstance(error, _FALLS_BACK)
 
 
 def check_fallback(fallback: float | None) -> float | None:
-    """Check a reward for images that cannot be scored.
+    """Check the reward for images that cannot be scored.
 
     Raises:
         ValueError: it is not a finite number.
@@ -108,12 +98,12 @@ def check_fallback(fallback: float | None) -> float | None:
 
 
 def check_pixels(images: Any) -> None:
-    """Check that an array or a batch has 1 or 3 channels, first or last; other things pass.
+    """Check that an array or a batch has 1 or 3 channels, first or last; ignore other objects.
 
-    Latents in the place of pixels are a mistake of the set-up, which no fallback should hide.
+    Latents instead of pixels are a mistake in the trainer's setup, which no fallback should hide.
 
     Raises:
-        ValueError: neither place has.
+        ValueError: neither axis has 1 or 3 channels.
     """
     if not is_array(images) or len(images.shape) < 3:
         return
@@ -125,28 +115,28 @@ def check_pixels(images: Any) -> None:
 
 
 def default_urls() -> tuple[str, ...]:
-    """The servers that the environment variable MA_AGIQA_URL names, or localhost:8001."""
+    """Return the addresses in the environment variable MA_AGIQA_URL, or localhost:8001."""
     return tuple(os.environ.get("MA_AGIQA_URL", "").split()) or ("localhost:8001",)
 
 
-def _reward(score: Score, fallback: float | None) -> float:
-    if score.normalized is not None:
-        return score.normalized
-    cause = score.error or ServerError("The server gave neither a score nor an error.")
+def _reward(outcome: Score | Failure, fallback: float | None) -> float:
+    if not outcome.error:
+        return outcome.normalized
+    cause = outcome.error
     if fallback is not None and may_fall_back(cause, fallback):
         return fallback
-    error = type(cause)(f"Image {score.index} of the batch has no reward. {cause}")
+    error = type(cause)(f"Image {outcome.index} of the batch has no reward. {cause}")
     error.request_id = cause.request_id
     raise error from cause
 
 
-def _warn(scores: list[Score], fallback: float | None) -> None:
-    errors = [score.error for score in scores if score.error]
+def _warn(outcomes: list[Score | Failure], fallback: float | None) -> None:
+    errors = [outcome.error for outcome in outcomes if outcome.error]
     if errors:
         logger.warning(
-            "%d of %d images get the fallback reward %s. The first says: %s",
+            "%d of %d images get the fallback reward %s. The first error is: %s",
             len(errors),
-            len(scores),
+            len(outcomes),
             fallback,
             errors[0],
         )

@@ -1,4 +1,4 @@
-"""Reward functions for trainers that call `fn(images, prompts, metadata)` on threads of theirs."""
+"""Reward functions for trainers that call `fn(images, prompts, metadata)`, on any thread."""
 
 from collections.abc import Callable
 from functools import cache
@@ -16,8 +16,6 @@ from ma_agiqa_client.rewards._batch import (
 )
 from ma_agiqa_client.scorer import Scorer
 
-__all__ = ["ddpo_trainer_reward", "ma_agiqa_score"]
-
 Info: TypeAlias = dict[str, npt.NDArray[Any]]
 RewardFunction: TypeAlias = Callable[[Any, Any, Any], tuple[Any, Info]]
 
@@ -27,26 +25,27 @@ def ma_agiqa_score(
 ) -> RewardFunction:
     """Make the reward function of ddpo-pytorch and flow_grpo.
 
-    It may be called from several threads, as both do. Its arguments are
+    It may be called from several threads, as both trainers do. Its arguments are
 
     - images: (n, 3, height, width) floating point in 0-1 or uint8, such as a torch tensor on any
       device; (n, height, width, 3) uint8 or floating point; or a list of images that `Scorer`
-      takes, such as Pillow's.
-    - prompts, metadata: not looked at.
+      takes, such as Pillow images.
+    - prompts, metadata: ignored.
 
     It returns the scores, float32 (n,) in 0-1, higher is better, and a dictionary with `mos`,
-    float32 (n,), NaN where there is none, and `failed`, bool (n,), true where the score is the
-    fallback.
+    float32 (n,), NaN for images without a score, and `failed`, bool (n,), true for images that got
+    the fallback.
 
     Args:
-        device: not looked at, for the server computes. flow_grpo passes it to whatever has an
-            argument of this name.
-        scorer: the connection; by default to the servers in MA_AGIQA_URL, or localhost:8001,
-            shared by all reward functions of this process, with 300 s for each image.
-        fallback: score of an image that cannot be scored; None makes that an error.
+        device: ignored, because the server computes. flow_grpo passes it to every function that has
+            an argument of this name.
+        scorer: the connection. By default to the servers in MA_AGIQA_URL, or localhost:8001, with
+            300 s for each image; all reward functions of this process share it.
+        fallback: reward of an image that cannot be scored; None raises an error instead.
 
     Raises:
-        ValueError: `fallback` is not finite, or MA_AGIQA_URL holds no addresses.
+        ValueError: `fallback` is not finite, or MA_AGIQA_URL contains something else than
+            addresses.
     """
     reward = _rewarder(scorer, fallback)
 
@@ -60,11 +59,11 @@ def ma_agiqa_score(
 def ddpo_trainer_reward(
     *, scorer: Scorer | None = None, fallback: float | None = None
 ) -> RewardFunction:
-    """Make the reward function of the DDPOTrainer that earlier versions of TRL had.
+    """Make the reward function of the DDPOTrainer in earlier versions of TRL.
 
-    As `ma_agiqa_score`, but the scores are a torch tensor, float32 (n,), on the CPU. Loads torch
+    As `ma_agiqa_score`, but the scores are a torch tensor, float32 (n,), on the CPU. Imports torch
     when it is called. The trainer's `async_reward_computation` has to be off, as it is by default:
-    it waits for `.result()` of the scores, which no ordinary reward function has.
+    it calls `.result()` on the scores, which ordinary reward functions do not support.
 
     Args:
         scorer: as in `ma_agiqa_score`.
@@ -76,7 +75,7 @@ def ddpo_trainer_reward(
     reward = _rewarder(scorer, fallback)
 
     def score(images: Any, prompts: Any, metadata: Any) -> tuple[Any, Info]:
-        import torch  # only who trains with TRL has it
+        import torch  # installed wherever TRL is
 
         rewards = reward(images)
         return torch.tensor(rewards.scores, dtype=torch.float32), _info(rewards)
@@ -92,7 +91,7 @@ def _rewarder(scorer: Scorer | None, fallback: float | None) -> Callable[[Any], 
 
 @cache
 def _shared_scorer(urls: tuple[str, ...]) -> Scorer:
-    """One connection for all reward functions; it lives as long as the process."""
+    """Make the connection that all reward functions share; it is kept until the process ends."""
     return Scorer(urls, timeout_s=TIMEOUT_S)
 
 

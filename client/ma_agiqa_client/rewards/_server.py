@@ -1,17 +1,27 @@
-"""An HTTP server that trainers ask for rewards; it passes the images on to a served MA-AGIQA.
+"""An HTTP server that trainers ask for rewards; it sends the images to a served MA-AGIQA.
 
-`POST /` or `/score` gives rewards, `GET /health` says whether there is a server that can score.
-One thread a connection; no more requests than `max_requests` are in memory at once, others wait.
+`POST /` or `/score` returns rewards, `GET /health` whether images can be scored. It needs the extra
+`rewards`: FastAPI for the routes, uvicorn for the connections.
+
+A web page in a browser on this machine must not use it. So requests with an `Origin` header, which
+every browser adds to a post, are refused; and if the server listens on loopback, so are requests
+for other host names, which would come from a page that had its own name resolved to 127.0.0.1.
 """
 
+import asyncio
 import logging
+import re
 import socket
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import BoundedSemaphore
 from typing import Any
 
+import uvicorn
+from fastapi import Depends, FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from ma_agiqa_client._programs.server_options import LOOPBACK_HOSTS
 from ma_agiqa_client.errors import (
     ClientError,
     DeadlineExceededError,
@@ -20,7 +30,7 @@ from ma_agiqa_client.errors import (
     ServerUnavailableError,
 )
 from ma_agiqa_client.rewards._batch import check_fallback, reward_batch
-from ma_agiqa_client.rewards._wire import (
+from ma_agiqa_client.rewards._messages import (
     MalformedRequestError,
     is_pickle,
     read_images,
@@ -29,15 +39,14 @@ from ma_agiqa_client.rewards._wire import (
 )
 from ma_agiqa_client.scorer import Scorer
 
-__all__ = ["RewardServer"]
-
-_IDLE_TIMEOUT_S = 600.0
+_KEEP_ALIVE_S = 600
+_SHUTDOWN_S = 3
 _HEALTH_TIMEOUT_S = 5.0
-_MOST_DISCARDED = 2**31
-_CHUNK = 2**16
-_IN_FLIGHT = 32  # of one request
+_BACKLOG = 256  # trainers send a whole batch at once, each image by itself
+_IN_FLIGHT = 32  # per request
 
-_STATUSES: tuple[tuple[type[ClientError], HTTPStatus], ...] = (
+_STATUSES: tuple[tuple[type[Exception], HTTPStatus], ...] = (
+    (MalformedRequestError, HTTPStatus.BAD_REQUEST),
     (InvalidImageError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (ServerUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
     (RequestCancelledError, HTTPStatus.SERVICE_UNAVAILABLE),
@@ -48,12 +57,8 @@ _STATUSES: tuple[tuple[type[ClientError], HTTPStatus], ...] = (
 logger = logging.getLogger(__name__)
 
 
-class RewardServer(ThreadingHTTPServer):
-    """Serves rewards until `shutdown`. Use `serve_forever` and, at the end, `server_close`."""
-
-    daemon_threads = True
-    allow_reuse_port = False
-    request_queue_size = 256  # trainers send a whole batch at once, each image by itself
+class RewardServer:
+    """Listens from its creation on, and answers while `run` runs."""
 
     def __init__(
         self,
@@ -64,158 +69,174 @@ class RewardServer(ThreadingHTTPServer):
         fallback: float | None = None,
         max_body_bytes: int = 256 * 2**20,
         max_requests: int = 64,
+        body_timeout_s: float = 120.0,
     ) -> None:
         """Listen.
 
         Args:
             host: address to listen on.
-            port: its port; 0 takes a free one, which `address` tells.
-            scorer: the connection; whoever made it closes it.
+            port: port to listen on; 0 takes a free one, see `address`.
+            scorer: the connection; it is not closed by this server.
             fallback: reward of an image that cannot be scored; None answers with an error.
-            max_body_bytes: most bytes of a request; larger ones are refused unread.
-            max_requests: requests worked on at once.
+            max_body_bytes: maximum size of a request; larger ones are refused.
+            max_requests: maximum number of requests that are scored at the same time.
+            body_timeout_s: seconds until the body of a request must have arrived.
 
         Raises:
             OSError: the address cannot be listened on.
             ValueError: `fallback` is not finite.
         """
-        self.scorer = scorer
-        self.fallback = check_fallback(fallback)
-        self.max_body_bytes = max_body_bytes
-        self.room = BoundedSemaphore(max_requests)
-        if ":" in host:
-            self.address_family = socket.AF_INET6
-        super().__init__((host, port), _Handler)
+        self._scorer = scorer
+        self._fallback = check_fallback(fallback)
+        self._max_body_bytes = max_body_bytes
+        self._body_timeout_s = body_timeout_s
+        self._names = LOOPBACK_HOSTS if host in LOOPBACK_HOSTS else None
+        self._workers = ThreadPoolExecutor(max_requests, thread_name_prefix="reward")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        config = uvicorn.Config(
+            self._app(),
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=_SHUTDOWN_S,
+        )
+        self._server = uvicorn.Server(config)
 
     @property
     def address(self) -> str:
-        """Where it listens, as the address of a web page."""
-        host, port = self.server_address[:2]
-        name = str(host)
-        return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+        """The URL of the server, such as `http://127.0.0.1:18086`."""
+        host, port = self._socket.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Keep the log free of trainers that hang up."""
-        gone = isinstance(sys.exc_info()[1], ConnectionError)
-        logger.log(
-            logging.DEBUG if gone else logging.ERROR, "%s hung up.", client_address, exc_info=True
-        )
+    def run(self) -> None:
+        """Answer until `stop` is called, or until Ctrl-C or SIGTERM in the main thread.
 
-
-class _RefusedError(Exception):
-    """A request that is answered with a status and a sentence."""
-
-    def __init__(self, status: HTTPStatus, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: RewardServer
-    protocol_version = "HTTP/1.1"  # connections are kept
-    server_version = "ma-agiqa-rewards"
-    sys_version = ""
-    timeout = _IDLE_TIMEOUT_S
-
-    def do_GET(self) -> None:
-        if self.path != "/health":
-            self._answer(HTTPStatus.NOT_FOUND, _error(f"There is no {self.path}. GET /health."))
-        elif self.server.scorer.health(timeout_s=_HEALTH_TIMEOUT_S):
-            self._answer(HTTPStatus.OK, {"status": "ready"})
-        else:
-            sentence = "The server that scores is not ready. Check that it runs."
-            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, _error(sentence))
-
-    def do_POST(self) -> None:
-        pickled = False
+        Requests in flight have 3 s to finish. Afterwards the signal is raised again.
+        """
         try:
-            with self.server.room:
-                body = self._body()
-                pickled = is_pickle(body)
-                status, fields = HTTPStatus.OK, self._rewards(body)
-        except _RefusedError as error:
-            status, fields = error.status, _error(str(error))
-        except (ConnectionError, TimeoutError):  # of the trainer's connection: nobody to answer
-            raise
-        except Exception:
-            logger.exception("A request failed.")
-            status = HTTPStatus.INTERNAL_SERVER_ERROR
-            fields = _error("The reward server failed. Its log says why.")
-        self._answer(status, fields, pickled=pickled)
+            self._server.run([self._socket])
+        finally:
+            self._workers.shutdown(wait=False, cancel_futures=True)
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """One line a request is too much for a trainer's thousands."""
-        logger.debug(format, *args)
+    def stop(self) -> None:
+        """Have `run` return."""
+        self._server.should_exit = True
+
+    def _app(self) -> FastAPI:
+        handlers: dict[Any, Any] = {
+            HTTPException: _on_refusal,
+            ClientDisconnect: _on_disconnect,
+            Exception: _on_error,
+            **{kind: _on_error for kind, _ in _STATUSES},
+        }
+        app = FastAPI(
+            openapi_url=None,
+            dependencies=[Depends(self._check_caller)],
+            exception_handlers=handlers,
+        )
+        app.get("/health")(self._health)
+        app.post("/")(self._score)
+        app.post("/score")(self._score)
+        return app
+
+    async def _check_caller(self, request: Request) -> None:
+        """Refuse requests that a web page may have sent."""
+        if "origin" in request.headers:
+            raise HTTPException(403, "Requests from web pages, with an Origin header, are refused.")
+        name = _host_name(request.headers.get("host", ""))
+        if self._names and name not in self._names:
+            raise HTTPException(
+                403,
+                f"The Host header names {name!r}; expected {', '.join(self._names)}. "
+                "Use one of these in the URL, or listen on another --host.",
+            )
+
+    async def _health(self, request: Request) -> Response:
+        if not await asyncio.to_thread(self._scorer.health, timeout_s=_HEALTH_TIMEOUT_S):
+            raise HTTPException(503, "The server that scores is not ready. Check that it runs.")
+        return _reply(request, HTTPStatus.OK, {"status": "ready"})
+
+    async def _score(self, request: Request) -> Response:
+        try:
+            body = await self._body(request)
+            request.state.pickled = is_pickle(body)
+            loop = asyncio.get_running_loop()
+            fields = await loop.run_in_executor(self._workers, self._rewards, body)
+            return _reply(request, HTTPStatus.OK, fields)
+        except asyncio.CancelledError as error:
+            raise HTTPException(503, "The reward server has stopped.") from error
 
     def _rewards(self, body: bytes) -> dict[str, Any]:
-        server = self.server
+        images = read_images(body)
+        return reply_fields(
+            reward_batch(self._scorer, images, fallback=self._fallback, max_in_flight=_IN_FLIGHT)
+        )
+
+    async def _body(self, request: Request) -> bytes:
+        length = request.headers.get("content-length")  # uvicorn refuses what is not a number
+        if length is None or "transfer-encoding" in request.headers:
+            raise HTTPException(
+                411, "The request has no Content-Length header; expected the number of bytes."
+            )
+        if int(length) > self._max_body_bytes:
+            raise HTTPException(
+                413,
+                f"The request has {int(length):,} bytes; expected at most "
+                f"{self._max_body_bytes:,}. Send fewer images at once.",
+            )
         try:
-            rewards = reward_batch(
-                server.scorer,
-                read_images(body),
-                fallback=server.fallback,
-                max_in_flight=_IN_FLIGHT,
-            )
-        except MalformedRequestError as error:
-            raise _RefusedError(HTTPStatus.BAD_REQUEST, str(error)) from error
-        except ClientError as error:
-            status = next(status for kind, status in _STATUSES if isinstance(error, kind))
-            raise _RefusedError(status, str(error)) from error
-        return reply_fields(rewards)
-
-    def _body(self) -> bytes:
-        """Read the request's body; what is refused is discarded, so that the answer arrives."""
-        length = self._length()
-        reason = self._reason_to_refuse(length)
-        if reason:
-            self._discard(length)
-            raise reason
-        body = self.rfile.read(length)
-        if len(body) < length:
-            raise ConnectionResetError(f"{len(body)} of {length} bytes arrived")
-        return body
-
-    def _length(self) -> int:
-        length = self.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdigit()):
-            self.close_connection = True
-            raise _RefusedError(
-                HTTPStatus.LENGTH_REQUIRED,
-                f"The header Content-Length is {length!r}; expected the number of bytes.",
-            )
-        return int(length)
-
-    def _reason_to_refuse(self, length: int) -> _RefusedError | None:
-        if self.path not in ("/", "/score"):
-            sentence = f"There is no {self.path}. POST images to / or /score."
-            return _RefusedError(HTTPStatus.NOT_FOUND, sentence)
-        if length > self.server.max_body_bytes:
-            return _RefusedError(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"The request has {length:,} bytes; expected at most "
-                f"{self.server.max_body_bytes:,}. Send fewer images at once.",
-            )
-        return None
-
-    def _discard(self, length: int) -> None:
-        self.close_connection = True
-        left = min(length, _MOST_DISCARDED)
-        while left > 0:
-            read = len(self.rfile.read(min(left, _CHUNK)))
-            left = left - read if read else 0
-
-    def _answer(self, status: HTTPStatus, fields: dict[str, Any], *, pickled: bool = False) -> None:
-        if status is not HTTPStatus.OK:
-            logger.warning("%s: %s", status.value, fields["error"])
-        content_type, body = write_reply(fields, pickled=pickled)
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(body)
+            return await asyncio.wait_for(request.body(), self._body_timeout_s)
+        except asyncio.TimeoutError as error:
+            raise HTTPException(
+                408,
+                f"The {int(length):,} bytes of the request did not arrive within "
+                f"{self._body_timeout_s:g} s. Send fewer images at once.",
+                {"Connection": "close"},
+            ) from error
 
 
-def _error(sentence: str) -> dict[str, Any]:
-    return {"error": sentence}
+async def _on_refusal(request: Request, error: HTTPException) -> Response:
+    """Answer a request that is not scored, or that has no route (404, 405)."""
+    sentence = error.detail
+    if error.status_code in (404, 405):
+        path = request.url.path
+        sentence = f"There is no {request.method} {path}. POST images to / or GET /health."
+    reply = _error(request, error.status_code, sentence)
+    reply.headers.update(error.headers or {})
+    return reply
+
+
+async def _on_disconnect(request: Request, error: ClientDisconnect) -> Response:
+    return Response()  # no one reads it
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    """Answer a request whose images have no rewards; uvicorn logs unexpected errors."""
+    for kind, status in _STATUSES:
+        if isinstance(error, kind):
+            return _error(request, status, str(error))
+    return _error(request, 500, "The reward server failed. See its log for the reason.")
+
+
+def _error(request: Request, status: int, sentence: str) -> Response:
+    logger.warning("%d: %s", status, sentence)
+    return _reply(request, status, {"error": sentence})
+
+
+def _reply(request: Request, status: int, fields: dict[str, Any]) -> Response:
+    """Encode a reply like the body of the request, if that has been read."""
+    pickled = getattr(request.state, "pickled", False)
+    media_type, body = write_reply(fields, pickled=pickled)
+    return Response(body, status, media_type=media_type)
+
+
+def _host_name(header: str) -> str:
+    """Return the name in a Host header without the port, or the header if it is malformed."""
+    found = re.fullmatch(r"\[([^]]*)\](:\d*)?|([^:]*)(:\d*)?", header)
+    return (found[1] or found[3] or "").lower() if found else header

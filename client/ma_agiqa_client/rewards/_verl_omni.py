@@ -1,4 +1,4 @@
-"""The reward function of verl-omni: one image a call, many calls at once in one event loop."""
+"""The reward function of verl-omni: one image per call, many concurrent calls in an event loop."""
 
 import asyncio
 import logging
@@ -15,8 +15,6 @@ from ma_agiqa_client.rewards._batch import (
     default_urls,
     may_fall_back,
 )
-
-__all__ = ["compute_score"]
 
 _IN_FLIGHT = 64
 _Key: TypeAlias = tuple[asyncio.AbstractEventLoop, tuple[str, ...]]
@@ -36,29 +34,28 @@ async def compute_score(
 ) -> dict[str, float]:
     """Score one image of a rollout.
 
-    verl-omni finds this by `path=pkg://ma_agiqa_client.rewards` and `name=compute_score`, and
-    passes further keys of that entry, such as `url`, as arguments. Set `required=true` there:
+    verl-omni finds this function by `path=pkg://ma_agiqa_client.rewards` and `name=compute_score`,
+    and passes the other keys of that entry, such as `url`, as arguments. Set `required=true` there:
     without it, verl-omni's MultiVisualRewardManager turns every error into a score of 0.
 
     Args:
         solution_image: (3, height, width) or (1, 3, height, width), uint8 in 0-255 or floating
-            point in 0-1; a torch tensor or an array. Or whatever else `AsyncScorer.score` takes.
+            point in 0-1; a torch tensor or an array. Or any other image `AsyncScorer.score` takes.
         url: one or several gRPC addresses; by default those in MA_AGIQA_URL, or localhost:8001.
-            One connection is kept for each event loop, with at most 64 images under way.
-        fallback: score of an image that cannot be scored; None makes that an error.
-        timeout_s: seconds the image may take once it is under way.
-        others: what verl-omni passes besides (data_source, ground_truth, extra_info, ...); not
-            looked at.
+            One connection is kept for each event loop, with at most 64 images in flight.
+        fallback: reward of an image that cannot be scored; None raises an error instead.
+        timeout_s: seconds that the image may take once it is sent.
+        others: other arguments of verl-omni (data_source, ground_truth, extra_info, ...); ignored.
 
     Returns:
-        `score`: the normalized score in 0-1, higher is better, or the fallback; and for
-        verl-omni's metrics `ma_agiqa_mos`, NaN if there is none, and `ma_agiqa_failed`, 1 if the
-        score is the fallback, else 0.
+        `score`: the normalized score in 0-1, higher is better, or the fallback; and for verl-omni's
+        metrics `ma_agiqa_mos`, NaN if there is no score, and `ma_agiqa_failed`, 1 if the score is
+        the fallback, else 0.
 
     Raises:
         ClientError: the image has no score and there is no fallback for it.
-        ValueError: it has another number of channels, is several frames, or an argument is out of
-            its range.
+        ValueError: the number of channels is not 1 or 3, there are several frames, or an argument
+            is out of its range.
     """
     checked = check_fallback(fallback)
     image = _single(solution_image)
@@ -71,8 +68,6 @@ async def compute_score(
             raise
         logger.warning("An image gets the fallback reward %s. %s", checked, error)
         return {"score": checked, "ma_agiqa_mos": math.nan, "ma_agiqa_failed": 1.0}
-    if score.normalized is None or score.mos is None:  # `AsyncScorer.score` raises instead
-        raise score.error or ClientError("The image has neither a score nor an error.")
     return {"score": score.normalized, "ma_agiqa_mos": score.mos, "ma_agiqa_failed": 0.0}
 
 
@@ -81,7 +76,7 @@ def _as_tuple(url: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _connection(urls: tuple[str, ...]) -> tuple[AsyncScorer, asyncio.Semaphore]:
-    """The connection of this event loop; those of loops that are closed are forgotten."""
+    """Return the connection of this event loop; drop those of closed loops."""
     for key in [key for key in _connections if key[0].is_closed()]:
         _connections.pop(key, None)
     key = (asyncio.get_running_loop(), urls)
@@ -91,7 +86,7 @@ def _connection(urls: tuple[str, ...]) -> tuple[AsyncScorer, asyncio.Semaphore]:
 
 
 def _single(image: Any) -> Any:
-    """The image, without a batch axis of length 1."""
+    """Return the image without a batch axis of length 1."""
     check_pixels(image)
     if getattr(image, "ndim", 0) < 4:
         return image

@@ -1,27 +1,17 @@
 """The page for people, in a real browser: drop, rank, maps, failures, and where it listens."""
 
-import io
 import subprocess
 import sys
 
-import grpc
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
 from ma_agiqa_client.app import _command as app
 from support.page_process import open_page, running_page
+from support.scripted_server import brightness
 
 LEVELS = (40, 200, 120, 80, 160)
-
-
-def brightness(image, context):
-    """The scripted server's score: how bright the picture is."""
-    if image == b"no image":
-        context.abort(grpc.StatusCode.INVALID_ARGUMENT, "Not an image.")
-    with Image.open(io.BytesIO(image)) as picture:
-        return float(np.asarray(picture.convert("L")).mean()) / 2.55
 
 
 @pytest.fixture

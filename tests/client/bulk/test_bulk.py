@@ -54,7 +54,7 @@ def test_every_row_is_in_exactly_one_part(tmp_path):
     assert rows == [f"a{i}" for i in range(23)] + [f"c{i}" for i in range(10)]
 
 
-def test_a_job_goes_on_but_does_not_mix_with_another(tmp_path):
+def test_a_job_continues_but_is_not_mixed_with_another(tmp_path):
     file = write(tmp_path / "images.parquet", ["x"] * 25)
     job = open_job(tmp_path, file)
     job.store.write_table(job.parts[1].name, pa.table({"error_kind": ["A"] * 10}))

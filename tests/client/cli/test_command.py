@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from ma_agiqa_client._programs import serving as _serving
+from ma_agiqa_client._programs import serving
 from ma_agiqa_client.cli import _command as cli
 
 SCRIPT = Path(__file__).resolve().parents[3] / "client" / "score.py"
@@ -245,17 +244,13 @@ def test_wrong_usage(arguments):
 
 
 @pytest.mark.usefixtures("no_waiting")
-def test_an_explicit_address_never_falls_back(monkeypatch):
-    monkeypatch.setattr(_serving, "embedded_server", lambda script: pytest.fail("it fell back"))
-    with socket.socket() as taken:  # bound but not listening: refuses connections
-        taken.bind(("127.0.0.1", 0))
-        url = f"127.0.0.1:{taken.getsockname()[1]}"
-        for given in ({"MA_AGIQA_URL": url}, {}):
-            arguments = () if given else ("--url", url)
-            result = invoke("imgs", "--format", "json", *arguments, env=given)
-            assert result.exit_code == cli.EXIT_NO_SERVER == 3
-            assert result.stdout == ""
-            assert f"The server at {url} is not available" in result.stderr
+def test_an_explicit_address_never_falls_back(monkeypatch, no_server):
+    monkeypatch.setattr(serving, "embedded_server", lambda script: pytest.fail("it fell back"))
+    for arguments, given in (((), {"MA_AGIQA_URL": no_server}), (("--url", no_server), {})):
+        result = invoke("imgs", "--format", "json", *arguments, env=given)
+        assert result.exit_code == cli.EXIT_NO_SERVER == 3
+        assert result.stdout == ""
+        assert f"The server at {no_server} is not available" in result.stderr
 
 
 def test_the_environment_gives_address_and_token(scripted):
@@ -302,7 +297,7 @@ def test_a_server_that_goes_away_in_the_middle(run, scripted, images):
     arguments = ("imgs", "--resume", "done.jsonl", "-f", "jsonl", "--concurrency", "4")
     broken = run(*arguments, "--top", "3", "--copy-best", "best")
     assert broken.exit_code == 3
-    assert len(scripted.requests) < 150  # it does not try all the others in vain
+    assert len(scripted.requests) < 150  # it does not try all the others
     assert not (images / "best").exists()
     assert "Nothing was copied" in broken.stderr
     left = re.search(r"(\d+) of 303 images could not be scored\.", broken.stderr)
@@ -318,7 +313,7 @@ def test_a_server_that_goes_away_in_the_middle(run, scripted, images):
     for one, other in (
         (finished.stdout, whole.stdout),
         (Path("done.jsonl").read_text(), Path("whole.jsonl").read_text()),
-    ):  # what was under way when it broke comes later
+    ):  # images that were in flight when it broke come later
         assert sorted(one.splitlines()) == sorted(other.splitlines())
 
 
@@ -361,7 +356,7 @@ def test_resume_scores_what_changed_and_what_is_new(run, scripted, images):
 def test_a_model_that_changes_during_the_run_is_noticed(run, scripted, images, monkeypatch):
     many(images, 3)
     scripted.card["name"] = "first"
-    model = _serving.Scorer.model
+    model = serving.Scorer.model
 
     def then_replaced(self, **options):
         card = model(self, **options)
@@ -369,7 +364,7 @@ def test_a_model_that_changes_during_the_run_is_noticed(run, scripted, images, m
         model(self, **options)
         return card
 
-    monkeypatch.setattr(_serving.Scorer, "model", then_replaced)
+    monkeypatch.setattr(serving.Scorer, "model", then_replaced)
     result = run("imgs", "--resume", "done.jsonl")
     assert result.exit_code == 3
     assert "has changed from the model first to second" in result.stderr

@@ -1,7 +1,7 @@
 """Copies of the best."""
 
 from ma_agiqa_client.cli._copies import BestFolder
-from ma_agiqa_client.cli._rows import Row
+from ma_agiqa_client.cli.rows import Row
 
 
 def test_copies_are_named_by_rank_and_never_collide(tmp_path):

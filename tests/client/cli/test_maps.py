@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ma_agiqa_client import Gate
-from ma_agiqa_client.cli._maps import COLORS, MapFolder, color_table, draw_map, open_image
-from ma_agiqa_client.cli._rows import Patches, Row
+from ma_agiqa_client.cli.maps import COLORS, MapFolder, color_table, draw_map, open_image
+from ma_agiqa_client.cli.rows import Patches, Row
+from support.scripted_server import GATE
 
-GATE = Gate(semantic=0.25, coherence=0.25, quality=0.5)
 HALVES = Patches(
     np.repeat([[0.0, 4.0]], 2, axis=0).astype(np.float32), np.full((2, 2), 0.5, np.float32)
 )

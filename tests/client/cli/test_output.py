@@ -6,12 +6,11 @@ import json
 
 import pytest
 
-from ma_agiqa_client import Gate
-from ma_agiqa_client.cli._output import FORMATS, format_of, make_writer, printable
-from ma_agiqa_client.cli._rows import Row
+from ma_agiqa_client.cli.output import FORMATS, format_of, make_writer, printable
+from ma_agiqa_client.cli.rows import Row
 from support.example_card import CARD
+from support.scripted_server import GATE
 
-GATE = Gate(semantic=0.25, coherence=0.25, quality=0.5)
 LOW = Row("low.png", 10.0, 0.1, 10.0, GATE, "tiny")
 HIGH = Row("high.png", 90.0, 0.9, 90.0, GATE, "tiny")
 BAD = Row("bad.png", error="Not a number.")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ma_agiqa_client import Gate
 from ma_agiqa_client.cli._report import Report, thumbnail_side
-from ma_agiqa_client.cli._rows import Patches, Row
+from ma_agiqa_client.cli.rows import Patches, Row
 from support.browser import colors_on, headless_chromium
 from support.example_card import CARD
 

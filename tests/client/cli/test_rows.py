@@ -5,10 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from ma_agiqa_client import Gate
-from ma_agiqa_client.cli._rows import Patches, Row, best_first
-
-GATE = Gate(semantic=0.25, coherence=0.25, quality=0.5)
+from ma_agiqa_client.cli.rows import Patches, Row, best_first
+from support.scripted_server import GATE
 
 
 def test_a_row_survives_json_exactly():

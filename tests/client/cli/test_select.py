@@ -2,8 +2,8 @@
 
 import pytest
 
-from ma_agiqa_client.cli._rows import Row
 from ma_agiqa_client.cli._select import Selection, parse_grouping
+from ma_agiqa_client.cli.rows import Row
 
 ROWS = [
     Row("x/cat_1.png", 1.0),

@@ -18,29 +18,29 @@ def balancer(now):
 def test_idle_servers_take_turns(balancer):
     taken = []
     for _ in range(6):
-        taken.append(balancer.take())
-        balancer.give_back(taken[-1])
+        taken.append(balancer.acquire())
+        balancer.release(taken[-1])
     assert taken == [0, 1, 2, 0, 1, 2]
 
 
 def test_the_least_busy_server_is_next(balancer):
-    assert [balancer.take() for _ in range(3)] == [0, 1, 2]
-    balancer.give_back(1)
-    assert balancer.take() == 1
-    assert sorted(balancer.take() for _ in range(3)) == [0, 1, 2]
+    assert [balancer.acquire() for _ in range(3)] == [0, 1, 2]
+    balancer.release(1)
+    assert balancer.acquire() == 1
+    assert sorted(balancer.acquire() for _ in range(3)) == [0, 1, 2]
 
 
-def test_a_server_that_is_not_available_rests(balancer, now):
-    assert balancer.rest(0)
-    taken = {balancer.take() for _ in range(4)}
+def test_a_server_that_is_not_available_is_paused(balancer, now):
+    assert balancer.pause(0)
+    taken = {balancer.acquire() for _ in range(4)}
     assert taken == {1, 2}
     now[0] += 1.1
-    assert balancer.take() == 0
+    assert balancer.acquire() == 0
 
 
-def test_when_all_rest_the_one_that_rested_longest_is_tried(balancer, now):
+def test_when_all_are_paused_the_one_paused_first_is_tried(balancer, now):
     for server in (1, 0, 2):
-        another = balancer.rest(server)
+        another = balancer.pause(server)
         now[0] += 0.1
     assert not another
-    assert balancer.take() == 1
+    assert balancer.acquire() == 1

@@ -4,16 +4,17 @@ import itertools
 
 import pytest
 
-from ma_agiqa_client import Gate, InvalidImageError, Score
+from ma_agiqa_client import Failure, InvalidImageError, Score
 from ma_agiqa_client._core.ordering import Sequencer, best_first
+from support.scripted_server import GATE
 
 
 def scored(index, mos=1.0):
-    return Score(None, mos, 0.5, 50.0, Gate(1, 0, 0), 1.0, "tiny", index=index)
+    return Score(None, mos, 0.5, 50.0, GATE, 1.0, "tiny", index=index)
 
 
 def failed(index, reason="no"):
-    return Score.failed(InvalidImageError(reason), index=index)
+    return Failure(None, InvalidImageError(reason), index=index)
 
 
 @pytest.mark.parametrize("arrivals", list(itertools.permutations(range(4))))

@@ -5,7 +5,7 @@ import time
 import grpc
 import numpy as np
 import pytest
-from tritonclient.grpc import model_config_pb2
+from tritonclient.utils import InferenceServerException
 
 from ma_agiqa_client import (
     AsyncScorer,
@@ -14,16 +14,62 @@ from ma_agiqa_client import (
     Scorer,
     WrongModelError,
 )
+from ma_agiqa_client._core.operations import Encode, GetConfig, GetReady, Infer, Sleep
+from ma_agiqa_client._core.plan import Core
+from ma_agiqa_client.retry import Clock, Retry
+from support.example_card import PARAMETERS
+from support.scripted_server import ensemble_config, numbers
+
+UNAVAILABLE = InferenceServerException("overloaded", status="StatusCode.UNAVAILABLE")
 
 
-@pytest.fixture
-def scorer(scripted):
-    with Scorer(scripted.url, timeout_s=20) as scorer:
-        yield scorer
+class Answer(dict):
+    """An answer, and the wait for it."""
+
+    def as_numpy(self, name):
+        return self[name]
+
+    def result(self):
+        return self
 
 
-def numbers(count):
-    return [str(number).encode() for number in range(count)]
+ANSWER = Answer(SCORE=np.array([[50.0]]), GATE=np.array([[1.0, 1.0, 2.0]]))
+
+
+def result_of(plan, outcome):
+    """Send a plan its last outcome."""
+    with pytest.raises(StopIteration) as end:
+        plan.send(outcome)
+    return end.value.value
+
+
+def test_the_steps_of_a_score():
+    core = Core(["one:1"], Retry())
+    plan = core.score("cat.png", False, Clock(60), "cat.png")
+    assert isinstance(next(plan), Encode)
+    assert isinstance(plan.send(b"bytes"), GetConfig)
+    assert isinstance(plan.send(ensemble_config(PARAMETERS)), Infer)
+    assert result_of(plan, ANSWER).mos == 50
+    again = core.score("cat.png", False, Clock(60), "cat.png")
+    next(again)
+    assert isinstance(again.send(b"bytes"), Infer)  # the card is known
+
+
+def test_the_steps_when_a_server_is_not_available():
+    core = Core(["one:1", "two:1"], Retry())
+    plan = core.model(Clock(60))
+    first = next(plan)
+    assert plan.throw(UNAVAILABLE) == Sleep(0.0)
+    second = plan.send(None)
+    assert {first.server, second.server} == {0, 1}
+    assert result_of(plan, ensemble_config(PARAMETERS)).name == "tiny"
+
+
+def test_the_steps_of_health():
+    plan = Core(["one:1", "two:1"], Retry()).health(Clock(60))
+    assert isinstance(next(plan), GetReady)
+    assert plan.throw(UNAVAILABLE).server == 1
+    assert result_of(plan, True) is True
 
 
 def test_the_server_is_told_the_deadline(scorer, scripted):
@@ -106,50 +152,31 @@ def test_servers_of_different_models_are_not_mixed(scripted, another):
     assert "different models" in str(wrong[0])
 
 
-class Answer(dict):
-    """An answer, and the wait for it."""
-
-    def as_numpy(self, name):
-        return self[name]
-
-    def result(self):
-        return self
-
-
 class InMemory:
     """A transport without a network."""
 
     closed = False
 
-    def __init__(self, card):
-        self.card = card
-
     def infer(self, request, timeout_s):
-        return Answer(SCORE=np.array([[50.0]]), GATE=np.array([[1.0, 1.0, 2.0]]))
+        return ANSWER
 
     def model_config(self, timeout_s):
-        config = model_config_pb2.ModelConfig()
-        config.input.add(name="IMAGE")
-        for name in ("SCORE", "GATE"):
-            config.output.add(name=name)
-        for name, value in self.card.items():
-            config.parameters[name].string_value = value
-        return config
+        return ensemble_config(PARAMETERS)
 
     def close(self):
         self.closed = True
 
 
-def test_any_transport_can_be_given(scripted):
-    transport = InMemory(scripted.card)
-    with Scorer("nobody:1", transport=transport) as scorer:
+def test_any_transport_can_be_given():
+    transport = InMemory()
+    with Scorer("no-server:1", transport=transport) as scorer:
         assert scorer.score(b"1").percentile == 50
     assert transport.closed
 
 
 @pytest.mark.parametrize("make", [Scorer, AsyncScorer])
-def test_a_given_transport_is_not_gone_round_to_explain(scripted, make):
-    scorer = make(scripted.url, transport=InMemory(scripted.card))
+def test_a_given_transport_is_not_bypassed_to_explain(scripted, make):
+    scorer = make(scripted.url, transport=InMemory())
     with pytest.raises(CannotExplainError, match=f"This {make.__name__} was given a transport"):
         scorer.explain(b"1", "Why?")
 
@@ -160,9 +187,3 @@ def test_a_version_that_is_not_kept_is_named(scripted):
         for call in (scorer.model, lambda: scorer.score(b"1")):
             with pytest.raises(WrongModelError, match=r"`ma_agiqa_v9`.*export/to_triton\.py list"):
                 call()
-
-
-@pytest.mark.parametrize("urls", [["localhost:1", "localhost:2"], "triton.example.org:8001"])
-def test_memory_is_shared_with_one_server_on_this_host(urls):
-    with pytest.raises(ValueError, match="one server on this host"):
-        Scorer(urls, shared_memory=True)

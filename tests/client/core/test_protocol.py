@@ -2,34 +2,20 @@
 
 import numpy as np
 import pytest
-from tritonclient.grpc import model_config_pb2
 
 from ma_agiqa_client import (
     AuthenticationError,
     DeadlineExceededError,
     Gate,
     InvalidImageError,
-    ModelCard,
     RequestCancelledError,
     ServerError,
     ServerUnavailableError,
     WrongModelError,
 )
 from ma_agiqa_client._core import protocol
-from ma_agiqa_client._wire.shared_memory import Slot
-
-CARD = ModelCard(
-    name="tiny",
-    preset="demo",
-    dataset="synthetic",
-    mos_min=0.0,
-    mos_max=5.0,
-    metrics={},
-    mos_quantiles=tuple(percent / 20 for percent in range(101)),
-    checkpoint_sha256="",
-    created="",
-    gate_activation="none",
-)
+from support.example_card import CARD, PARAMETERS
+from support.scripted_server import ensemble_config
 
 
 class Answer(dict):
@@ -38,7 +24,7 @@ class Answer(dict):
 
 
 def answer(**changes):
-    tensors = {"SCORE": [[2.5]], "GATE": [[3, -1, 0]]} | changes
+    tensors = {"SCORE": [[25]], "GATE": [[3, -1, 0]]} | changes
     return Answer({name: np.asarray(value, np.float32) for name, value in tensors.items()})
 
 
@@ -61,20 +47,10 @@ def test_a_request_holds_the_bytes_the_id_and_the_deadline():
     assert (request.request_id, request.parameters) == ("id", {"deadline_unix_us": 12})
 
 
-def test_a_request_may_name_a_place_in_shared_memory():
-    slot = Slot("region", offset=64, byte_size=20)
-    tensor = protocol.build_request(slot, True, "id", 12).inputs[0]
-    assert tensor._get_content() is None
-    parameters = tensor._get_tensor().parameters
-    assert parameters["shared_memory_region"].string_param == "region"
-    assert parameters["shared_memory_offset"].int64_param == 64
-    assert parameters["shared_memory_byte_size"].int64_param == 20
-
-
 def test_an_answer_is_read():
     score = read(answer())
     assert (score.source, score.index, score.request_id) == ("a.png", 4, "id")
-    assert (score.mos, score.normalized, score.percentile) == (2.5, 0.5, 50.0)
+    assert (score.mos, score.normalized, score.percentile) == (25, 0.25, 25)
     assert score.gate == Gate(semantic=0.75, coherence=0.25, quality=0)
     assert (score.latency_ms, score.model, score.patch_score) == (12.5, "tiny", None)
 
@@ -107,11 +83,8 @@ def test_numbers_that_are_not_finite_are_an_error():
 
 @pytest.mark.parametrize("tensor", ["IMAGE", "SCORE", "GATE"])
 def test_a_model_with_other_tensors_is_the_wrong_one(tensor):
-    config = model_config_pb2.ModelConfig(name="ma_agiqa")
-    for name in {"IMAGE"} - {tensor}:
-        config.input.add(name=name)
-    for name in {"SCORE", "GATE"} - {tensor}:
-        config.output.add(name=name)
+    tensors = {"IMAGE"} - {tensor}, {"SCORE", "GATE"} - {tensor}
+    config = ensemble_config(PARAMETERS, *tensors)
     with pytest.raises(WrongModelError, match="expected IMAGE in and SCORE, GATE out"):
         protocol.read_card(config)
 
@@ -152,7 +125,7 @@ def test_a_service_that_is_closed_is_not_waited_for():
 
 def test_a_request_that_the_servers_end_cancels_is_sent_again():
     assert type(error("CANCELLED", "CANCELLED")) is ServerUnavailableError
-    assert "shut down while the request was on its way" in str(error("CANCELLED", "CANCELLED"))
+    assert "shut down while the request was in flight" in str(error("CANCELLED", "CANCELLED"))
 
 
 def test_a_model_that_is_being_loaded_or_unloaded_is_waited_for():
@@ -167,7 +140,7 @@ def test_a_missing_version_is_named_with_the_way_to_those_that_are_kept():
     assert "`python export/to_triton.py list`" in text
     active = str(error("NOT_FOUND"))
     assert "does not serve the model `ma_agiqa`" in active
-    assert "--list" not in active
+    assert "to_triton" not in active
 
 
 @pytest.mark.parametrize("status", ["UNAVAILABLE", "UNAUTHENTICATED"])

@@ -67,7 +67,7 @@ def test_a_server_that_ignores_the_end_of_its_input_is_stopped(tmp_path, monkeyp
         ("print('not JSON')", "not JSON"),
         ("print('{}')", "{}"),
         ("print('[]')", r"\[\]"),
-        ("", "said nothing"),
+        ("", "printed nothing"),
     ],
 )
 def test_a_server_that_does_not_start_is_quoted(tmp_path, body, said):

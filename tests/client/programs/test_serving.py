@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from ma_agiqa_client import Scorer
-from ma_agiqa_client._programs import serving as _serving
+from ma_agiqa_client._programs import serving
 from ma_agiqa_client.cli import _command as cli
 
 COUNT = 30
@@ -65,8 +65,8 @@ def test_a_server_that_is_away_does_not_matter(scripted):
     assert asked(scripted) == {"ma_agiqa_v3"}
 
 
-LOST = "The run cannot go on with tiny, the model it began with: The server at"
-UNLOADED = "The server has unloaded tiny, version 3, with which the run began: another one"
+LOST = "The run cannot continue with tiny, the model it began with: The server at"
+UNLOADED = "The server has unloaded tiny, version 3, with which the run began: another version"
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,6 @@ def test_a_restart_is_waited_for_by_default(scripted, monkeypatch):
         given.append(options["retry"])
         return Scorer(*arguments, **options)
 
-    monkeypatch.setattr(_serving, "Scorer", note)
+    monkeypatch.setattr(serving, "Scorer", note)
     assert run("--url", scripted.url).exit_code == 0
     assert given[0].budget_s == 120

@@ -2,10 +2,8 @@
 
 import asyncio
 import inspect
-import io
 import logging
 import math
-import socket
 import subprocess
 import sys
 
@@ -24,14 +22,10 @@ from ma_agiqa_client import (
     WrongModelError,
     rewards,
 )
+from ma_agiqa_client.rewards import _callables, _verl_omni
+from support.scripted_server import brightness
 
 LEVELS = (51, 0, 255, 102)  # of 255; the scripted reward is the level as a share
-
-
-def brightness(image, context):
-    """The scripted score: how bright the picture is, in percent."""
-    with Image.open(io.BytesIO(image)) as picture:
-        return float(np.asarray(picture).mean()) / 2.55
 
 
 def level_images() -> np.ndarray:
@@ -50,17 +44,18 @@ def bright(scripted, monkeypatch):
     """A server of brightness, at the address in the environment."""
     scripted.answer = brightness
     monkeypatch.setenv("MA_AGIQA_URL", scripted.url)
-    return scripted
+    yield scripted
+    # Kept connections would keep trying the port, and harm a later server that gets the same one.
+    _callables._shared_scorer((scripted.url,)).close()
+    _callables._shared_scorer.cache_clear()
+    _verl_omni._connections.clear()
 
 
 @pytest.fixture
-def gone():
-    """A scorer whose server is not there: the address is taken by nobody who listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        url = f"127.0.0.1:{taken.getsockname()[1]}"
-        with Scorer(url, timeout_s=5, retry=Retry(connect_budget_s=0)) as scorer:
-            yield scorer
+def gone(no_server):
+    """A scorer whose server is not available."""
+    with Scorer(no_server, timeout_s=5, retry=Retry(connect_budget_s=0)) as scorer:
+        yield scorer
 
 
 def test_the_public_names():
@@ -73,7 +68,7 @@ def test_the_public_names():
 
 
 def test_the_import_is_light():
-    heavy = ("torch", "transformers", "click", "rich", "aiohttp", "requests", "http.server")
+    heavy = ("torch", "transformers", "click", "rich", "aiohttp", "requests", "fastapi", "uvicorn")
     code = f"import sys, ma_agiqa_client.rewards; print([m for m in {heavy} if m in sys.modules])"
     command = [sys.executable, "-c", code]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -113,19 +108,16 @@ def test_the_default_address_is_that_of_the_environment(monkeypatch):
     assert rewards.default_urls() == ("one:8001", "two:8001")
 
 
-def test_an_image_that_fails_is_an_error(bright):
+@pytest.mark.usefixtures("bright")
+def test_an_image_that_fails_is_an_error():
     bad = [Image.fromarray(level_images()[0]), b"no image"]
-    bright.answer = lambda image, context: (
-        brightness(image, context)
-        if image[:2] == b"P6"
-        else context.abort(grpc.StatusCode.INVALID_ARGUMENT, "Not an image.")
-    )
     with pytest.raises(InvalidImageError, match=r"Image 1 of the batch.*Not an image") as caught:
         rewards.ma_agiqa_score()(bad, None, None)
     assert caught.value.request_id
 
 
-def test_the_fallback_stands_for_an_image_that_fails_and_is_logged(bright, caplog):
+@pytest.mark.usefixtures("bright")
+def test_the_fallback_is_used_for_an_image_that_fails_and_is_logged(caplog):
     images = tensor()
     images[1, 0, 0, 0] = math.nan  # what a generator that has diverged makes
     with caplog.at_level(logging.WARNING):
@@ -142,7 +134,7 @@ def test_a_server_that_is_gone_is_an_error(gone):
         rewards.ma_agiqa_score(scorer=gone)(tensor(), None, None)
 
 
-def test_the_fallback_stands_for_a_server_that_is_gone(gone):
+def test_the_fallback_is_used_for_a_server_that_is_gone(gone):
     scores, info = rewards.ma_agiqa_score(scorer=gone, fallback=0.25)(tensor(), None, None)
     assert scores.tolist() == [0.25] * 4
     assert info["failed"].all()

@@ -13,11 +13,16 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from http.client import HTTPConnection
+from urllib.parse import urlsplit
 
 import grpc
 import pytest
+import requests
+from click.testing import CliRunner, Result
 
 from ma_agiqa_client import Retry, Scorer
 from ma_agiqa_client.rewards.__main__ import main
@@ -26,26 +31,26 @@ from ma_agiqa_client.rewards._server import RewardServer
 MODULE = [sys.executable, "-m", "ma_agiqa_client.rewards"]
 
 
-class Reply:
-    """Status, headers and read body of an answer."""
-
-    def __init__(self, response):
-        self.status, self.headers = response.status, response.headers
-        self.body = response.read()
-
-    @property
-    def fields(self):
-        pickled = self.headers["Content-Type"] == "application/octet-stream"
-        return pickle.loads(self.body) if pickled else json.loads(self.body)
+def endpoint(server) -> tuple[str, int]:
+    url = urlsplit(server.address)
+    return url.hostname, url.port
 
 
-def ask(server, body=None, path="/", method="POST", **headers) -> Reply:
-    connection = HTTPConnection(*server.server_address[:2], timeout=60)
-    try:
-        connection.request(method, path, body, headers)
-        return Reply(connection.getresponse())
-    finally:
-        connection.close()
+def ask(server, body=None, path="/", method="POST", **headers) -> requests.Response:
+    return requests.request(method, server.address + path, data=body, headers=headers, timeout=60)
+
+
+def fields(reply: requests.Response) -> dict:
+    pickled = reply.headers["Content-Type"] == "application/octet-stream"
+    return pickle.loads(reply.content) if pickled else reply.json()
+
+
+def send(server, data: bytes, host: str = "localhost") -> bytes:
+    """Send the lines of a request as they are; return the reply, or b"" if none comes."""
+    with socket.create_connection(endpoint(server), timeout=30) as connection:
+        lines = f"POST / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n".encode()
+        connection.sendall(lines + data)
+        return connection.makefile("rb").read()
 
 
 def as_json(*images: bytes) -> bytes:
@@ -57,27 +62,27 @@ def serve(scripted):
     """Starts reward servers and stops them at the end."""
     running = []
 
-    def start(url=scripted.url, timeout_s=30.0, **options):
-        scorer = Scorer(url, timeout_s=timeout_s, retry=Retry(budget_s=0, connect_budget_s=0))
-        server = RewardServer("127.0.0.1", 0, scorer, **options)
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    def start(url=scripted.url, host="127.0.0.1", **options):
+        scorer = Scorer(url, timeout_s=30, retry=Retry(budget_s=0, connect_budget_s=0.5))
+        server = RewardServer(host, 0, scorer, **options)
+        thread = threading.Thread(target=server.run)
         thread.start()
         running.append((server, thread, scorer))
         return server
 
     yield start
-    for server, thread, scorer in running:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    for server, _, scorer in running:
+        server.stop()
         scorer.close()
+    for _, thread, _ in running:
+        thread.join()
 
 
 @pytest.mark.parametrize("path", ["/", "/score"])
 def test_json(serve, path):
     reply = ask(serve(), as_json(b"25", b"50"), path)
-    assert (reply.status, reply.headers["Content-Type"]) == (200, "application/json")
-    assert reply.fields == {
+    assert (reply.status_code, reply.headers["Content-Type"]) == (200, "application/json")
+    assert fields(reply) == {
         "scores": [0.25, 0.5],
         "outputs": [0.25, 0.5],
         "mos": [25, 50],
@@ -88,7 +93,7 @@ def test_json(serve, path):
 
 def test_a_pickle(serve):
     reply = ask(serve(), pickle.dumps({"images": [b"25"], "prompts": ["a"], "metadata": {}}))
-    assert (reply.status, reply.fields["scores"]) == (200, [0.25])
+    assert (reply.status_code, fields(reply)["scores"]) == (200, [0.25])
 
 
 def test_a_pickle_that_calls_something_is_refused(serve, tmp_path):
@@ -99,10 +104,10 @@ def test_a_pickle_that_calls_something_is_refused(serve, tmp_path):
     server = serve()
     for body in (pickle.dumps(Evil()), pickle.dumps({"images": [b"1"], "metadata": Evil()})):
         reply = ask(server, body)
-        assert reply.status == 400
-        assert "more than plain values" in reply.fields["error"]
+        assert reply.status_code == 400
+        assert "more than plain values" in fields(reply)["error"]
     assert not (tmp_path / "made").exists()
-    assert ask(server, as_json(b"1")).status == 200
+    assert ask(server, as_json(b"1")).status_code == 200
 
 
 @pytest.mark.parametrize("pickled", [False, True])
@@ -110,17 +115,17 @@ def test_an_image_that_fails(serve, pickled):
     images = [b"10", b"no number"]
     body = pickle.dumps({"images": images}) if pickled else as_json(*images)
     reply = ask(serve(), body)
-    assert reply.status == 422
-    assert reply.fields == {
+    assert reply.status_code == 422
+    assert fields(reply) == {
         "error": "Image 1 of the batch has no reward. Not a number. Send digits."
     }
 
 
 def test_the_fallback(serve, caplog):
     reply = ask(serve(fallback=0.125), as_json(b"10", b"no number"))
-    assert reply.status == 200
-    assert (reply.fields["scores"], reply.fields["mos"]) == ([0.1, 0.125], [10, None])
-    assert reply.fields["failed"] == [1]
+    assert reply.status_code == 200
+    assert (fields(reply)["scores"], fields(reply)["mos"]) == ([0.1, 0.125], [10, None])
+    assert fields(reply)["failed"] == [1]
     assert "1 of 2 images get the fallback reward" in caplog.text
 
 
@@ -137,101 +142,160 @@ def test_the_fallback(serve, caplog):
 def test_failures_of_the_server_that_scores(serve, scripted, status, expected):
     scripted.answer = lambda image, context: context.abort(status, "No.")
     reply = ask(serve(), as_json(b"1"))
-    assert reply.status == expected
-    assert reply.fields["error"].startswith("Image 0 of the batch has no reward.")
+    assert reply.status_code == expected
+    assert fields(reply)["error"].startswith("Image 0 of the batch has no reward.")
 
 
-def test_no_server_that_scores(serve):
-    with socket.socket() as taken:  # bound but not listening: refuses connections
-        taken.bind(("127.0.0.1", 0))
-        server = serve(f"127.0.0.1:{taken.getsockname()[1]}")
-        assert ask(server, as_json(b"1")).status == 503
-        assert ask(server, method="GET", path="/health").status == 503
+def test_a_scoring_server_that_is_not_available(serve, no_server):
+    server = serve(no_server)
+    assert ask(server, as_json(b"1")).status_code == 503
+    assert ask(server, method="GET", path="/health").status_code == 503
 
 
 def test_health(serve):
     reply = ask(serve(), method="GET", path="/health")
-    assert (reply.status, reply.fields) == (200, {"status": "ready"})
+    assert (reply.status_code, fields(reply)) == (200, {"status": "ready"})
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"\x80\x04", b"<html>", b'{"images": []}'])
 def test_what_is_no_request(serve, body):
     reply = ask(serve(), body)
-    assert reply.status == 400
-    assert reply.fields["error"].endswith(".")
+    assert reply.status_code == 400
+    assert fields(reply)["error"].endswith(".")
 
 
 def test_a_request_that_is_too_large(serve):
     server = serve(max_body_bytes=2**20)
     reply = ask(server, b"x" * (2**20 + 1))
-    assert reply.status == 413
-    assert "1,048,577 bytes; expected at most 1,048,576" in reply.fields["error"]
-    assert ask(server, b"x" * 2**20).status == 400  # read, and found to be no request
+    assert reply.status_code == 413
+    assert "1,048,577 bytes; expected at most 1,048,576" in fields(reply)["error"]
+    assert ask(server, b"x" * 2**20).status_code == 400  # read, and found not to be a request
 
 
 def test_other_addresses_and_methods(serve):
     server = serve()
-    assert ask(server, as_json(b"1"), "/other").status == 404
-    assert ask(server, method="GET").status == 404
-    assert ask(server, method="PUT").status == 501
+    replies = [
+        ask(server, as_json(b"1"), "/other"),
+        ask(server, method="GET", path="/docs"),
+        ask(server, method="GET"),
+        ask(server, method="PUT"),
+    ]
+    assert [reply.status_code for reply in replies] == [404, 404, 405, 405]
+    assert all("POST images to / or GET /health" in fields(reply)["error"] for reply in replies)
 
 
-@pytest.mark.parametrize("length", ["", "-1", "1e3", "\u0661"])
-def test_a_request_without_a_length(serve, length):
-    with socket.create_connection(serve().server_address[:2], timeout=30) as connection:
-        header = f"Content-Length: {length}\r\n" if length else ""
-        connection.sendall(f"POST / HTTP/1.1\r\nHost: x\r\n{header}\r\n".encode())
-        answer = connection.makefile("rb").read()
-    assert answer.startswith(b"HTTP/1.1 411")
-    assert b"Connection: close" in answer
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        ("", 411),
+        ("Transfer-Encoding: chunked", 411),
+        ("Content-Length: 3\r\nTransfer-Encoding: chunked", 411),
+        ("Content-Length: -1", 400),
+        ("Content-Length: 1e3", 400),
+        ("Content-Length: \u0661", 400),
+        ("Content-Length: 1\r\nContent-Length: 2", 400),
+        (f"Content-Length: {10**30}", 400),
+    ],
+)
+def test_a_request_without_a_length(serve, header, status):
+    reply = send(serve(), f"{header}\r\n\r\n".encode())
+    assert reply.startswith(b"HTTP/1.1 %d " % status)
 
 
-def test_a_connection_is_kept(serve, scripted):
-    server = serve()
-    connection = HTTPConnection(*server.server_address[:2], timeout=30)
-    for body, status in ((as_json(b"1"), 200), (b"{", 400), (as_json(b"x"), 422)) * 3:
+def test_web_pages_are_refused(serve, scripted):
+    """A browser adds the header `Origin` to every post of a page, to this machine too."""
+    for server in (serve(), serve(host="0.0.0.0")):
+        reply = ask(server, as_json(b"1"), Origin="https://example.org")
+        assert (reply.status_code, "web pages" in fields(reply)["error"]) == (403, True)
+    assert not scripted.requests
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:18086", 200),
+        ("127.0.0.1:18086", 200),
+        ("[::1]:18086", 200),
+        ("evil.example.org", 403),
+        ("127.0.0.1.example.org:18086", 403),
+        ("localhost:1@example.org", 403),
+        ("[::1", 403),
+        ("[]:1", 403),
+        ("", 403),
+    ],
+)
+def test_other_names_for_this_machine_are_refused(serve, host, status):
+    """They would come from a page that had its own name resolved to 127.0.0.1."""
+    body = as_json(b"1")
+    reply = send(serve(), b"Content-Length: %d\r\n\r\n" % len(body) + body, host)
+    assert reply.startswith(b"HTTP/1.1 %d " % status)
+
+
+def test_a_server_for_others_has_any_name(serve):
+    assert ask(serve(host="0.0.0.0"), as_json(b"1"), Host="gpu-1.example.org").status_code == 200
+
+
+def test_a_connection_is_kept(serve):
+    connection = HTTPConnection(*endpoint(serve(max_body_bytes=1000)), timeout=30)
+    cases = ((as_json(b"1"), 200), (b"{", 400), (as_json(b"x"), 422), (b"x" * 200_000, 413))
+    for body, status in cases * 3:
         connection.request("POST", "/", body)
         response = connection.getresponse()
         response.read()
         assert response.status == status
-        assert connection.sock is not None  # the answer did not close it
+        assert connection.sock is not None  # the reply did not close it
     connection.close()
+
+
+HALF = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc"
 
 
 def test_a_trainer_that_hangs_up(serve, caplog):
     server = serve()
-    for sent in (b"", b"POST / HT", b"POST / HTTP/1.1\r\nContent-Length: 1000\r\n\r\nabc"):
-        with socket.create_connection(server.server_address[:2]) as connection:
+    for sent in (b"", b"POST / HT", HALF):
+        with socket.create_connection(endpoint(server)) as connection:
             connection.sendall(sent)
-    assert ask(server, as_json(b"1")).status == 200
-    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+    assert ask(server, as_json(b"1")).status_code == 200
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_half_of_a_request_times_out_and_does_not_block_others(serve):
+    server = serve(max_requests=1, body_timeout_s=1.0)
+    with ExitStack() as stack:
+        halves = [
+            stack.enter_context(socket.create_connection(endpoint(server), timeout=30))
+            for _ in range(100)
+        ]
+        for half in halves:
+            half.sendall(HALF)
+        assert ask(server, as_json(b"1")).status_code == 200
+        for half in halves:
+            reply = half.makefile("rb").read()  # until the server closes the connection
+            assert reply.startswith(b"HTTP/1.1 408 ")
+            assert b"did not arrive within 1 s" in reply
 
 
 def test_many_trainers_at_once(serve, scripted):
     server = serve(max_requests=4)
     with ThreadPoolExecutor(48) as pool:
         replies = list(pool.map(lambda n: ask(server, as_json(b"%d" % (n % 101))), range(300)))
-    assert {reply.status for reply in replies} == {200}
-    assert [reply.fields["mos"] for reply in replies] == [[n % 101] for n in range(300)]
+    assert {reply.status_code for reply in replies} == {200}
+    assert [fields(reply)["mos"] for reply in replies] == [[n % 101] for n in range(300)]
     assert 1 < scripted.most_in_flight <= 4
 
 
 def test_a_mistake_of_this_package_is_answered_and_logged(serve, monkeypatch, caplog):
-    server = serve()
-    monkeypatch.setattr(server.scorer, "score_many", None)
-    reply = ask(server, as_json(b"1"))
-    assert (reply.status, "log" in reply.fields["error"]) == (500, True)
-    assert "TypeError" in caplog.text
+    monkeypatch.setattr(Scorer, "score_many", None)
+    reply = ask(serve(), as_json(b"1"))
+    assert (reply.status_code, "log" in fields(reply)["error"]) == (500, True)
+    while "TypeError" not in caplog.text:  # it is logged after the reply
+        time.sleep(0.01)
 
 
 def start(*arguments: object) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [*MODULE, *map(str, arguments)],
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell has what it starts in the background ignore Ctrl-C, and so would this inherit it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    command = [*MODULE, *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
 def address(process) -> tuple[str, int]:
@@ -254,43 +318,61 @@ def test_the_command(scripted, stop):
     assert "Traceback" not in said
 
 
-def test_the_command_says_what_is_wrong(scripted):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+def test_it_stops_while_images_and_half_requests_are_in_flight(scripted):
+    scripted.answer = lambda image, context: float(threading.Event().wait(60))
+    process = start("--url", scripted.url, "--port", 0)
+    try:
+        where = address(process)
+        waiting = HTTPConnection(*where, timeout=30)
+        waiting.request("POST", "/", as_json(b"25"))
+        half = socket.create_connection(where)
+        half.sendall(HALF)
+        while not scripted.in_flight:
+            time.sleep(0.01)
+    finally:
+        process.terminate()
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "Traceback" not in said
+    assert waiting.getresponse().status == 503
+    half.close()
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_the_command_says_what_is_wrong(scripted, no_server):
+    gone = run("--url", no_server)
+    assert (gone.stderr.count("\n"), gone.exit_code) == (1, 3)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        nobody = start("--url", f"127.0.0.1:{port}")
-        assert (nobody.communicate()[1].count("\n"), nobody.returncode) == (1, 3)
-        taken.listen()
-        busy = start("--url", scripted.url, "--port", port)
-        assert f"Cannot listen on 127.0.0.1:{port}" in busy.communicate()[1]
-        assert busy.returncode == 4
+        busy = run("--url", scripted.url, "--port", port)
+        assert f"Cannot listen on 127.0.0.1:{port}" in busy.stderr
+        assert busy.exit_code == 4
     for wrong in (["--fallback", "nan"], ["--url", "http://x:1"], ["--port", "70000"]):
-        process = start(*wrong)
-        assert "Error: " in process.communicate()[1]
-        assert process.returncode == 2
+        assert "Error: " in run(*wrong).stderr
+        assert run(*wrong).exit_code == 2
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "ma_agiqa_client.rewards._server")
+    result = run()
+    assert result.exit_code == 2
+    assert "pip install './client[rewards]'" in result.stderr
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
-def test_the_shell_examples_of_the_help(scripted, tmp_path):
+def test_the_shell_examples_of_the_help(serve, tmp_path):
     """The two lines for a shell, as they are printed, but for the port."""
     (tmp_path / "cat.png").write_bytes(b"75")
-    shown = subprocess.run([*MODULE, "--help"], capture_output=True, text=True, check=True).stdout
-    lines = [line.strip() for line in shown.splitlines() if "curl" in line]
-    process = start("--url", scripted.url, "--port", 0)
-    try:
-        port = address(process)[1]
-        answers = [
-            json.loads(
-                subprocess.check_output(
-                    ["bash", "-c", line.replace("18086", str(port)).replace("curl", "curl -s")],
-                    cwd=tmp_path,
-                )
-            )
-            for line in lines
-        ]
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
+    lines = [line.strip() for line in run("--help").stdout.splitlines() if "curl" in line]
+    port = str(endpoint(serve())[1])
+    answers = []
+    for line in lines:
+        command = line.replace("18086", port).replace("curl", "curl -s")
+        answers.append(json.loads(subprocess.check_output(["bash", "-c", command], cwd=tmp_path)))
     assert answers[0] == {"status": "ready"}
     assert answers[1]["scores"] == [0.75]
 

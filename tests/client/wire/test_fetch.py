@@ -1,4 +1,4 @@
-"""Images from the web, from a real HTTP server on this machine."""
+"""Download of images from a real HTTP server on this machine."""
 
 import contextlib
 import http.server
@@ -34,7 +34,7 @@ class Site(http.server.BaseHTTPRequestHandler):
             self.send_error(404, "no such image")
 
     def drip(self, data, pause_s):
-        """Send byte by byte, for as long as somebody listens."""
+        """Send byte by byte, until the client hangs up."""
         with contextlib.suppress(ConnectionError):
             for byte in data:
                 self.wfile.write(bytes([byte]))
@@ -61,7 +61,7 @@ def site():
 
 
 @pytest.mark.parametrize("path", ["/image", "/moved"])
-def test_what_is_fetched_travels_untouched(site, path):
+def test_what_is_fetched_is_sent_unchanged(site, path):
     assert Encoder(fetch_urls=True).encode(site + path) == b"bytes\0of an image\0"
 
 
@@ -76,7 +76,7 @@ def test_a_redirection_away_from_the_web_is_not_followed(site, path, reason):
         _fetch.fetch(site + path, 5)
 
 
-def test_nobody_there():
+def test_no_server_there():
     with pytest.raises(InvalidImageError, match="Connection refused"):
         _fetch.fetch("http://127.0.0.1:1/a.png", 5)
 

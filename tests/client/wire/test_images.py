@@ -28,7 +28,7 @@ def saved(image: Image.Image, file_format: str, **options) -> bytes:
     return buffer.getvalue()
 
 
-def test_bytes_and_files_are_untouched(tmp_path):
+def test_bytes_and_files_are_unchanged(tmp_path):
     data = b"\x00not even an image\x00\x00"
     path = tmp_path / "any name"
     path.write_bytes(data)
@@ -89,7 +89,7 @@ def test_other_types_are_named(thing):
         encode_image(thing)
 
 
-def test_file_objects_are_read_from_where_they_stand(tmp_path):
+def test_file_objects_are_read_from_their_position(tmp_path):
     path = tmp_path / "image"
     path.write_bytes(b"skipped and kept")
     with path.open("rb") as file:

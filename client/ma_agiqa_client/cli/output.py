@@ -1,7 +1,7 @@
-"""How the command line shows scores: a table for people, JSON and CSV for programs.
+"""Output of scores: a table for people, JSON and CSV for programs.
 
-`jsonl` and `csv` are written row by row and hold nothing back; `table` and `json` keep the rows
-until the end, to sort them.
+`jsonl` and `csv` are written row by row; `table` and `json` keep the rows until the end, to sort
+them.
 """
 
 import csv
@@ -15,9 +15,7 @@ from rich.text import Text
 
 from ma_agiqa_client._programs.console import printable
 from ma_agiqa_client.card import ModelCard
-from ma_agiqa_client.cli._rows import Row, best_first
-
-__all__ = ["FORMATS", "Writer", "format_of", "make_writer", "meaning", "model_line"]
+from ma_agiqa_client.cli.rows import Row, best_first
 
 FORMATS = ("table", "json", "jsonl", "csv")
 _ENDINGS = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
@@ -37,10 +35,10 @@ _CSV_COLUMNS = (
 
 
 class Writer(ABC):
-    """Takes rows one after the other and writes them to a text stream."""
+    """Takes rows one after the other, and writes them to a text stream."""
 
     streams = False
-    """Whether a row is written when it comes."""
+    """Whether a row is written as soon as it is added."""
 
     def __init__(self, file: IO[str], card: ModelCard, *, ranked: bool, grouped: bool) -> None:
         """Prepare.
@@ -48,8 +46,8 @@ class Writer(ABC):
         Args:
             file: where to write; the caller closes it.
             card: the model that gave the scores.
-            ranked: whether the rows come in the order in which they are to be shown.
-            grouped: whether they have groups.
+            ranked: whether the rows are added in order of rank.
+            grouped: whether the rows have groups.
         """
         self._file = file
         self._card = card
@@ -61,12 +59,12 @@ class Writer(ABC):
         """Take a row; its patch maps are not kept."""
 
     def finish(self) -> None:
-        """Write what was held back. The run is over."""
+        """Write the rows that were kept until the end of the run."""
         self._file.flush()
 
 
 class JsonLinesWriter(Writer):
-    """One JSON object per line; ASCII only, so that any file name survives any terminal."""
+    """One JSON object per line; ASCII only, so that every file name survives every terminal."""
 
     streams = True
 
@@ -77,7 +75,7 @@ class JsonLinesWriter(Writer):
 
 
 class CsvWriter(Writer):
-    """A header and a line per image; there is a group column if images are grouped."""
+    """A header, and a line per image; with a group column if the images are grouped."""
 
     streams = True
 
@@ -128,7 +126,7 @@ class TableWriter(_KeepingWriter):
             super().add(row)
 
     def finish(self) -> None:
-        """Print the table, if there is anything to show."""
+        """Print the table, if it has rows."""
         rows = self._sorted()
         if rows:
             console = Console(file=self._file)
@@ -162,7 +160,7 @@ _WRITERS: dict[str, type[Writer]] = {
 
 
 def format_of(path: str | None) -> str:
-    """The format that the ending of an output file asks for; the table by default."""
+    """Return the format for the extension of an output file; the table by default."""
     endings = (name for ending, name in _ENDINGS.items() if path and path.lower().endswith(ending))
     return next(endings, "table")
 
@@ -170,18 +168,18 @@ def format_of(path: str | None) -> str:
 def make_writer(
     name: str, file: IO[str], card: ModelCard, *, ranked: bool, grouped: bool
 ) -> Writer:
-    """Make the writer for one of `FORMATS`; the arguments are those of `Writer`."""
+    """Make the writer of one of `FORMATS`; for the other arguments, see `Writer`."""
     return _WRITERS[name](file, card, ranked=ranked, grouped=grouped)
 
 
 def model_line(card: ModelCard) -> str:
-    """Name the model that gave the scores, with its note."""
+    """Return a line with the name of the model that gave the scores, and its note."""
     line = f"Model: {card.name} (preset {card.preset}, data set {card.dataset})."
     return f"{line} {card.note}" if card.note else line
 
 
 def meaning(card: ModelCard) -> str:
-    """Say what the numbers are."""
+    """Return a sentence that explains the numbers."""
     return (
         f"MOS: predicted mean opinion score of people, {card.mos_min:g} to {card.mos_max:g}, "
         "higher is better; 0-1: the same, rescaled; percentile: training images rated lower; "

@@ -1,4 +1,4 @@
-"""Heatmaps of what the network saw where: patch score times weight (paper Eq. 2) over the image.
+"""Heatmaps: patch score times patch weight (paper Eq. 2) over the image.
 
 The network stretches the whole picture onto its square grid, so the map covers the whole picture.
 """
@@ -13,12 +13,10 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from ma_agiqa_client._wire.images import upright
-from ma_agiqa_client.cli._rows import Patches, Row
-
-__all__ = ["COLORS", "LEGEND", "MapFolder", "color_table", "draw_map", "lay_over", "open_image"]
+from ma_agiqa_client.cli.rows import Patches, Row
 
 COLORS = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
-"""Colors of the map, evenly spaced from its least to its greatest value (inferno, CC0)."""
+"""Colors of the map, evenly spaced from its minimum to its maximum (inferno, CC0)."""
 
 LEGEND = "patch score x patch weight: the quality MANIQA finds in each part, brighter is more"
 
@@ -30,21 +28,21 @@ _PAPER, _INK = (255, 255, 255), (40, 40, 40)
 
 
 class MapFolder:
-    """Writes a heatmap for each row into a folder, under the image's own path."""
+    """Writes a heatmap for each row into a folder, under the path of the image."""
 
     def __init__(self, folder: str) -> None:
-        """Prepare; subfolders are made when they are needed."""
+        """Prepare; subfolders are created when they are needed."""
         self._folder = Path(folder)
         self.failures: list[tuple[str, str]] = []
 
     def path(self, image: str) -> Path:
-        """Where the map of an image goes: `imgs/a.png` in DIR/imgs/a.png.map.jpg."""
+        """Return the path of an image's map: `imgs/a.png` becomes DIR/imgs/a.png.map.jpg."""
         parts = [part for part in re.split(r"[\\/]+", os.path.splitdrive(image)[1]) if part]
         kept = ["__" if part == ".." else part for part in parts if part != "."]
         return self._folder.joinpath(*kept[:-1], f"{kept[-1]}.map.jpg")
 
     def add(self, row: Row) -> None:
-        """Draw the map of a scored row; an image that Pillow cannot draw is noted.
+        """Draw the map of a scored row; images that Pillow cannot decode go to `failures`.
 
         Raises:
             OSError: the map cannot be written.
@@ -61,11 +59,11 @@ class MapFolder:
         draw_map(image, row.patches, _title(row)).save(path, "JPEG", quality=88)
 
     def finish(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing: every map has been written."""
 
 
 def open_image(path: str | IO[bytes], longest_side: int) -> Image.Image:
-    """Open a file as the server sees it: upright, RGB, first frame; scaled down if it is large.
+    """Open a file as the server sees it: upright, RGB, first frame. Large images are scaled down.
 
     Raises:
         OSError, SyntaxError, ValueError: Pillow cannot decode it.
@@ -78,7 +76,7 @@ def open_image(path: str | IO[bytes], longest_side: int) -> Image.Image:
 
 
 def color_table() -> npt.NDArray[np.uint8]:
-    """The 256 colors of the map, uint8 (256, 3) RGB."""
+    """Return the 256 colors of the map, uint8 (256, 3) RGB."""
     stops = np.linspace(0, 255, len(COLORS))
     channels = [np.interp(np.arange(256), stops, channel) for channel in zip(*COLORS, strict=True)]
     table: npt.NDArray[np.uint8] = np.rint(np.stack(channels, axis=1)).astype(np.uint8)
@@ -86,7 +84,7 @@ def color_table() -> npt.NDArray[np.uint8]:
 
 
 def lay_over(image: Image.Image, patches: Patches) -> Image.Image:
-    """The image in gray under its colored map, RGB of the same size; values are interpolated."""
+    """Blend the image in gray with its interpolated, colored map; returns RGB of the same size."""
     quality = patches.quality
     span = float(np.ptp(quality))
     shares = (quality - quality.min()) / span if span > 0 else np.zeros_like(quality)
@@ -97,15 +95,15 @@ def lay_over(image: Image.Image, patches: Patches) -> Image.Image:
 
 
 def draw_map(image: Image.Image, patches: Patches, title: str) -> Image.Image:
-    """Draw the image, the same under its map, and a legend that says what the map is.
+    """Draw the image, the image under its map, and a legend.
 
     Args:
         image: RGB.
-        patches: its maps, of any grid.
+        patches: maps of the image, on a grid of any size.
         title: a line of text below the pictures.
 
     Returns:
-        RGB, a little more than twice as wide as `image`.
+        RGB, slightly more than twice as wide as `image`.
     """
     overlay = lay_over(image, patches)
     low, high = float(patches.quality.min()), float(patches.quality.max())

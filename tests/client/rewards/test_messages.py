@@ -1,4 +1,4 @@
-"""Requests and answers of the reward server, as bytes."""
+"""Requests and replies of the reward server, as bytes."""
 
 import base64
 import json
@@ -6,14 +6,7 @@ import pickle
 
 import pytest
 
-from ma_agiqa_client.rewards._batch import Rewards
-from ma_agiqa_client.rewards._wire import (
-    MalformedRequestError,
-    is_pickle,
-    read_images,
-    reply_fields,
-    write_reply,
-)
+from ma_agiqa_client.rewards._messages import MalformedRequestError, is_pickle, read_images
 
 TEXT = base64.b64encode(b"\xff\xd8\x00").decode()
 
@@ -66,17 +59,3 @@ def test_text_is_never_taken_for_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "aGVsbG8=").write_bytes(b"secret")
     assert read_images(b'{"images": ["aGVsbG8="]}') == [b"hello"]
-
-
-@pytest.mark.parametrize("pickled", [False, True])
-def test_the_answer_has_the_form_of_the_request(pickled):
-    fields = reply_fields(Rewards((0.5, 0.1), (2.5, None), "tiny"))
-    content_type, body = write_reply(fields, pickled=pickled)
-    assert ("json" in content_type) != pickled
-    assert (pickle.loads(body) if pickled else json.loads(body)) == {
-        "scores": [0.5, 0.1],
-        "outputs": [0.5, 0.1],
-        "mos": [2.5, None],
-        "failed": [1],
-        "model": "tiny",
-    }

@@ -1,8 +1,8 @@
-"""What travels between a trainer and the reward server, without any input or output.
+"""The bodies of requests and replies of the reward server. Does no input or output.
 
 A request is a JSON object with `images`, a list of base64 strings (or data URIs) of encoded images;
-or, for trainers that speak only that, a pickled dictionary with `images`, a list of bytes. Whatever
-else it holds, such as `prompts` and `metadata`, is not looked at. The answer has the same form.
+or, for trainers that send only pickles, a pickled dictionary with `images`, a list of bytes. Other
+fields, such as `prompts` and `metadata`, are ignored. The reply has the same form as the request.
 """
 
 import base64
@@ -14,23 +14,21 @@ from typing import Any
 from ma_agiqa_client.rewards._batch import Rewards
 from ma_agiqa_client.rewards._plain_pickle import PlainPickleError, read_plain_pickle
 
-__all__ = ["MalformedRequestError", "is_pickle", "read_images", "reply_fields", "write_reply"]
-
 _PICKLE_PROTOCOL = 4
 _FIRST_PICKLE_BYTE = b"\x80"  # no JSON text begins with it
 
 
-class MalformedRequestError(ValueError):
+class MalformedRequestError(Exception):
     """The body is not a request; the message says what was expected."""
 
 
 def is_pickle(body: bytes) -> bool:
-    """Whether a body is pickled, not JSON."""
+    """Return whether a body is pickled, rather than JSON."""
     return body.startswith(_FIRST_PICKLE_BYTE)
 
 
 def read_images(body: bytes) -> list[bytes]:
-    """Take the encoded images out of a request.
+    """Return the encoded images of a request.
 
     Raises:
         MalformedRequestError: it is neither JSON nor a pickle of plain values, or has no images.
@@ -46,10 +44,11 @@ def read_images(body: bytes) -> list[bytes]:
 
 
 def reply_fields(rewards: Rewards) -> dict[str, Any]:
-    """The answer: `scores` in 0-1, also as `outputs`, the name that flow_grpo's DeQA client knows.
+    """Return the fields of a reply.
 
-    Beside them `mos` (None where there is none), `failed`, the places of the images that got the
-    fallback, and `model`.
+    `scores` are in 0-1, and repeated as `outputs`, the name that flow_grpo's DeQA client reads.
+    `mos` has None for images without a score, `failed` the indices of the images that got the
+    fallback, and `model` the name of the model.
     """
     return {
         "scores": list(rewards.scores),
@@ -61,7 +60,7 @@ def reply_fields(rewards: Rewards) -> dict[str, Any]:
 
 
 def write_reply(fields: dict[str, Any], *, pickled: bool) -> tuple[str, bytes]:
-    """Write an answer; give its content type and its bytes."""
+    """Encode a reply; return its content type and its bytes."""
     if pickled:
         return "application/octet-stream", pickle.dumps(fields, _PICKLE_PROTOCOL)
     return "application/json", json.dumps(fields, allow_nan=False).encode()
@@ -85,11 +84,11 @@ def _read_pickle(body: bytes) -> Any:
 
 
 def _image_bytes(index: int, image: Any) -> bytes:
-    if not isinstance(image, bytes):
+    if not isinstance(image, bytes | bytearray):
         raise MalformedRequestError(
             f"Image {index} is of type {type(image).__name__}; expected the bytes of an image file."
         )
-    return image
+    return bytes(image)
 
 
 def _image_base64(index: int, image: Any) -> bytes:

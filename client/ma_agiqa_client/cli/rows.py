@@ -1,4 +1,4 @@
-"""One image and what is known of it: the unit that the command line selects, shows and keeps."""
+"""A row: one image and its score, as the command line selects, shows and keeps it."""
 
 import base64
 import binascii
@@ -12,12 +12,10 @@ import numpy.typing as npt
 from ma_agiqa_client._core.ordering import order
 from ma_agiqa_client.score import Gate, Score
 
-__all__ = ["Patches", "Row", "best_first"]
-
 
 @dataclass(frozen=True)
 class Patches:
-    """The patch maps of one image, over the whole picture (paper Eq. 2).
+    """The patch maps of one image; they cover the whole picture (paper Eq. 2).
 
     Attributes:
         score: float32 (h, w), quality of each patch, at least 0.
@@ -29,12 +27,12 @@ class Patches:
 
     @property
     def quality(self) -> npt.NDArray[Any]:
-        """Score times weight, float32 (h, w): what each patch gives to MANIQA's feature."""
+        """Score times weight, float32 (h, w): what each patch contributes to MANIQA's feature."""
         product: npt.NDArray[Any] = (self.score * self.weight).astype(np.float32)
         return product
 
     def to_dict(self) -> dict[str, Any]:
-        """Both maps for JSON: their shape, and float16 values in base64."""
+        """Return both maps for JSON: their shape, and float16 values in base64."""
         shape = list(self.score.shape)
         return {"shape": shape, "score": _pack(self.score), "weight": _pack(self.weight)}
 
@@ -43,7 +41,7 @@ class Patches:
         """Read what `to_dict` wrote.
 
         Raises:
-            KeyError, TypeError, ValueError: it did not write this.
+            KeyError, TypeError, ValueError: the record is not one of `to_dict`.
         """
         height, width = record["shape"]
         shape = (int(height), int(width))
@@ -52,14 +50,14 @@ class Patches:
 
 @dataclass(frozen=True)
 class Row:
-    """One image, as the user wrote its path, and its score or why there is none.
+    """One image with its score, or with the reason why it has none.
 
     Attributes:
-        image: the path.
+        image: path of the image, as the user wrote it.
         mos, normalized, percentile, gate, model: as in `Score`; None if there is an error.
         error: a sentence, or None.
-        group: the images it is compared with; None without grouping.
-        patches: the patch maps, only if they were asked for.
+        group: name of the group in which it is compared; None without grouping.
+        patches: the patch maps, if they were asked for.
     """
 
     image: str
@@ -74,7 +72,7 @@ class Row:
 
     @classmethod
     def from_score(cls, image: str, score: Score) -> "Row":
-        """Name the image of a score."""
+        """Make the row of a score."""
         patches = None
         if score.patch_score is not None and score.patch_weight is not None:
             patches = Patches(score.patch_score, score.patch_weight)
@@ -85,7 +83,6 @@ class Row:
             percentile=score.percentile,
             gate=score.gate,
             model=score.model,
-            error=str(score.error) if score.error else None,
             patches=patches,
         )
 
@@ -94,7 +91,7 @@ class Row:
         """Read a scored row that `to_dict` wrote.
 
         Raises:
-            KeyError, TypeError, ValueError: it did not write this, or the row has no score.
+            KeyError, TypeError, ValueError: the record is not one of `to_dict`, or has no score.
         """
         return cls(
             image=str(record["image"]),
@@ -107,13 +104,13 @@ class Row:
         )
 
     def without_patches(self) -> "Row":
-        """The row alone, a few hundred bytes."""
+        """Return the row without its maps: a few hundred bytes."""
         return replace(self, patches=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """The row for JSON; `gate` is an object or null, `error` a sentence or null.
+        """Return the row for JSON; `gate` is an object or null, `error` a sentence or null.
 
-        `group` is there only if images are grouped. The patch maps are left out.
+        `group` is included only if images are grouped. The patch maps are left out.
         """
         gate = self.gate
         return {
@@ -130,7 +127,7 @@ class Row:
 
 
 def best_first(rows: Iterable[Row]) -> list[Row]:
-    """Sort by falling MOS; images without a score come last, in their old order."""
+    """Sort by falling MOS; images without a score come last, in their original order."""
     return sorted(rows, key=lambda row: order(row.mos))
 
 
