@@ -75,6 +75,7 @@ def test_another_served_model_is_refused(server, config, images):
         (f"127.0.0.1:{free_port()}", "No Triton server answers at 127.0.0.1"),
         ("http://localhost:8001", "expected HOST:PORT"),
     ],
+    ids=["no server", "no address"],
 )
 def test_an_address_without_a_server_is_said(config, images, url, said):
     with pytest.raises(ConfigError, match=said):

@@ -1,5 +1,6 @@
 """Reward functions for trainers that call `fn(images, prompts, metadata)` on threads of theirs."""
 
+import atexit
 from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeAlias
@@ -93,7 +94,9 @@ def _rewarder(scorer: Scorer | None, fallback: float | None) -> Callable[[Any], 
 @cache
 def _shared_scorer(urls: tuple[str, ...]) -> Scorer:
     """One connection for all reward functions; it lives as long as the process."""
-    return Scorer(urls, timeout_s=TIMEOUT_S)
+    scorer = Scorer(urls, timeout_s=TIMEOUT_S)
+    atexit.register(scorer.close)  # later, gRPC is gone, and its clients complain
+    return scorer
 
 
 def _info(rewards: Rewards) -> Info:
