@@ -6,12 +6,20 @@ from pathlib import Path
 import pytest
 import trustme
 from click.testing import CliRunner, Result
+from tritonclient.grpc import InferenceServerClient
 
 from embedded.server import EmbeddedTriton
 from ma_agiqa_client import Scorer
 from ma_agiqa_client.cli import main
 from support.servers import serving
 from support.stand_in.repository import write_stand_in
+
+
+@pytest.fixture
+def client(server: EmbeddedTriton) -> Iterator[InferenceServerClient]:
+    """Triton's bare client of the shipped model."""
+    with InferenceServerClient(server.grpc_url) as client:
+        yield client
 
 
 @pytest.fixture

@@ -18,12 +18,6 @@ IMAGE = next((Path(__file__).resolve().parents[2] / "examples").glob("*.jpg")).r
 TYPES = {"TYPE_UINT8": np.uint8, "TYPE_FP32": np.float32}
 
 
-@pytest.fixture
-def client(server):
-    with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
-        yield client
-
-
 def zeros(client, model: str) -> list[tritonclient.grpc.InferInput]:
     """Every input of a model that it needs, one row of zeros each."""
     tensors = []

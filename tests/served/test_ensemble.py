@@ -25,12 +25,6 @@ TOLERANCE = 1e-4  # of MOS, and of the gate and the maps
 
 
 @pytest.fixture(scope="module")
-def client(server):
-    with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
 def in_process():
     model, _ = load_scorer(CHECKPOINT)
     embedder = build_embedder("demo")

@@ -6,19 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from ma_agiqa.tensors import GATE_ORDER
 from support.triton_requests import infer
 
 IMAGE = (Path(__file__).resolve().parents[2] / "examples" / "coffee_blur.jpg").read_bytes()
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
-        yield client
 
 
 def read(url: str) -> dict[str, float]:
