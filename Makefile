@@ -8,7 +8,7 @@ HOST ?= localhost:8001
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo score serve test test-baselines test-bulk fuzz audit deploy-tools lint format train-demo paper clean load overload faults soak
+.PHONY: help install demo score serve test test-slow test-all test-baselines test-bulk fuzz audit deploy-tools lint format train-demo paper clean load overload faults soak
 
 help: ## list the tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,14 +32,24 @@ score: $(INSTALLED) ## score your files: make score IMAGES="folder or files"
 serve: $(INSTALLED) ## serve the model on localhost:8001 until Ctrl-C
 	$(BIN)/python deploy/serve.py
 
-test: $(INSTALLED) ## run every test
-	$(BIN)/python -m pytest
+# The tests of an expression: together, then what has to have the machine to itself.
+run_tests = $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup $(PYTEST_OPTIONS) \
+  -m '($(1)) and not (quiet or faults)'; together=$$?; \
+  $(BIN)/python -m pytest $(PYTEST_OPTIONS) -m '($(1)) and (quiet or faults)' && exit $$together
+
+test: $(INSTALLED) ## run the tests; leaves out slow ones and those that harm a server (test-all)
+	$(call run_tests,not slow and not faults)
+
+test-slow: $(INSTALLED) ## run the tests that `make test` leaves out
+	$(call run_tests,slow or faults)
+
+test-all: test test-slow ## run every test
 
 test-baselines: $(INSTALLED) ## run the tests of the baselines that need a package of their own (C++ compiler)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e './training[baselines]'
 	$(BIN)/python -m pytest tests/training/evaluate/baselines/test_baselines.py
 
-deploy-tools: $(INSTALLED) ## fetch Prometheus and schemas into .tools; without them some tests of deploy/ are skipped
+deploy-tools: $(INSTALLED) ## fetch Prometheus and schemas into .tools, for tests of deploy/ that are skipped without
 	@mkdir -p .tools/prometheus .tools/npm .tools/kserve
 	cd .tools && apt-get download prometheus && dpkg -x prometheus_*.deb prometheus
 	npm install --silent --no-audit --no-fund --prefix .tools/npm \

@@ -1,4 +1,4 @@
-"""The page for people against the real server: real images are dropped and seen ranked."""
+"""The page for people against a real Triton: images are dropped and seen ranked."""
 
 from pathlib import Path
 
@@ -11,11 +11,11 @@ from support.page_process import open_page, running_page
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.jpg"))
 
 
-def test_dropped_images_are_ranked_as_the_server_scores_them(server, tmp_path):
-    with Scorer(server.grpc_url) as scorer:
+def test_dropped_images_are_ranked_as_the_server_scores_them(stand_in, tmp_path):
+    with Scorer(stand_in.grpc_url) as scorer:
         ranked = scorer.rank(EXAMPLES)
         note = scorer.model().note
-    with running_page(server.grpc_url, tmp_path) as address, open_page(address) as page:
+    with running_page(stand_in.grpc_url, tmp_path) as address, open_page(address) as page:
         page.set_input_files("input[type=file]", EXAMPLES)
         done = f"document.querySelector('.status').textContent == '{len(EXAMPLES)} images'"
         page.wait_for_function(done)

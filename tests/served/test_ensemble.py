@@ -1,6 +1,5 @@
 """The shipped repository behind the real Triton, against the same networks in this process."""
 
-import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,25 +7,21 @@ import numpy as np
 import pytest
 import torch
 import tritonclient.grpc
-from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from ma_agiqa.checkpoints import checkpoint_sha256, load_scorer
 from ma_agiqa.images.views import decode, quality_view, semantic_view
 from ma_agiqa.lmm.sources import build_embedder
 from ma_agiqa.networks.scorer import ScorerOutput
+from ma_agiqa_client import Scorer
+from support.pictures import encoded, noise
+from support.triton_requests import infer
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = ROOT / "training" / "checkpoints" / "demo"
 EXAMPLES = sorted(p for p in (ROOT / "examples").iterdir() if p.suffix != ".md")
 OUTPUTS = ("SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT")
 TOLERANCE = 1e-4  # of MOS, and of the gate and the maps
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")
@@ -45,24 +40,9 @@ def in_process():
     return score
 
 
-def infer(client, *files: bytes) -> dict[str, np.ndarray]:
-    tensor = np.array([[file] for file in files], dtype=np.object_)
-    image = tritonclient.grpc.InferInput("IMAGE", list(tensor.shape), "BYTES")
-    image.set_data_from_numpy(tensor)
-    result = client.infer("ma_agiqa", [image], client_timeout=120)
-    return {name: result.as_numpy(name) for name in OUTPUTS}
-
-
-def noise(width: int, height: int, seed: int) -> bytes:
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def test_served_equals_in_process(client, in_process):
-    files = [path.read_bytes() for path in EXAMPLES] + [noise(90, 40, 1), noise(7, 300, 2)]
+    files = [path.read_bytes() for path in EXAMPLES]
+    files += [encoded(noise(1, 40, 90)), encoded(noise(2, 300, 7))]
     for file in files:
         served, expected = infer(client, file), in_process([file])
         for name, tensor in zip(OUTPUTS, expected, strict=True):
@@ -77,7 +57,7 @@ def test_several_images_in_one_request(client, in_process):
 
 
 def test_the_pristine_example_ranks_above_its_degraded_versions(client):
-    scores = {path.stem: float(infer(client, path.read_bytes())["SCORE"]) for path in EXAMPLES}
+    scores = {path.stem: infer(client, path.read_bytes())["SCORE"].item() for path in EXAMPLES}
     pristine = [name for name in scores if name.endswith("_pristine")]
     assert len(pristine) >= 2
     for name in pristine:
@@ -85,6 +65,12 @@ def test_the_pristine_example_ranks_above_its_degraded_versions(client):
         degraded = [other for other in scores if other.startswith(subject) and other != name]
         assert degraded
         assert all(scores[name] > scores[other] for other in degraded), subject
+
+
+def test_the_best_of_n(server):
+    with Scorer(server.grpc_url) as scorer:
+        names = [score.source.stem for score in scorer.rank(EXAMPLES, top=2)]
+    assert names == ["village_pristine", "portrait_pristine"]
 
 
 def test_the_card_names_the_shipped_checkpoint(client):
@@ -101,7 +87,7 @@ def batch_sizes(client, model: str) -> dict[int, int]:
 
 def test_200_concurrent_requests_of_mixed_sizes_are_batched(client, record_property):
     sizes = np.random.default_rng(0).integers(16, 700, (200, 2))
-    files = [noise(int(w), int(h), seed) for seed, (w, h) in enumerate(sizes)]
+    files = [encoded(noise(seed, height, width)) for seed, (height, width) in enumerate(sizes)]
     models = ("preprocess", "mplug_owl2", "maniqa_moe")
     before = {model: batch_sizes(client, model) for model in models}
     with ThreadPoolExecutor(64) as pool:
@@ -116,7 +102,7 @@ def test_200_concurrent_requests_of_mixed_sizes_are_batched(client, record_prope
         assert sum(run.values()) < 100, f"{model} hardly batched: {run}"
 
 
-@pytest.mark.parametrize("bad", [b"", b"text, not an image", noise(50, 50, 0)[:200]])
+@pytest.mark.parametrize("bad", [b"", b"text, not an image", encoded(noise(0, 50, 50))[:200]])
 def test_a_bad_image_is_an_invalid_argument_without_internals(client, bad):
     with pytest.raises(InferenceServerException) as caught:
         infer(client, bad)
@@ -126,20 +112,20 @@ def test_a_bad_image_is_an_invalid_argument_without_internals(client, bad):
 
 
 def test_one_bad_image_does_not_fail_its_batch(client):
-    good = noise(64, 64, 5)
+    good = encoded(noise(5, 64, 64))
     alone = infer(client, good)["SCORE"]
     files = [good, b"bad"] * 30
 
     def outcome(file: bytes) -> float | str:
         try:
-            return float(infer(client, file)["SCORE"])
+            return infer(client, file)["SCORE"].item()
         except InferenceServerException as error:
             return error.status()
 
     with ThreadPoolExecutor(60) as pool:
         outcomes = list(pool.map(outcome, files))
     assert outcomes[1::2] == ["StatusCode.INVALID_ARGUMENT"] * 30
-    np.testing.assert_allclose(outcomes[::2], float(alone), atol=TOLERANCE)
+    np.testing.assert_allclose(outcomes[::2], alone.item(), atol=TOLERANCE)
 
 
 def test_a_request_of_another_shape_is_refused(client):

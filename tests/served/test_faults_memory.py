@@ -3,7 +3,6 @@
 The small disks are real ones (tmpfs of a given size), so these tests need the right to mount.
 """
 
-import io
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,10 @@ from PIL import Image
 
 from exporter.golden import golden_images
 from ma_agiqa_client import Retry, Scorer, ServerError, ServerUnavailableError
+from support.pictures import encoded, noise
+from support.servers import SHIPPED
 from support.supervised import Supervised
+from support.triton_requests import infer
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.faults
@@ -28,22 +30,15 @@ def small_disk(size: str, folder: Path) -> tuple[str, ...]:
     wrap = ("unshare", "--mount", "sh", "-c", _MOUNT, "sh", size, str(folder))
     done = subprocess.run([*wrap, "true"], capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.skip(f"this machine does not allow mounting: {done.stderr.strip()}")
+        pytest.skip(f"needs the right to mount: {done.stderr.strip()}")
     return wrap
-
-
-def noise(side: int) -> bytes:
-    """A PNG file of about 3 bytes a pixel."""
-    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", compress_level=0)
-    return file.getvalue()
 
 
 def test_a_full_dev_shm_is_an_error_of_the_request_and_the_server_lives(tmp_path):
     wrap = small_disk("20m", Path("/dev/shm"))
-    server = Supervised(ROOT / "model_repository", tmp_path / "log", wrap=wrap)
-    small, large = golden_images()[0], noise(1800)  # 9.7 MB; it lies there twice while it is sent
+    server = Supervised(SHIPPED, tmp_path / "log", wrap=wrap)
+    small = golden_images()[0]
+    large = encoded(noise(0, 1800, 1800), compress_level=0)  # 9.7 MB, there twice while it is sent
     try:
         with Scorer(server.url, retry=Retry(budget_s=0.1), timeout_s=60) as scorer:
             expected = scorer.score(small).mos
@@ -83,7 +78,7 @@ def test_a_full_disk_in_export_leaves_the_repository_as_it_was(tmp_path):
         [
             *small_disk("4m", disk),
             *("env", f"DISK={disk}/models", f"COPY={copy}", "sh", "-c", script, "sh"),
-            *(str(ROOT / "model_repository"), str(disk), *map(str, export)),
+            *(str(SHIPPED), str(disk), *map(str, export)),
         ],
         capture_output=True,
         text=True,
@@ -93,9 +88,8 @@ def test_a_full_disk_in_export_leaves_the_repository_as_it_was(tmp_path):
     assert done.returncode == 1
     assert f"The disk of {disk}/models is full" in done.stderr
     assert "Traceback" not in done.stderr
-    shipped = ROOT / "model_repository"
     ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(shipped, tmp_path / "expected", ignore=ignored)
+    shutil.copytree(SHIPPED, tmp_path / "expected", ignore=ignored)
     assert contents(copy) == contents(tmp_path / "expected")
 
 
@@ -129,12 +123,11 @@ def build_embedder(**settings):
 
 def test_a_batch_beyond_the_memory_is_halved_and_the_server_lives(tmp_path):
     repository = tmp_path / "models"
-    shutil.copytree(ROOT / "model_repository", repository)
+    shutil.copytree(SHIPPED, repository)
     model = repository / "mplug_owl2" / "1" / "model.py"
     model.write_text(model.read_text() + GREEDY)
     server = Supervised(repository, tmp_path / "log", "--restarts", "0")
-    white = io.BytesIO()
-    Image.new("RGB", (64, 64), "white").save(white, "PNG")
+    white = encoded(Image.new("RGB", (64, 64), "white"))
     try:
         with Scorer(server.url, timeout_s=60, retry=Retry(budget_s=0.1)) as scorer:
             expected = [scorer.score(image).mos for image in golden_images()]
@@ -142,8 +135,8 @@ def test_a_batch_beyond_the_memory_is_halved_and_the_server_lives(tmp_path):
             scores = batch(server.url, files)
             np.testing.assert_allclose(scores, expected * 8, atol=1e-3)
             with pytest.raises(ServerUnavailableError, match="too little memory for this image"):
-                scorer.score(white.getvalue())
-            mixed = [*files[:7], white.getvalue(), *files[8:16]]
+                scorer.score(white)
+            mixed = [*files[:7], white, *files[8:16]]
             answers = list(scorer.score_many(mixed, max_in_flight=16))
             assert [bool(score.error) for score in answers] == [i == 7 for i in range(16)]
         assert "batch of 32" in (tmp_path / "log").read_text()
@@ -154,8 +147,5 @@ def test_a_batch_beyond_the_memory_is_halved_and_the_server_lives(tmp_path):
 
 def batch(url: str, files: list[bytes]) -> np.ndarray:
     """Scores of image files that are sent as one request."""
-    data = np.array([[file] for file in files], dtype=np.object_)
-    image = tritonclient.grpc.InferInput("IMAGE", list(data.shape), "BYTES")
-    image.set_data_from_numpy(data)
     with tritonclient.grpc.InferenceServerClient(url) as client:
-        return client.infer("ma_agiqa", [image], client_timeout=120).as_numpy("SCORE")[:, 0]
+        return infer(client, *files)["SCORE"][:, 0]

@@ -1,7 +1,6 @@
 """Processes that die, hang and end under load, with the real server and its supervisor."""
 
 import os
-import shutil
 import signal
 import socket
 import threading
@@ -14,29 +13,34 @@ import pytest
 from exporter.golden import golden_images
 from ma_agiqa_client import Retry, Scorer
 from support.constant_load import ConstantLoad
+from support.servers import SHIPPED
 from support.slow_request import SlowRequest
 from support.supervised import Supervised, kill, wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
+COUNT = 150
 PATIENT = {"timeout_s": 150.0, "retry": Retry(budget_s=140)}
 
+of_both = pytest.mark.parametrize(
+    "supervised", ["stand-in", pytest.param("shipped", marks=pytest.mark.slow)], indirect=True
+)
 
-@pytest.fixture(scope="module")
-def supervised(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("faults")
-    shutil.copytree(ROOT / "model_repository", folder / "models")
-    running = Supervised(folder / "models", folder / "log", "--restarts", "9")
+
+@pytest.fixture
+def supervised(request, slow_repository, tmp_path):
+    """A supervised server: of the stand-in, or of the shipped model where the test asks for it."""
+    shipped = getattr(request, "param", None) == "shipped"
+    running = Supervised(SHIPPED if shipped else slow_repository, tmp_path / "log")
     yield running
-    running.stop()
+    running.stop(signal.SIGKILL)
 
 
 class Job:
-    """Many images through the SDK, on a thread."""
+    """COUNT images through the SDK, on a thread."""
 
-    def __init__(self, url: str, count: int):
+    def __init__(self, url: str):
         self.scores: list = []
         self._scorer = Scorer(url, **PATIENT)
-        self._images = (golden_images() * count)[:count]
+        self._images = (golden_images() * COUNT)[:COUNT]
         self._thread = threading.Thread(target=self._work)
         self._thread.start()
 
@@ -48,10 +52,10 @@ class Job:
     def wait_for(self, count: int) -> None:
         wait_until(lambda: len(self.scores) >= count)
 
-    def check(self, count: int) -> None:
+    def check(self) -> None:
         """Every image has exactly one score, and images that are the same the same one."""
         self._thread.join(180)
-        assert sorted(score.index for score in self.scores) == list(range(count))
+        assert sorted(score.index for score in self.scores) == list(range(COUNT))
         assert [str(score.error) for score in self.scores if score.error] == []
         kinds = len(golden_images())
         for kind in range(kinds):
@@ -60,10 +64,10 @@ class Job:
 
 
 @pytest.mark.faults
-@pytest.mark.slow
+@pytest.mark.parametrize("supervised", ["shipped"], indirect=True)
 @pytest.mark.parametrize("model", ["mplug_owl2", "maniqa_moe"])
 def test_a_dead_stub_is_noticed_and_every_image_scored(supervised, model):
-    lines, job = len(supervised.said), Job(supervised.url, 300)
+    lines, job = len(supervised.said), Job(supervised.url)
     job.wait_for(30)
     (stub,) = [pid for pid in supervised.pids("stub") if pid in supervised.pids(f"/{model}/")]
     killed = kill(stub)
@@ -71,23 +75,22 @@ def test_a_dead_stub_is_noticed_and_every_image_scored(supervised, model):
     back = supervised.wait_for("Serving again", lines) - killed
     print(f"{model}: noticed after {noticed:.1f} s, served again after {back:.1f} s")
     assert noticed < 15
-    job.check(300)
+    job.check()
 
 
-@pytest.mark.slow
+@of_both
 def test_a_killed_server_comes_back_and_every_image_is_scored(supervised):
-    lines, job, regions = len(supervised.said), Job(supervised.url, 300), supervised.regions()
+    lines, job, regions = len(supervised.said), Job(supervised.url), supervised.regions()
     assert regions
     job.wait_for(30)
     killed = kill(supervised.pids("tritonserver/bin")[0])
     back = supervised.wait_for("Serving again", lines) - killed
     print(f"tritonserver: served again after {back:.1f} s")
-    job.check(300)
+    job.check()
     assert not any(region.exists() for region in regions)
 
 
 @pytest.mark.faults
-@pytest.mark.slow
 def test_a_stub_that_stops_is_noticed_by_the_canary(supervised):
     """Its process is there, and Triton says that it is ready."""
     lines = len(supervised.said)
@@ -102,7 +105,6 @@ def test_a_stub_that_stops_is_noticed_by_the_canary(supervised):
         assert scorer.score(golden_images()[0]).error is None
 
 
-@pytest.mark.faults
 def test_half_open_and_slow_connections_do_no_harm(supervised):
     host, port = supervised.url.split(":")
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -126,9 +128,8 @@ def test_half_open_and_slow_connections_do_no_harm(supervised):
         assert scorer.score(golden_images()[0]).mos == pytest.approx(expected, abs=1e-3)
 
 
-@pytest.mark.slow
+@of_both
 def test_sigterm_under_load_loses_no_accepted_request(supervised):
-    """The last one: the server is gone afterwards."""
     regions, children = supervised.regions(), supervised.pids("")
     refused = ("has no available versions", "failed to connect", "Connection refused", "not ready")
     refused += ("StatusCode.CANCELLED CANCELLED",)  # by the end of the server itself

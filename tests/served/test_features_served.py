@@ -69,6 +69,7 @@ def test_another_served_model_is_refused(server, images, tmp_path):
         (f"127.0.0.1:{free_port()}", "No Triton server answers at 127.0.0.1"),
         ("http://localhost:8001", "expected HOST:PORT"),
     ],
+    ids=["no server", "no address"],
 )
 def test_an_address_without_a_server_is_said(images, tmp_path, url, said):
     with pytest.raises(ConfigError, match=said):

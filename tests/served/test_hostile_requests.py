@@ -21,6 +21,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from embedded.server import EmbeddedTriton
 from support.hostile_files import costly_files, mutated_files, png
+from support.servers import SHIPPED, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = sorted((ROOT / "examples").glob("*.jpg"))[0].read_bytes()
@@ -32,10 +33,9 @@ VIEW = bytes(224 * 224 * 3)
 
 
 @pytest.fixture(scope="module")
-def hardened(tmp_path_factory):
+def hardened():
     """A server of these tests alone, because they may end it."""
-    log_file = tmp_path_factory.mktemp("server") / "log"
-    with EmbeddedTriton(ROOT / "model_repository", free_ports=True, log_file=log_file) as server:
+    with serving(SHIPPED) as server:
         yield server
 
 

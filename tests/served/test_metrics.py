@@ -5,28 +5,13 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from ma_agiqa.tensors import GATE_ORDER
+from support.triton_requests import infer
 
-IMAGE = Path(__file__).resolve().parents[2] / "examples" / "coffee_blur.jpg"
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
-        yield client
-
-
-def score(client, *files: bytes, **parameters) -> np.ndarray:
-    tensor = np.array([[file] for file in files], dtype=np.object_)
-    image = tritonclient.grpc.InferInput("IMAGE", list(tensor.shape), "BYTES")
-    image.set_data_from_numpy(tensor)
-    result = client.infer("ma_agiqa", [image], parameters=parameters, client_timeout=120)
-    return result.as_numpy("SCORE")[:, 0], result.as_numpy("GATE")
+IMAGE = (Path(__file__).resolve().parents[2] / "examples" / "coffee_blur.jpg").read_bytes()
 
 
 def read(url: str) -> dict[str, float]:
@@ -56,10 +41,9 @@ SCORED = 'ma_agiqa_images_total{outcome="scored",step="meter"}'
 
 
 def test_two_scored_images(server, client):
-    answer = []
-    files = [IMAGE.read_bytes()] * 2
-    moved = change(server, lambda: answer.append(score(client, *files)), SCORED)
-    scores, gates = answer[0]
+    answers = []
+    moved = change(server, lambda: answers.append(infer(client, IMAGE, IMAGE)), SCORED)
+    scores, gates = answers[0]["SCORE"], answers[0]["GATE"]
     assert moved[SCORED] == 2
     assert moved["ma_agiqa_score_count"] == moved["ma_agiqa_score_quantile_count"] == 2
     assert moved["ma_agiqa_score_sum"] == pytest.approx(scores.sum(), abs=1e-4)
@@ -79,7 +63,7 @@ def test_two_scored_images(server, client):
 def test_a_file_that_is_no_image(server, client):
     def send():
         with pytest.raises(InferenceServerException):
-            score(client, b"no image")
+            infer(client, b"no image")
 
     refused = 'ma_agiqa_images_total{outcome="refused",step="preprocess"}'
     moved = change(server, send, refused)
@@ -90,7 +74,7 @@ def test_a_file_that_is_no_image(server, client):
 def test_a_late_request(server, client):
     def send():
         with pytest.raises(InferenceServerException, match="DEADLINE"):
-            score(client, IMAGE.read_bytes(), deadline_unix_us=1)
+            infer(client, IMAGE, deadline_unix_us=1)
 
     late = 'ma_agiqa_images_total{outcome="late",step="preprocess"}'
     moved = change(server, send, late)
@@ -102,9 +86,8 @@ def test_a_late_request(server, client):
 def test_a_canary_is_scored_and_left_out_of_the_scores(server, client):
     answers = []
     series = 'ma_agiqa_batch_images_count{step="meter"}'
-    image = IMAGE.read_bytes()
-    moved = change(server, lambda: answers.append(score(client, image, canary=True)), series)
-    assert answers[0][0].shape == (1,)
+    moved = change(server, lambda: answers.append(infer(client, IMAGE, canary=True)), series)
+    assert answers[0]["SCORE"].shape == (1, 1)
     assert SCORED not in moved
     assert moved[METER_REQUESTS] == 1
     assert not [name for name in moved if name.startswith(("ma_agiqa_score", "ma_agiqa_gate"))]

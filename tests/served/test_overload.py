@@ -1,18 +1,17 @@
 """A burst far beyond what the server can do: what is refused, how, and what still works."""
 
-import io
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
-import tritonclient.grpc
-from PIL import Image
 
 from load.generator import Target, measure, send_at_rate
+from support.pictures import encoded, noise
+from support.triton_requests import statistics
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.jpg"))
 FILES = [path.read_bytes() for path in EXAMPLES]
+pytestmark = pytest.mark.quiet
 
 
 @pytest.fixture
@@ -21,31 +20,26 @@ def target(server):
         yield target
 
 
-def computed(client) -> int:
-    statistics = client.get_inference_statistics("mplug_owl2").model_stats[0]
-    return statistics.inference_stats.success.count
+def computed(server) -> int:
+    return statistics(server, "mplug_owl2").inference_stats.success.count
 
 
 def test_what_is_too_much_is_refused_before_the_networks_and_the_rest_is_scored(server, target):
     capacity = measure(target, FILES, 32, 2.0).images_per_s
-    with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
-        before = computed(client)
-        answers = send_at_rate(target, FILES, 8 * capacity, seconds=4.0, deadline_s=60.0)
-        after = computed(client)
+    before = computed(server)
+    answers = send_at_rate(target, FILES, 8 * capacity, seconds=4.0, deadline_s=60.0)
+    after = computed(server)
     scored = [answer for answer in answers if answer.status is None]
     refused = [answer for answer in answers if answer.status == "UNAVAILABLE"]
     assert len(scored) + len(refused) == len(answers)
-    assert len(scored) >= 3 * 32  # so many may always wait
+    assert len(scored) >= 3 * 32  # this many may always wait
     assert len(refused) > len(answers) / 4
     assert after - before == len(scored)  # nothing refused was computed
     assert target.infer(target.requests(FILES)[0]).scores
 
 
 def test_where_decoding_is_slow_too_much_is_refused_before_it_is_decoded(target):
-    picture = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG", compress_level=1)
-    files = [file.getvalue()]
+    files = [encoded(noise(0, 1024, 1024), compress_level=1)]
     capacity = measure(target, files, 8, 3.0).images_per_s
     answers = send_at_rate(target, files, 6 * capacity, seconds=4.0, deadline_s=10.0)
     outcomes = Counter(answer.status or "scored" for answer in answers)

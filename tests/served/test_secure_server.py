@@ -1,17 +1,18 @@
-"""serve.py with TLS, client certificates and a token, asked by the SDK and by score.py."""
+"""serve.py with TLS, client certificates and a token, asked by the SDK, score.py and to_triton."""
 
 import json
-import subprocess
-import sys
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
+import torch
 import tritonclient.grpc
-import trustme
+from click.testing import CliRunner, Result
 from tritonclient.utils import InferenceServerException
 
+import to_triton
 from ma_agiqa_client import (
     AuthenticationError,
     Retry,
@@ -19,22 +20,31 @@ from ma_agiqa_client import (
     ServerUnavailableError,
     Tls,
 )
+from support.supervised import Supervised
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = sorted((ROOT / "examples").glob("*.jpg"))[0]
 TOKEN = "0123456789abcdef0123456789abcdef"
 
 
+class Brightness(torch.nn.Module):
+    """What the stand-in computes, for the comparison in process."""
+
+    def forward(self, view: torch.Tensor, semantic: torch.Tensor, coherence: torch.Tensor):
+        pixels = view.double()
+        score = pixels.mean(dim=(1, 2, 3)).unsqueeze(1) / 51
+        gate = 0.5 + pixels.mean(dim=(1, 2)) / 510
+        patches = pixels.reshape(-1, 14, 16, 14, 16, 3).mean(dim=(2, 4, 5)) / 51
+        return score.float(), gate.float(), patches.float(), torch.ones_like(patches).float()
+
+
 @pytest.fixture(scope="module")
-def files(tmp_path_factory) -> Path:
-    """PEM files of the issuer, the server, a client and a stranger; the token."""
-    folder = tmp_path_factory.mktemp("certificates")
-    issuer, other = trustme.CA(), trustme.CA()
-    issuer.cert_pem.write_to_path(folder / "issuer.pem")
-    for name, ca in {"localhost": issuer, "client": issuer, "stranger": other}.items():
-        certificate = ca.issue_cert(name)
-        certificate.private_key_pem.write_to_path(folder / f"{name}.key")
-        certificate.cert_chain_pems[0].write_to_path(folder / f"{name}.pem")
+def files(certificates, stand_in_repository, tmp_path_factory) -> Path:
+    """The certificates, `token` and `models`, whose version can be rolled back to."""
+    folder = tmp_path_factory.mktemp("secure") / "files"
+    shutil.copytree(certificates, folder)
+    shutil.copytree(stand_in_repository, folder / "models")
+    torch.jit.script(Brightness()).save(folder / "models" / "maniqa_moe" / "1" / "model.pt")
     (folder / "token").write_text(TOKEN)
     return folder
 
@@ -42,25 +52,24 @@ def files(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def url(files) -> Iterator[str]:
     """HOST:PORT of a server that asks for a certificate and for the token."""
-    process = subprocess.Popen(
-        [
-            *(sys.executable, ROOT / "deploy" / "serve.py"),
-            *("--free-ports", "--json", "--until-stdin-closes", "--log-file", files / "log"),
-            *("--tls-cert", files / "localhost.pem", "--tls-key", files / "localhost.key"),
-            *("--tls-client-ca", files / "issuer.pem", "--token-file", files / "token"),
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+    server = Supervised(
+        *(files / "models", files / "log"),
+        *("--tls-cert", f"{files}/localhost.pem", "--tls-key", f"{files}/localhost.key"),
+        *("--tls-client-ca", f"{files}/issuer.pem", "--token-file", f"{files}/token"),
     )
-    status = json.loads(process.stdout.readline())
-    yield f"localhost:{status['grpc_url'].rpartition(':')[2]}"
-    process.communicate(timeout=60)
+    yield f"localhost:{server.url.rpartition(':')[2]}"
+    server.stop()
 
 
-def tls(files: Path, name: str | None = "client") -> Tls:
+def tls(files: Path, name: str | None = "client", issuer: str = "issuer", **options: str) -> Tls:
     own = (files / f"{name}.pem", files / f"{name}.key") if name else (None, None)
-    return Tls(files / "issuer.pem", *own)
+    return Tls(files / f"{issuer}.pem", *own, **options)
+
+
+def options(files: Path) -> list[object]:
+    """Those that every program here has for TLS."""
+    own = ("--tls-cert", files / "client.pem", "--tls-key", files / "client.key")
+    return ["--tls-ca", files / "issuer.pem", *own]
 
 
 def test_the_sdk_scores_with_certificate_and_token(url, files):
@@ -70,33 +79,26 @@ def test_the_sdk_scores_with_certificate_and_token(url, files):
         assert scorer.score(IMAGE).error is None
 
 
-def test_score_py_scores_with_certificate_and_token(url, files):
-    result = score_py(url, files, TOKEN)
-    assert result.returncode == 0, result.stderr
-    (row,) = json.loads(result.stdout)
-    assert isinstance(row["mos"], float)
+def test_an_address_may_have_another_name_than_the_certificate(url, files):
+    address, named = url.replace("localhost", "127.0.0.1"), tls(files, server_name="localhost")
+    with Scorer(address, tls=named, token=TOKEN) as scorer:
+        assert scorer.score(IMAGE).error is None
 
 
-def test_score_py_says_what_is_wrong_with_the_token(url, files):
-    result = score_py(url, files, TOKEN[::-1])
-    assert result.returncode == 3
-    assert "Check the token" in result.stderr
+@pytest.mark.parametrize(
+    ("token", "status", "said"), [(TOKEN, 0, ""), (TOKEN[::-1], 3, "Check the token")]
+)
+def test_score_py_with_certificate_and_token(
+    url, files, score_py, monkeypatch, token, status, said
+):
+    monkeypatch.setenv("MA_AGIQA_TOKEN", token)
+    result = score_py(IMAGE, "--format", "json", "--url", url, *options(files))
+    assert result.exit_code == status, result.stderr
+    assert said in result.stderr
     assert TOKEN not in result.stderr
-
-
-def score_py(url: str, files: Path, token: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [
-            *(sys.executable, ROOT / "client" / "score.py", IMAGE, "--format", "json"),
-            *("--url", url, "--tls-ca", files / "issuer.pem"),
-            *("--tls-cert", files / "client.pem", "--tls-key", files / "client.key"),
-        ],
-        env={"MA_AGIQA_TOKEN": token, "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    if status == 0:
+        (row,) = json.loads(result.stdout)
+        assert isinstance(row["mos"], float)
 
 
 @pytest.mark.parametrize("token", [None, TOKEN[::-1]])
@@ -107,11 +109,22 @@ def test_without_the_token_nothing_is_scored_or_told(url, files, token):
                 call()
 
 
-@pytest.mark.parametrize("name", [None, "stranger"])
-def test_without_a_certificate_of_the_issuer_there_is_no_connection(url, files, name):
+@pytest.mark.parametrize(
+    "security",
+    [
+        lambda files: tls(files, None),
+        lambda files: tls(files, "stranger"),
+        lambda files: tls(files, issuer="other"),
+        lambda files: tls(files, server_name="another.example.org"),
+        lambda files: None,
+    ],
+    ids=["no certificate", "a stranger's", "unknown issuer", "another name", "no TLS"],
+)
+def test_connections_that_cannot_be_trusted_are_refused(url, files, security):
+    quick = Retry(connect_budget_s=0.3)
     with (
-        Scorer(url, tls=tls(files, name), token=TOKEN, retry=Retry(connect_budget_s=0.3)) as scorer,
-        pytest.raises(ServerUnavailableError),
+        Scorer(url, tls=security(files), token=TOKEN, retry=quick) as scorer,
+        pytest.raises(ServerUnavailableError, match=url),
     ):
         scorer.score(IMAGE)
 
@@ -142,15 +155,15 @@ def test_even_with_everything_right_the_closed_services_stay_closed(url, files, 
 
 def test_versions_are_changed_with_the_key_a_certificate_and_the_token(url, files):
     """Back to the version that is active: everything is asked, and no file changes."""
-    command = [
-        *(sys.executable, ROOT / "export" / "to_triton.py", "rollback", url, "--to", "1"),
-        *("--tls-ca", files / "issuer.pem", "--token", TOKEN),
-        *("--tls-cert", files / "client.pem", "--tls-key", files / "client.key"),
-    ]
-    run = {"capture_output": True, "text": True, "check": False, "timeout": 300}
-    done = subprocess.run([*command, "--admin-key-file", files / "log.key"], **run)
+
+    def roll_back(key: Path) -> Result:
+        command = ["rollback", url, "--to", "1", "--repository", files / "models"]
+        command += [*options(files), "--token", TOKEN, "--admin-key-file", key]
+        return CliRunner().invoke(to_triton.main, list(map(str, command)))
+
+    done = roll_back(files / "log.key")
     assert done.stdout == f"Version 1 is active at {url}.\n", done.stderr
     (files / "wrong.key").write_text("0" * 32)
-    done = subprocess.run([*command, "--admin-key-file", files / "wrong.key"], **run)
-    assert done.returncode == 1
+    done = roll_back(files / "wrong.key")
+    assert done.exit_code == 1
     assert "requires its administrator key to change models" in done.stderr

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tritonclient.grpc
 
-from embedded.server import EmbeddedTriton, Tracing
+from embedded.server import Tracing
+from support.servers import serving
+from support.triton_requests import image_tensor
 
-ROOT = Path(__file__).resolve().parents[2]
+IMAGE = (Path(__file__).resolve().parents[2] / "examples" / "coffee_blur.jpg").read_bytes()
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 STEPS = ("preprocess", "mplug_owl2", "maniqa_moe", "meter", "ma_agiqa")
 
@@ -57,20 +58,14 @@ def collector() -> Iterator[Collector]:
         thread.join()
 
 
-def test_every_step_of_a_request_is_in_the_callers_trace(collector, tmp_path):
-    image = tritonclient.grpc.InferInput("IMAGE", [1, 1], "BYTES")
-    file = (ROOT / "examples" / "coffee_blur.jpg").read_bytes()
-    image.set_data_from_numpy(np.array([[file]], dtype=np.object_))
+def test_every_step_of_a_request_is_in_the_callers_trace(collector, stand_in_repository):
     headers = {"traceparent": f"00-{TRACE_ID}-b7ad6b7169203331-01"}
-    server = EmbeddedTriton(
-        ROOT / "model_repository",
-        free_ports=True,
-        log_file=tmp_path / "log",
-        tracing=Tracing(collector.url),
-    )
-    with server, tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
-        client.infer("ma_agiqa", [image], headers=headers, client_timeout=60)
-        end = time.monotonic() + 30
+    with (
+        serving(stand_in_repository, tracing=Tracing(collector.url)) as server,
+        tritonclient.grpc.InferenceServerClient(server.grpc_url) as client,
+    ):
+        client.infer("ma_agiqa", [image_tensor(IMAGE)], headers=headers, client_timeout=60)
+        end = time.monotonic() + 60
         while not all(collector.has(TRACE_ID, step) for step in STEPS):
             assert time.monotonic() < end, [s for s in STEPS if collector.has(TRACE_ID, s)]
             time.sleep(0.1)

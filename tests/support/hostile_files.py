@@ -1,6 +1,5 @@
 """Image files as an attacker makes them: real ones with changes, and ones that cost much time."""
 
-import io
 import struct
 import zlib
 from functools import cache
@@ -10,18 +9,14 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
+from support.pictures import encoded
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NUMBERS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x2000, 0x2001, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1)
 """Values at the borders of sizes, counts, offsets and of the largest accepted side (8192)."""
 
 HEADER_BYTES = 200
 WAYS = ("flip", "number", "delete", "repeat", "insert", "truncate", "splice")
-
-
-def encoded(image: Image.Image, image_format: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
 
 
 @cache

@@ -1,5 +1,6 @@
 """Reward functions for trainers that call `fn(images, prompts, metadata)`, on any thread."""
 
+import atexit
 from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeAlias
@@ -92,7 +93,9 @@ def _rewarder(scorer: Scorer | None, fallback: float | None) -> Callable[[Any], 
 @cache
 def _shared_scorer(urls: tuple[str, ...]) -> Scorer:
     """Make the connection that all reward functions share; it is kept until the process ends."""
-    return Scorer(urls, timeout_s=TIMEOUT_S)
+    scorer = Scorer(urls, timeout_s=TIMEOUT_S)
+    atexit.register(scorer.close)  # later, gRPC is gone, and its clients complain
+    return scorer
 
 
 def _info(rewards: Rewards) -> Info:

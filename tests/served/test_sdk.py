@@ -1,0 +1,241 @@
+"""The SDK against a real Triton: every kind of input, order, bad images, the wrong model."""
+
+import asyncio
+import io
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ma_agiqa_client import (
+    AsyncScorer,
+    ClientError,
+    DeadlineExceededError,
+    InvalidImageError,
+    Scorer,
+    WrongModelError,
+)
+from support.hostile_files import png
+from support.pictures import encoded, picture
+from support.servers import serving
+
+EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.jpg"))
+BAD = {
+    "truncated.jpg": encoded(picture(1), "JPEG", quality=90)[:-800],
+    "text.png": b"This is no image.",
+    "empty.png": b"",
+    "huge.png": png(30_000, 1),
+}
+
+
+def test_the_server_is_healthy_and_shows_its_card(scorer):
+    assert scorer.health()
+    card = scorer.model()
+    assert card.name
+    assert card.mos_min < card.mos_max
+    assert {"srcc", "plcc", "krcc", "rmse"} <= set(card.metrics)
+    assert re.fullmatch("[0-9a-f]{64}", card.checkpoint_sha256)
+
+
+def test_a_score_is_complete(scorer):
+    score = scorer.score(picture(3), maps=True)
+    assert np.isfinite(score.mos)
+    assert 0 <= score.normalized <= 1
+    assert 0 <= score.percentile <= 100
+    assert score.gate.semantic + score.gate.coherence + score.gate.quality == pytest.approx(1)
+    assert score.patch_score.shape == score.patch_weight.shape == (14, 14)
+    assert score.model == scorer.model().name
+
+
+def forms(pixels: np.ndarray, folder: Path) -> dict[str, object]:
+    """The same pixels in every form that is taken."""
+    chw = np.ascontiguousarray(np.moveaxis(pixels, 2, 0))
+    path = folder / "image.png"
+    Image.fromarray(pixels).save(path)
+    return {
+        "path": path,
+        "text": str(path),
+        "bytes": path.read_bytes(),
+        "bytearray": bytearray(path.read_bytes()),
+        "file object": io.BytesIO(path.read_bytes()),
+        "bitmap": encoded(pixels, "BMP"),
+        "lossless WebP": encoded(pixels, "WEBP", lossless=True),
+        "Pillow": Image.fromarray(pixels),
+        "HWC uint8": pixels,
+        "CHW uint8": chw,
+        "HWC float64": pixels / 255,
+        "HWC float32": (pixels / 255).astype(np.float32),
+        "CHW float16": (chw / 255).astype(np.float16),
+        "not contiguous": np.asfortranarray(pixels),
+        "tensor uint8": torch.from_numpy(chw),
+        "tensor float32": torch.from_numpy(chw).float() / 255,
+        "tensor HWC": torch.from_numpy(pixels),
+        "tensor with gradient": (torch.from_numpy(chw).double() / 255).requires_grad_(),
+    }
+
+
+def test_every_form_of_an_image_gets_the_same_score(scorer, tmp_path):
+    given = forms(picture(1), tmp_path)
+    scores = {name: scorer.score(form).mos for name, form in given.items()}
+    assert set(scores.values()) == {scores["bytes"]}, scores
+
+
+def test_batches_score_as_their_images(scorer):
+    batch = np.stack([picture(seed, 90, 130) for seed in range(6)])
+    alone = [scorer.score(image).mos for image in batch]
+    tensor = torch.from_numpy(batch.transpose(0, 3, 1, 2).copy()).float() / 255
+    for several in (batch, batch.transpose(0, 3, 1, 2), tensor):
+        assert [score.mos for score in scorer.score_many(several)] == alone
+
+
+def test_the_order_of_60_mixed_images_is_kept(scorer):
+    images = [picture(seed) for seed in range(60)]
+    images = [image if index % 3 else encoded(image) for index, image in enumerate(images)]
+    alone = [scorer.score(image).mos for image in images]
+    assert [score.mos for score in scorer.score_many(images, max_in_flight=16)] == alone
+    assert len(set(alone)) == 60  # or another order would pass too
+
+
+def test_score_many_is_lazy_and_bounded(scorer):
+    taken = 0
+
+    def endless():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield encoded(picture(taken))
+
+    scores = scorer.score_many(endless(), max_in_flight=6)
+    for received in range(1, 31):
+        assert next(scores).error is None
+        assert taken <= received + 6
+    scores.close()
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.full((8, 8, 3), np.nan), "NaN"),
+        (np.zeros((8, 8, 3), np.int32), "int32"),
+        (np.zeros((8, 8, 4), np.uint8), "shape"),
+        (np.full((8, 8, 3), 200.0), "200"),
+        (torch.full((3, 8, 8), -1.0), "-1"),
+        (torch.zeros(2, 3, 8, 8), "score_many"),
+        (np.zeros((3, 9000, 2), np.uint8), "9000|9,000|8192"),
+    ],
+)
+def test_arrays_that_cannot_be_scored_say_why(scorer, array, reason):
+    with pytest.raises(InvalidImageError, match=reason):
+        scorer.score(array)
+    assert [type(score.error) for score in scorer.score_many([array])] == [InvalidImageError]
+
+
+@pytest.mark.parametrize("name", sorted(BAD))
+def test_bad_images_are_typed(scorer, name):
+    with pytest.raises(InvalidImageError) as caught:
+        scorer.score(BAD[name])
+    message = str(caught.value)
+    assert message.endswith(".")
+    assert "Traceback" not in message
+    assert ".py" not in message
+    assert "ensemble" not in message
+
+
+def test_bad_images_do_not_disturb_their_neighbors(scorer):
+    good = encoded(picture(5))
+    alone = scorer.score(good).mos
+    images = [data for bad in BAD.values() for data in (good, bad)] * 6
+    scores = list(scorer.score_many(images))
+    assert [score.mos for score in scores[0::2]] == [alone] * 24
+    assert all(isinstance(score.error, InvalidImageError) for score in scores[1::2])
+
+
+def test_a_reduced_image_is_another_image(stand_in, scorer):
+    large = picture(3, 900, 1200)
+    with Scorer(stand_in.grpc_url, max_side=64) as reducing:
+        assert reducing.score(large).mos != scorer.score(large).mos
+        assert reducing.score(large).mos == reducing.score(Image.fromarray(large)).mos
+        small = picture(3, 60, 60)
+        assert reducing.score(small).mos == scorer.score(small).mos
+
+
+def test_the_event_loops_scorer_gives_the_same_numbers(stand_in, scorer):
+    async def main():
+        async with AsyncScorer(stand_in.grpc_url) as scorer:
+            one = await scorer.score(EXAMPLES[0], maps=True)
+            many = [score async for score in scorer.score_many([*EXAMPLES, b"bad"])]
+            return one, many, await scorer.rank(EXAMPLES, top=3), await scorer.model()
+
+    one, many, ranked, card = asyncio.run(main())
+    expected = list(scorer.score_many(EXAMPLES))
+    assert card == scorer.model()
+    assert one.mos == scorer.score(EXAMPLES[0]).mos
+    assert one.patch_score.shape == one.patch_weight.shape == (14, 14)
+    assert isinstance(many.pop().error, InvalidImageError)
+    assert [score.mos for score in many] == [score.mos for score in expected]
+    best = sorted(expected, key=lambda score: -score.mos)[:3]
+    assert [score.source for score in ranked] == [score.source for score in best]
+
+
+def test_compressed_requests_score_the_same(stand_in, scorer):
+    pixels = picture(5)
+    for algorithm in ("gzip", "deflate"):
+        with Scorer(stand_in.grpc_url, compression=algorithm) as compressing:
+            assert compressing.score(pixels).mos == scorer.score(pixels).mos
+
+
+def test_200_concurrent_requests_of_mixed_sizes_are_answered(scorer):
+    images = [encoded(picture(seed), ("PNG", "JPEG")[seed % 2]) for seed in range(200)]
+    with ThreadPoolExecutor(200) as pool:
+        scores = list(pool.map(scorer.score, images))
+    assert len(scores) == 200
+    assert all(np.isfinite(score.mos) for score in scores)
+
+
+def test_a_deadline_is_kept(scorer):
+    with pytest.raises(DeadlineExceededError):
+        scorer.score(picture(1), timeout_s=1e-4)
+    assert scorer.score(picture(1)).error is None
+
+
+@pytest.mark.parametrize("behind_s", [3600, -3600])
+def test_a_clock_of_this_machine_that_is_wrong_costs_no_score(scorer, monkeypatch, behind_s):
+    scorer.model()
+    now = time.time_ns
+    wrong = "ma_agiqa_client._core.plan.time.time_ns"
+    monkeypatch.setattr(wrong, lambda: now() - behind_s * 10**9)
+    assert scorer.score(EXAMPLES[0], timeout_s=30).error is None
+    assert all(score.error is None for score in scorer.score_many(EXAMPLES, timeout_s=30))
+
+
+def test_a_server_that_cannot_be_reached_is_a_client_error():
+    with Scorer("127.0.0.1:1") as scorer, pytest.raises(ClientError):
+        scorer.score(picture(1))
+
+
+def test_another_model_behind_the_address(tmp_path):
+    folder = tmp_path / "ma_agiqa"
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "model.py").write_text(
+        "class TritonPythonModel:\n    def execute(self, requests):\n        return []\n"
+    )
+    tensors = '[ { name: "X", data_type: TYPE_FP32, dims: [ 1 ] } ]'
+    (folder / "config.pbtxt").write_text(f'backend: "python"\ninput {tensors}\noutput {tensors}\n')
+    with serving(tmp_path, self_test=False) as other, Scorer(other.grpc_url) as scorer:
+        with pytest.raises(WrongModelError, match=r"takes \['X'\].*expected IMAGE in and SCORE"):
+            scorer.score(EXAMPLES[0])
+        assert [type(s.error) for s in scorer.score_many(EXAMPLES[:3])] == [WrongModelError] * 3
+        with pytest.raises(WrongModelError):
+            scorer.model()
+
+
+def test_a_server_without_the_model(tmp_path):
+    with serving(tmp_path, self_test=False) as other, Scorer(other.grpc_url) as scorer:
+        assert not scorer.health()
+        with pytest.raises(WrongModelError, match="does not serve the model `ma_agiqa`"):
+            scorer.score(EXAMPLES[0])

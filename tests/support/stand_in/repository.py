@@ -1,0 +1,42 @@
+"""A stand-in for the shipped ensemble, for tests that ask nothing of the networks.
+
+It is the shipped repository with its card, tensors, decoding, deadlines and metrics, but models of
+numpy take the place of the two networks: nothing imports torch, and the server starts in a second.
+"""
+
+import shutil
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from support.servers import SHIPPED
+
+NETWORKS = ("mplug_owl2", "maniqa_moe")
+
+
+def write_stand_in(folder: Path, seconds_per_image: float = 0.0) -> Path:
+    """Write the stand-in's repository.
+
+    The SCORE of an image is how bright its quality view is, 0 to 5, to the last bit whatever else
+    is in the batch. PATCH_SCORE is the brightness of each patch, and GATE goes by the three colors.
+
+    Args:
+        folder: is made.
+        seconds_per_image: how long the scorer sleeps for each image of a batch.
+    """
+    ignored = shutil.ignore_patterns("__pycache__", "model.pt", "mplug_owl2_answer")
+    shutil.copytree(SHIPPED, folder, ignore=ignored)
+    for model in ("preprocess", *NETWORKS):
+        file = folder / model / "config.pbtxt"
+        config = text_format.Parse(file.read_text(), model_config_pb2.ModelConfig())
+        del config.model_warmup[:]
+        if model == "maniqa_moe":
+            config.platform, config.backend = "", "python"
+            config.parameters["seconds_per_image"].string_value = str(seconds_per_image)
+        file.write_text(text_format.MessageToString(config))
+    for model in NETWORKS:
+        code = Path(__file__).with_name(f"{model}.py")
+        shutil.copyfile(code, folder / model / "1" / "model.py")
+    (folder / "maniqa_moe" / "1" / "model.pt").touch()  # a version is known by this file
+    return folder
