@@ -24,7 +24,6 @@ class LocalHub:
 
     Attributes:
         downloads: GET requests of file contents so far, by file name.
-        ranges: the Range headers of those requests, by file name.
         cut: file name -> bytes after which the connection is dropped, once per request.
         silent: file names whose later requests are dropped without an answer, after one cut.
         stall: file name -> bytes after which nothing more is sent until `go_on` is set.
@@ -35,7 +34,6 @@ class LocalHub:
     def __init__(self, folder: Path, repo: str) -> None:
         self.folder, self.repo = folder, repo
         self.downloads: Counter[str] = Counter()
-        self.ranges: dict[str, list[str]] = {}
         self.cut: dict[str, int] = {}
         self.silent: set[str] = set()
         self.stall: dict[str, int] = {}
@@ -129,7 +127,6 @@ def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
             hub.downloads[path.name] += 1
             status, start = 200, 0
             if wanted := self.headers.get("Range"):
-                hub.ranges.setdefault(path.name, []).append(wanted)
                 start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
                 headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
                 status = 206

@@ -219,7 +219,7 @@ def test_without_the_client_a_url_is_a_clear_error(place, monkeypatch):
     [
         ([], 2, "Give --checkpoint, --url or --predictions"),
         (["--url", "localhost:1"], 1, "--url needs --config or --checkpoint"),
-        (["--checkpoint", "none"], 1, "There is no checkpoint at none"),
+        (["--checkpoint", "none"], 1, "no checkpoint at none"),
         (["--predictions", "a.csv"], 2, "write NAME=FILE"),
         (["--predictions", "a=a.csv", "--predictions", "a=b.csv"], 2, "must differ"),
         (["--predictions", "a=none.csv"], 1, "Cannot read none.csv"),

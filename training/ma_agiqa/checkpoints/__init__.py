@@ -9,6 +9,7 @@ from pathlib import Path
 from ma_agiqa.checkpoints.card import ModelCard, official_card
 from ma_agiqa.checkpoints.folder import WEIGHTS, load_folder, save_checkpoint
 from ma_agiqa.checkpoints.official import load_official
+from ma_agiqa.errors import CheckpointError
 from ma_agiqa.files import sha256
 from ma_agiqa.networks.scorer import MAAGIQA
 
@@ -26,6 +27,11 @@ def load_scorer(path: str | os.PathLike[str]) -> tuple[MAAGIQA, ModelCard]:
         CheckpointError: a file is missing or damaged, or the weights do not fit the settings;
             the message lists the names.
     """
+    if not Path(path).exists():
+        raise CheckpointError(
+            f"There is no checkpoint at {path}. Give the folder that `python -m ma_agiqa train` "
+            "wrote, or a .pt file of the authors."
+        )
     if Path(path).is_dir():
         return load_folder(path)
     return load_official(path), official_card()

@@ -31,16 +31,9 @@ def command(*args: str, **env: str) -> subprocess.Popen:
 def test_given_weights_are_used_and_printed_for_the_export(
     published: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
-    owl = tmp_path / "with space"
-    owl.symlink_to(published)
-    args = [
-        "--embedder",
-        str(owl),
-        "--checkpoint",
-        str(checkpoint),
-        "--output",
-        str(tmp_path / "no"),
-    ]
+    (tmp_path / "with space").symlink_to(published)
+    given = {"embedder": tmp_path / "with space", "checkpoint": checkpoint}
+    args = [f"--{name}={path}" for name, path in {**given, "output": tmp_path / "no"}.items()]
     result = CliRunner().invoke(main, args)
 
     assert result.exit_code == 0, result.output
@@ -81,7 +74,7 @@ def test_everything_is_announced_before_the_first_failure(tmp_path: Path) -> Non
     ],
 )
 @pytest.mark.usefixtures("no_network")
-def test_useless_option_is_told_before_any_download(
+def test_useless_option_is_reported_before_any_download(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, value: str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -106,7 +99,7 @@ def test_command_fetches_from_the_hub_that_the_environment_names(
     check_mplug_owl2(output / FOLDER_NAME)
 
 
-def test_interrupted_command_leaves_and_goes_on_later(
+def test_interrupted_command_exits_and_resumes_later(
     hub: LocalHub, checkpoint: Path, tmp_path: Path
 ) -> None:
     hub.stall[SHARDS[1]] = 100_000

@@ -1,7 +1,6 @@
 import os
 import shutil
 from collections import namedtuple
-from collections.abc import Callable
 from pathlib import Path
 
 import gdown
@@ -10,9 +9,7 @@ from gdown.exceptions import FileURLRetrievalError
 
 from ma_agiqa.checkpoints.downloads import CHECKPOINT_NAME
 from ma_agiqa.errors import DownloadError
-from ma_agiqa.lmm.sources import PAPER_EMBEDDER
-from support.local_hub import LocalHub
-from support.published_weights import WEB_PAGE, fetch_checkpoint, write_small_checkpoint
+from support.published_weights import WEB_PAGE, fetch_checkpoint
 
 
 @pytest.mark.usefixtures("no_network")
@@ -55,27 +52,6 @@ def test_good_checkpoint_gets_its_final_name(
     assert [p.name for p in (tmp_path / "weights").iterdir()] == [path.name] == [CHECKPOINT_NAME]
 
 
-def test_broken_transfer_of_the_checkpoint_goes_on(
-    hub: LocalHub, shapes: dict[str, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The real gdown, sent to the local server instead of Google Drive."""
-    served = write_small_checkpoint(hub.folder / "AGIQA_3k.pt", shapes)
-    address = f"{hub.url}/{PAPER_EMBEDDER}/resolve/main/{served.name}"
-    download = gdown.download
-    monkeypatch.setattr(
-        gdown, "download", lambda id, retries, **others: download(url=address, **others)
-    )
-    hub.cut[served.name] = 1_000_000
-    with pytest.raises(DownloadError, match=r"incomplete: received 524288 bytes.*Run this again"):
-        fetch_checkpoint(tmp_path / "weights")
-    assert not (tmp_path / "weights" / CHECKPOINT_NAME).exists()
-
-    path = fetch_checkpoint(tmp_path / "weights")
-    assert hub.ranges[served.name] == ["bytes=524288-"]
-    assert path.read_bytes() == served.read_bytes()
-    assert list(path.parent.iterdir()) == [path]
-
-
 def test_web_page_in_place_of_the_checkpoint_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,14 +80,6 @@ def test_refusal_of_drive_says_what_to_do(
     with pytest.raises(DownloadError, match=f"{said}.*--checkpoint") as caught:
         fetch_checkpoint(tmp_path)
     assert "\n" not in str(caught.value)
-
-
-def test_disk_that_becomes_full_under_the_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fill_disk: Callable[..., None]
-) -> None:
-    monkeypatch.setattr(gdown, "download", fill_disk)
-    with pytest.raises(DownloadError, match=r"disk is full.*run this again.*--checkpoint"):
-        fetch_checkpoint(tmp_path)
 
 
 @pytest.mark.usefixtures("no_network")
