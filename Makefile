@@ -32,16 +32,15 @@ score: $(INSTALLED) ## score your files: make score IMAGES="folder or files"
 serve: $(INSTALLED) ## serve the model on localhost:8001 until Ctrl-C
 	$(BIN)/python deploy/serve.py
 
-# The tests of an expression: together, then what has to have the machine to itself.
-run_tests = $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup $(PYTEST_OPTIONS) \
-  -m '($(1)) and not (quiet or faults)'; together=$$?; \
-  $(BIN)/python -m pytest $(PYTEST_OPTIONS) -m '($(1)) and (quiet or faults)' && exit $$together
+PYTEST := $(BIN)/python -m pytest $(PYTEST_OPTIONS)
+TOGETHER := -n logical --maxprocesses 4 --dist loadgroup
 
-test: $(INSTALLED) ## run the tests; leaves out slow ones and those that harm a server (test-all)
-	$(call run_tests,not slow and not faults)
+test: $(INSTALLED) ## run the tests; leaves out slow ones, measurements and faults (test-all has them)
+	$(PYTEST) $(TOGETHER) -m 'not slow and not quiet and not faults'
 
 test-slow: $(INSTALLED) ## run the tests that `make test` leaves out
-	$(call run_tests,slow or faults)
+	$(PYTEST) $(TOGETHER) -m 'slow and not quiet and not faults'; together=$$?; \
+	$(PYTEST) -m 'quiet or faults' && exit $$together
 
 test-all: test test-slow ## run every test
 

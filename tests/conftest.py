@@ -61,10 +61,17 @@ def tiny_owl() -> dict[str, Any]:
     }
 
 
+def pytest_configure() -> None:
+    """Give each of several test processes one thread to compute with: they share the cores."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put all tests of the shipped server into one group, so that it is started once."""
     for item in items:
-        if "server" in getattr(item, "fixturenames", ()):
+        definitions = item._fixtureinfo.name2fixturedefs.get("server", ())
+        if any(definition.baseid == "tests" for definition in definitions[-1:]):
             item.add_marker(pytest.mark.xdist_group("server"))
 
 

@@ -13,14 +13,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "export"))
 
-from ma_agiqa.lmm.mplug_embedder2 import MPlugOwl2Config
-
 from exporter.commands import DEMO_CHECKPOINT
 from exporter.new_version import NewVersion, Source
 from ma_agiqa.benchmark.random_weights import write_random_weights
 from ma_agiqa.benchmark.scorer import random_scorer
 from ma_agiqa.checkpoints import ModelCard, load_scorer, save_checkpoint
 from ma_agiqa.checkpoints.card import official_card, utc_now
+from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config
 from ma_agiqa.lmm.sources import DEMO_EMBEDDER
 from ma_agiqa.networks.scorer import MAAGIQAConfig
 

@@ -234,6 +234,7 @@ def slow_down(repository: Path, seconds: float) -> Path:
     return begun
 
 
+@pytest.mark.slow
 def test_a_busy_server_is_alive_while_others_get_scores(start, tmp_path, repository):
     slow_down(repository, 0.5)
     stop = threading.Event()

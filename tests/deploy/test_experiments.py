@@ -42,6 +42,7 @@ def test_times_are_read_from_a_running_server_and_fitted(server):
     assert (found.fixed_s, found.image_s) == pytest.approx((0.008, 0.005))
 
 
+@pytest.mark.slow
 def test_the_queue_policy_is_tried_on_every_step():
     lines = run("queue_policy_stall.py", "--concurrency", "8", "--seconds", "0.2").splitlines()
     assert [line[:12].strip() for line in lines] == ["no limit", "first step", "second step"]

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from ma_agiqa.checkpoints import load_scorer
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -28,6 +30,7 @@ def test_the_embedded_triton_is_carried_and_torch_is_not():
     assert not carried_by_the_machine & pins.keys()
 
 
+@pytest.mark.slow
 def test_a_random_repository_comes_with_the_checkpoint_that_it_serves(tmp_path):
     script = DEPLOY / "gpu_check" / "random_repository.py"
     options = ["--preset", "demo", "--dtype", "float32", "--output", tmp_path]

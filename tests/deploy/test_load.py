@@ -59,6 +59,7 @@ def test_errors_are_told_by_kind(unused_port):
     assert "UNAVAILABLE" in done.stdout.partition("\nerrors\n")[2]
 
 
+@pytest.mark.slow
 def test_the_form_of_the_web_page_changes_the_images_of_the_next_run(server, unused_port):
     command = [sys.executable, "-m", "locust", "-f", str(LOAD / "locustfile.py")]
     where = ["--host", server.grpc_url, "--web-host", "127.0.0.1", "--web-port", str(unused_port)]

@@ -222,7 +222,9 @@ def assert_starts(repository: Path) -> None:
         assert (repository / name).read_bytes() in whole
 
 
-@pytest.mark.parametrize("name", ["TORCHSCRIPT_TOLERANCE", "ONNX_TOLERANCE"])
+@pytest.mark.parametrize(
+    "name", ["TORCHSCRIPT_TOLERANCE", pytest.param("ONNX_TOLERANCE", marks=pytest.mark.slow)]
+)
 def test_a_failed_check_writes_nothing(repository, source, monkeypatch, name):
     before = files(repository)
     monkeypatch.setattr(formats, name, -1.0)

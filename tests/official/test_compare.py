@@ -20,6 +20,8 @@ from official.authors import AuthorsCodeError, AuthorsEmbedder, AuthorsPreproces
 from official.compare import authors_flop, compare_preprocess, compare_scorer, main
 from support.tiny_scorer import CONFIG
 
+pytestmark = pytest.mark.slow
+
 CHECKOUT = os.environ.get("MA_AGIQA_OFFICIAL")
 PYTHON = os.environ.get("MA_AGIQA_OFFICIAL_PYTHON")
 

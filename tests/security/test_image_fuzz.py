@@ -23,8 +23,6 @@ HANG_S = 60.0
 WARM_UP_CASES = CASES // 5
 GROWTH_LIMIT_MB = 48  # the allocator's reserves vary by about half of this
 
-pytestmark = pytest.mark.quiet
-
 OUTCOMES = ("image", "ImageTooLargeError", "InvalidImageError")
 
 

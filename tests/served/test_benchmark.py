@@ -44,6 +44,7 @@ def test_both_are_measured_on_the_same_images(server, one_process):
     assert speed.cpu_ms == []  # of a server that ran already
 
 
+@pytest.mark.slow
 def test_the_command_starts_a_server_and_shows_where_the_time_goes():
     options = ["--in-flight", "1", "--in-flight", "2", "--seconds", "0.5", "--rounds", "1"]
     done = CliRunner().invoke(main, ["served", *options])
@@ -62,6 +63,7 @@ def test_score_many_is_compared_with_plain_clients(server):
     assert re.search(r"score_many: \d+% of the best of the others, ", done.stdout)
 
 
+@pytest.mark.slow
 def test_a_soak_sees_every_process():
     options = ["--minutes", "0.05", "--limit", "1000"]
     done = CliRunner().invoke(main, ["soak", *options])

@@ -15,7 +15,7 @@ from load.overload import on_cores
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "coffee_pristine.jpg"
 
 
-@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("images", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_outcomes_add_up(server, images):
     options = ["--url", server.grpc_url, "--times", "2", "--seconds", "1", "--images", str(EXAMPLE)]
     options += ["--images-per-request", str(images)]
@@ -32,6 +32,7 @@ def test_the_outcomes_add_up(server, images):
     assert "memory" not in done.stdout  # of a server that ran already
 
 
+@pytest.mark.slow
 def test_it_fails_past_its_limits(server):
     options = ["--url", server.grpc_url, "--times", "2", "--seconds", "1", "--images", str(EXAMPLE)]
     limits = ["--min-goodput", "99", "--max-recovery-s", "-1", "--max-refused-p95-ms", "60000"]

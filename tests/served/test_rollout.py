@@ -152,6 +152,7 @@ def stage(repository: Path, weights: bytes | None) -> tuple[int, ModelConfig]:
     return version, ensemble
 
 
+@pytest.mark.slow
 def test_the_oldest_of_too_many_goes(repository, own_server, control, other_checkpoint, tmp_path):
     network = load_scorer(other_checkpoint)[0]
     torch.jit.script(network).save(tmp_path / "model.pt")
@@ -178,6 +179,7 @@ def test_the_oldest_of_too_many_goes(repository, own_server, control, other_chec
         scorer.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keep", "status"), [(2, 0), (1, 3)], ids=["the version is kept", "the version is dropped"]
 )
@@ -263,6 +265,7 @@ def test_a_version_that_was_never_kept(repository, own_server, control):
         scorer.score(golden_images()[0])
 
 
+@pytest.mark.slow
 def test_a_file_that_is_damaged_later_leaves_what_is_loaded(repository, own_server, control):
     """Triton notices that the file has changed, cannot load it, and keeps what it has."""
     file = repository / "maniqa_moe" / str(versions.active_version(repository)) / "model.pt"

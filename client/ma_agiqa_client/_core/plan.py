@@ -37,6 +37,7 @@ from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.errors import (
     ClientError,
     DeadlineExceededError,
+    RequestCancelledError,
     ServerUnavailableError,
     WrongModelError,
 )
@@ -44,6 +45,7 @@ from ma_agiqa_client.retry import Clock, Outage, Retry
 from ma_agiqa_client.score import Failure, Score
 
 _CARD_AGE_S = 60.0
+_DEADLINE_SLACK_S = 0.1  # the server, which knows the deadline too, may cancel just before it
 
 logger = logging.getLogger(__name__)
 
@@ -181,6 +183,8 @@ class Core:
                     clock.timeout_s,
                     self._version,
                 )
+                if isinstance(error, RequestCancelledError) and clock.left_s() < _DEADLINE_SLACK_S:
+                    error = protocol.deadline_exceeded(self._urls[server], clock.timeout_s)
                 delay_s = self._delay_s(error, server, tries, clock)
                 if delay_s is None:
                     raise error from failure

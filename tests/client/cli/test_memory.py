@@ -17,6 +17,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc/self/status")
 def test_ten_times_the_images_take_no_more_memory(scripted, tmp_path):
     """Where rows are kept, as for --format json, the peak grows by 3 KiB for each."""

@@ -1,5 +1,6 @@
 """Checks of a real server whose model can be made to hang, and the supervisor that makes them."""
 
+import time
 import urllib.request
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from embedded.errors import ServerFailedError
 from embedded.health import Health, NoAnswerError, NotScoringError
 from embedded.server import EmbeddedTriton
 from embedded.supervisor import Supervisor
+from support.supervised import wait_until
 
 HANG = """
 import time
@@ -48,6 +50,7 @@ def check(health: Health, timeout_s: float = 20.0) -> list[float]:
 def test_slow_is_not_dead_and_hanging_is(server, hang, monkeypatch):
     assert len(check(Health(server.http))) == 1
     hang.touch()
+    time.sleep(1)  # Triton counts the image above a moment after its answer
     with pytest.raises(NoAnswerError, match="ma_agiqa gives no score: no answer within"):
         check(Health(server.http), 2.0)
     monkeypatch.setattr(supervisor, "CHECK_TIMEOUT_S", 2.0)
@@ -74,12 +77,15 @@ def test_a_failure_is_reported_at_once(server, processes):
     processes.kill("triton_python_backend_stub")
     with pytest.raises(NotScoringError, match=r"ma_agiqa fails: .*Stub process .* is not healthy"):
         check_until_it_fails(health)
+    wait_until(lambda: count_failures(server) > 0)  # what an alert counts
+    server.stop(failed=True)
+
+
+def count_failures(server: EmbeddedTriton) -> int:
     with urllib.request.urlopen(server.metrics_url) as answer:
         metrics = answer.read().decode().splitlines()
     failures = [line for line in metrics if line.startswith("nv_inference_request_failure")]
-    counts = [int(line.split()[-1]) for line in failures if 'reason="BACKEND"' in line]
-    assert sum(counts) > 0  # what an alert counts
-    server.stop(failed=True)
+    return sum(int(line.split()[-1]) for line in failures if 'reason="BACKEND"' in line)
 
 
 def check_until_it_fails(health: Health) -> None:

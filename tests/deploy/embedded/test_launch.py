@@ -33,8 +33,8 @@ def test_to_explain_the_answering_model_has_to_be_there(repository):
         EmbeddedTriton(repository, free_ports=True, explain=True).start()
 
 
-def test_no_one_can_load_or_unload_models_from_outside(server):
-    with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
+def test_no_one_can_load_or_unload_models_from_outside(stand_in):
+    with tritonclient.grpc.InferenceServerClient(stand_in.grpc_url) as client:
         assert not client.is_model_ready(ANSWERING)
         for change in (client.load_model, client.unload_model):
             with pytest.raises(InferenceServerException, match="restricted"):

@@ -87,6 +87,7 @@ def test_the_command_states_every_number():
         )
 
 
+@pytest.mark.slow
 def test_random_weights_of_few_layers_are_made_where_asked(tmp_path):
     arguments = ["--random-weights", "--layers", "1", "--rounds", "1", "--dtype", "int8"]
     told = run("embedder", *arguments, "--embedder", str(tmp_path / "owl"), "--profile")
@@ -106,6 +107,7 @@ def test_layers_belong_to_random_weights():
     assert "--random-weights" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_pass_is_measured_as_often_as_asked():
     loaded = load(DEMO_EMBEDDER, "float32", "cpu")
     speed = measure_batch(loaded, 2, rounds=2)

@@ -47,6 +47,7 @@ def test_equal_to_measuring_resamples_one_by_one(make):
         assert (interval.low, interval.high) == pytest.approx((low, high), abs=tolerance), name
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_as_often_as_they_say():
     correlation, trials = 0.8, 40
     truth = {

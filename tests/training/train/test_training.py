@@ -174,6 +174,7 @@ def without_dropout(small_run, tmp_path_factory) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(config, without_dropout, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
     start = command(config, "--output", tmp_path / "two", *WITHOUT_DROPOUT, launcher=launcher)

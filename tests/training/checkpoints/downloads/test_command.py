@@ -99,6 +99,7 @@ def test_command_fetches_from_the_hub_that_the_environment_names(
     check_mplug_owl2(output / FOLDER_NAME)
 
 
+@pytest.mark.slow
 def test_interrupted_command_exits_and_resumes_later(
     hub: LocalHub, checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -89,6 +89,7 @@ def test_killed_and_continued_by_two_is_the_same_as_in_one_go(config, uninterrup
     assert shards(folder) == uninterrupted
 
 
+@pytest.mark.slow
 def test_two_processes_list_bad_images_once(config, uninterrupted):
     folder, bad = config.parent / "two", [1, 4, 80]  # of the first, second and first process
     paths = [config.parent / "images" / f"{index:03}.png" for index in bad]
