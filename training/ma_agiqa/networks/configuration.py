@@ -12,9 +12,11 @@ class MAAGIQAConfig:
     """Sizes and choices of the scorer; the defaults are those of the authors' checkpoint.
 
     Attributes:
-        backbone: name of a timm ViT with a square patch grid.
+        backbone: name of a timm ViT with a square patch grid, or of an EfficientNet-Lite
+            ("tf_efficientnet_lite0").
         backbone_args: further arguments of `timm.create_model`, for small backbones.
-        feature_blocks: indices of the ViT blocks whose outputs feed MANIQA, ascending.
+        feature_blocks: indices of the ViT blocks, or stages of the EfficientNet, whose outputs feed
+            MANIQA, ascending.
         image_size: side of the quality view in pixels.
         num_transposed_attention: number of transposed-attention blocks in each stage.
         swin_depths: number of Swin blocks in each Swin layer of a stage.

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 
+from ma_agiqa.networks.convolutional import CNNFeatures
 from ma_agiqa.networks.maniqa import (
     MANIQA,
     FeatureStage,
@@ -72,6 +73,19 @@ class _ViT(nn.Module):
             if index in self.blocks:
                 features.append(tokens[:, self.num_prefix_tokens :].transpose(1, 2))
         return torch.cat(features, dim=1)
+
+
+class _CNN(nn.Module):
+    """`CNNFeatures`, which stays in float32."""
+
+    def __init__(self, source: CNNFeatures, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.features = copy.deepcopy(source)
+        self.dtype = dtype
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map float32 (B, 3, side, side) to (B, channels, N), contiguous."""
+        return self.features(pixels).to(self.dtype).transpose(1, 2).contiguous()
 
 
 class _TransposedAttention(nn.Module):
@@ -219,7 +233,11 @@ class FastMANIQA(nn.Module):
         super().__init__()
         fuse_attention = gpu or dtype == torch.float32  # on a CPU bfloat16 is faster without
         with torch.no_grad():
-            self.backbone = _ViT(source.backbone, dtype, fuse_attention)
+            self.backbone: nn.Module
+            if isinstance(source.backbone, CNNFeatures):
+                self.backbone = _CNN(source.backbone, dtype)
+            else:
+                self.backbone = _ViT(source.backbone, dtype, fuse_attention)
             self.stage1 = _Stage(source.stage1, dtype)
             self.stage2 = _Stage(source.stage2, dtype)
             if dtype == torch.float32 and not gpu:

@@ -28,7 +28,17 @@ NO_WEIGHTS = "none"
 """Initial weights of the backbone: random ones."""
 
 
-def _create_vit(name: str, weights: str, **model_args: Any) -> VisionTransformer:
+def create_network(name: str, weights: str, **model_args: Any) -> nn.Module:
+    """Make a network of timm without its head.
+
+    Args:
+        name: timm's name of it.
+        weights: `PRETRAINED`, `NO_WEIGHTS` or the path of a file of timm weights.
+        model_args: further arguments of `timm.create_model`.
+
+    Raises:
+        ConfigError: there is no such network, or the weights cannot be loaded or do not fit.
+    """
     if weights not in (PRETRAINED, NO_WEIGHTS):
         if not Path(weights).is_file():
             raise ConfigError(
@@ -37,17 +47,11 @@ def _create_vit(name: str, weights: str, **model_args: Any) -> VisionTransformer
             )
         model_args["pretrained_cfg_overlay"] = {"file": weights}
     try:
-        model = timm.create_model(
+        return timm.create_model(
             name, pretrained=weights != NO_WEIGHTS, num_classes=0, **model_args
         )
     except Exception as error:  # timm, the hub, the network and the file formats raise all kinds
         raise ConfigError(_explain(name, weights, model_args, error)) from error
-    if not isinstance(model, VisionTransformer):
-        raise ConfigError(
-            f"The backbone {name!r} is a {type(model).__name__}; a Vision Transformer of timm is "
-            "needed, such as 'vit_base_patch8_224'."
-        )
-    return model
 
 
 def _explain(name: str, weights: str, model_args: Mapping[str, Any], error: Exception) -> str:
@@ -104,7 +108,12 @@ class ViTFeatures(nn.Module):
         model_args: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        vit = _create_vit(name, weights, img_size=image_size, **(model_args or {}))
+        vit = create_network(name, weights, img_size=image_size, **(model_args or {}))
+        if not isinstance(vit, VisionTransformer):
+            raise ConfigError(
+                f"The backbone {name!r} is a {type(vit).__name__}; a Vision Transformer of timm "
+                "such as 'vit_base_patch8_224', or a 'tf_efficientnet_lite0', is needed."
+            )
         height, width = vit.patch_embed.grid_size
         if height != width or not 0 <= min(blocks) <= max(blocks) < len(vit.blocks):
             raise ConfigError(
@@ -117,6 +126,7 @@ class ViTFeatures(nn.Module):
         self.blocks = list(blocks)
         self.grid: int = height
         self.num_prefix_tokens: int = vit.num_prefix_tokens
+        self.width: int = vit.embed_dim
         self.channels: int = vit.embed_dim * len(blocks)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -225,14 +235,14 @@ class MANIQA(nn.Module):
     """Score and weight of every patch, the S and W of paper Eq. (1) and (2).
 
     Args:
-        backbone: the ViT's features.
-        config: sizes; stage 1 gives the width of the ViT (paper: 768), stage 2 half of it.
+        backbone: gives the tokens, as `ViTFeatures` or `convolutional.CNNFeatures`.
+        config: sizes; stage 1 gives the backbone's width (paper: 768), stage 2 half of it.
     """
 
-    def __init__(self, backbone: ViTFeatures, config: MAAGIQAConfig) -> None:
+    def __init__(self, backbone: Any, config: MAAGIQAConfig) -> None:
         super().__init__()
         self.backbone = backbone
-        width = backbone.vit.embed_dim
+        width: int = backbone.width
         self.stage1 = FeatureStage(backbone.channels, width, backbone.grid, config)
         self.stage2 = FeatureStage(width, width // 2, backbone.grid, config)
         self.score_head = _patch_head(width // 2, config.dropout, nn.ReLU())

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from ma_agiqa.networks.configuration import MAAGIQAConfig
+from ma_agiqa.networks.convolutional import CNNFeatures, is_convolutional
 from ma_agiqa.networks.fusion import AdaptiveFusion
 from ma_agiqa.networks.maniqa import MANIQA, NO_WEIGHTS, ViTFeatures
 
@@ -32,7 +33,8 @@ class MAAGIQA(nn.Module):
 
     Args:
         config: sizes and choices.
-        backbone_weights: initial weights of the ViT, see `maniqa.ViTFeatures`.
+        backbone_weights: initial weights of the backbone, see `maniqa.ViTFeatures` and
+            `convolutional.CNNFeatures`.
 
     Raises:
         ConfigError: an impossible setting, or backbone weights that cannot be loaded.
@@ -41,7 +43,8 @@ class MAAGIQA(nn.Module):
     def __init__(self, config: MAAGIQAConfig, backbone_weights: str = NO_WEIGHTS) -> None:
         super().__init__()
         self.config = config
-        backbone = ViTFeatures(
+        kind = CNNFeatures if is_convolutional(config.backbone) else ViTFeatures
+        backbone = kind(
             config.backbone,
             config.feature_blocks,
             config.image_size,

