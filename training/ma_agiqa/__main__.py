@@ -11,6 +11,7 @@ COMMANDS = {
     "features": "Compute the features of a data set, once.",
     "train": "Train the scorer and write its checkpoint.",
     "evaluate": "Measure a checkpoint or a served model.",
+    "ordering": "Measure how well a checkpoint tells damage, without ratings.",
     "ablate": "Train and compare the paper's ablations.",
     "baselines": "Compare with other quality metrics.",
     "figures": "Draw the paper's figures from predictions.",

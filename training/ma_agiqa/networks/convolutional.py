@@ -88,7 +88,8 @@ class CNNFeatures(nn.Module):
                 f"{tuple(stages)}."
             )
         self.stem, self.act = fuse_conv_bn_eval(net.conv_stem, net.bn1), net.bn1.act
-        self.blocks = net.blocks[: max(stages) + 1]
+        blocks: Any = net.blocks
+        self.blocks = nn.ModuleList(blocks[: max(stages) + 1])
         _merge_normalization(self.blocks)
         self.stages = list(stages)
         self.scale, self.least_variance = _SCALE, _LEAST_VARIANCE  # TorchScript reads no globals

@@ -34,13 +34,14 @@ def _rounded(pixels: NDArray[np.floating]) -> Picture:
 
 
 def _blur(picture: Picture, strength: float, rng: np.random.Generator) -> Picture:
-    """Gaussian blur, with a standard deviation of 0.1 to 2.5 % of the side."""
-    return cv2.GaussianBlur(picture, (0, 0), _between(strength, 0.001, 0.025) * _side(picture))
+    """Gaussian blur, with a standard deviation of 0.3 pixels and 0.1 to 2.5 % of the side."""
+    sigma = 0.3 + _between(strength, 0.001, 0.025) * _side(picture)
+    return cv2.GaussianBlur(picture, (0, 0), sigma)
 
 
 def _motion(picture: Picture, strength: float, rng: np.random.Generator) -> Picture:
-    """Blur along a line of 0.4 to 9 % of the side."""
-    length = _between(strength, 0.004, 0.09) * _side(picture)
+    """Blur along a line of 1 pixel and 0.4 to 9 % of the side."""
+    length = 1 + _between(strength, 0.004, 0.09) * _side(picture)
     angle, size = rng.uniform(0, np.pi), 2 * int(length / 2 + 1) + 1
     kernel = np.zeros((size * 4, size * 4), np.float32)  # drawn finely, then averaged
     reach = 2 * length * np.array([np.cos(angle), np.sin(angle)])
@@ -51,8 +52,8 @@ def _motion(picture: Picture, strength: float, rng: np.random.Generator) -> Pict
 
 
 def _defocus(picture: Picture, strength: float, rng: np.random.Generator) -> Picture:
-    """Blur by a disc with a radius of 0.2 to 4 % of the side."""
-    radius = _between(strength, 0.002, 0.04) * _side(picture)
+    """Blur by a disc with a radius of 0.5 pixels and 0.2 to 4 % of the side."""
+    radius = 0.5 + _between(strength, 0.002, 0.04) * _side(picture)
     reach = int(np.ceil(radius))
     distance = np.hypot(*np.mgrid[-reach : reach + 1, -reach : reach + 1])
     kernel = np.clip(radius + 0.5 - distance, 0, 1)
@@ -69,11 +70,13 @@ def _downscale(picture: Picture, strength: float, rng: np.random.Generator) -> P
     share = min(_between(strength, 300, 28) / _side(picture), 0.8 - 0.2 * strength)
     small = (max(2, round(width * share)), max(2, round(height * share)))
     down, up = _SHRINK[rng.integers(len(_SHRINK))], _ENLARGE[rng.integers(len(_ENLARGE))]
-    return cv2.resize(cv2.resize(picture, small, interpolation=down), (width, height), interpolation=up)
+    return cv2.resize(
+        cv2.resize(picture, small, interpolation=down), (width, height), interpolation=up
+    )
 
 
 def _noise(picture: Picture, strength: float, rng: np.random.Generator) -> Picture:
-    """Normal noise with a standard deviation of 3 to 90 gray values; gray or colored, fine or coarse."""
+    """Normal noise of 3 to 90 gray values, gray or colored, fine or coarse."""
     sigma = _between(strength, 3, 90)
     height, width = picture.shape[:2]
     channels, grain = int(rng.choice([1, 3])), int(rng.choice([1, 1, 1, 2, 3]))
@@ -121,7 +124,9 @@ def _color_cast(picture: Picture, strength: float, rng: np.random.Generator) -> 
     pixels = picture * (1 + strength * tint)
     fade = strength * rng.uniform(0, 0.6)
     pixels = pixels * (1 - fade) + fade * rng.uniform(60, 200)
-    return _rounded(255 * (np.clip(pixels, 0, 255) / 255) ** (1 + strength * rng.uniform(-0.5, 1.5)))
+    return _rounded(
+        255 * (np.clip(pixels, 0, 255) / 255) ** (1 + strength * rng.uniform(-0.5, 1.5))
+    )
 
 
 def _banding(picture: Picture, strength: float, rng: np.random.Generator) -> Picture:
@@ -178,7 +183,9 @@ def _shuffle(picture: Picture, strength: float, rng: np.random.Generator) -> Pic
     """Move 5 to 100 % of the cells of a grid, 3 to 8 of them a side, to each other's places."""
     cells = int(rng.integers(3, 9))
     rows, columns = (np.linspace(0, n, cells + 1).astype(int) for n in picture.shape[:2])
-    chosen = rng.permutation(cells * cells)[: max(2, round(_between(strength, 0.06, 1.0) * cells**2))]
+    chosen = rng.permutation(cells * cells)[
+        : max(2, round(_between(strength, 0.06, 1.0) * cells**2))
+    ]
     h, w = int(np.diff(rows).min()), int(np.diff(columns).min())
     corners = [(rows[i // cells], columns[i % cells]) for i in chosen]
     result = picture.copy()
@@ -229,7 +236,9 @@ def _melt(picture: Picture, strength: float, rng: np.random.Generator) -> Pictur
     reach = _between(strength, 0.006, 0.10) * _side(picture)
     y, x = (cv2.resize(f, (columns, rows), interpolation=cv2.INTER_CUBIC) * reach for f in field)
     grid_y, grid_x = np.mgrid[:rows, :columns].astype(np.float32)
-    return cv2.remap(picture, grid_x + x, grid_y + y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    return cv2.remap(
+        picture, grid_x + x, grid_y + y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+    )
 
 
 DEGRADATIONS: Mapping[str, Callable[[Picture, float, np.random.Generator], Picture]] = (
