@@ -129,7 +129,7 @@ def test_packaged_weights_that_are_missing_or_changed_are_an_error(monkeypatch, 
 @torch.inference_mode()
 def test_packaged_weights_know_what_a_picture_shows():
     """The whole network with its classifier names a cat: the weights are in the right places."""
-    pytest.importorskip(PACKAGES[LITE][0])
+    pytest.importorskip(PACKAGES[LITE][0], reason="needs the extra pretrained")
     data = pytest.importorskip("skimage.data")
     net = timm.create_model(LITE).eval()
     net.load_state_dict(dict(zip(net.state_dict(), packaged_weights(LITE).values(), strict=True)))
