@@ -66,6 +66,13 @@ def read_rows(path):
         return list(csv.DictReader(file))
 
 
+def history(folder):
+    return [
+        {name: float(value) for name, value in row.items()}
+        for row in read_rows(folder / "history.csv")
+    ]
+
+
 def weights(folder):
     return load_file(folder / "model.safetensors")
 
@@ -146,7 +153,9 @@ def test_a_killed_training_ends_with_the_same_weights(config, trained, tmp_path)
     last = run(config, "--output", output)
     assert last.exit_code == 0, last.output
     assert_same_bits(weights(trained), weights(output))
-    assert (output / "history.csv").read_text() == (trained / "history.csv").read_text()
+    # The fit behind PLCC and RMSE rounds by where its arrays lie in memory.
+    for row, expected in zip(*map(history, (output, trained)), strict=True):
+        assert row == pytest.approx(expected, rel=1e-6)
     assert not list(folder.path.glob("checkpoint-*"))
 
 
