@@ -15,7 +15,8 @@ from ma_agiqa_client import Retry, Scorer
 from support.constant_load import ConstantLoad
 from support.servers import SHIPPED
 from support.slow_request import SlowRequest
-from support.supervised import Supervised, kill, wait_until
+from support.supervised import Supervised, kill
+from support.waiting import wait_until
 
 COUNT = 150
 PATIENT = {"timeout_s": 150.0, "retry": Retry(budget_s=140)}

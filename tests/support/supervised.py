@@ -7,19 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from support.waiting import wait_until
+
 SERVE = Path(__file__).resolve().parents[2] / "deploy" / "serve.py"
-
-
-def wait_until(true: Callable[[], bool], timeout_s: float = 120.0) -> float:
-    """Wait for a condition; return the seconds it took, or fail."""
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() - began < timeout_s, "it never came true"
-        time.sleep(0.05)
-    return time.monotonic() - began
 
 
 class Supervised:
