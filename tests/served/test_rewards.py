@@ -7,15 +7,12 @@ here with what each does to the result.
 """
 
 import asyncio
-import os
 import pickle
-import re
 import subprocess
 import sys
 import threading
 from collections import defaultdict
 from concurrent import futures
-from http.client import HTTPConnection
 from inspect import iscoroutinefunction, signature
 from pathlib import Path
 
@@ -27,11 +24,9 @@ from PIL import Image
 from requests.adapters import HTTPAdapter
 from requests.adapters import Retry as HttpRetry
 
-from ma_agiqa_client import Retry, Scorer, ServerUnavailableError, rewards
-from ma_agiqa_client._programs.embedded import DEFAULT_URL, listens
+from ma_agiqa_client import Scorer, rewards
 from ma_agiqa_client.rewards._server import RewardServer
 from support.pictures import encoded, picture
-from support.servers import kill, serving
 
 aiohttp = pytest.importorskip("aiohttp")
 
@@ -97,7 +92,7 @@ def test_ddpo_pytorch(expected):
 
 
 def brightness(device):
-    """Another reward beside it, of the trainer's own."""
+    """Another reward, of the trainer's own."""
     return lambda images, prompts, metadata: (images.mean((1, 2, 3)).tolist(), {})
 
 
@@ -255,77 +250,6 @@ def test_verl_omni_asks_a_reward_server(reward_server, expected_jpeg):
 
     scores = [one["score"] for one in asyncio.run(rollout())]
     assert scores == pytest.approx(np.resize(expected_jpeg, 60).tolist(), abs=TOLERANCE)
-
-
-def test_a_damaged_image_reaches_the_trainer_as_a_sentence(reward_server):
-    body = pickle.dumps({"images": [jpeg(PIXELS[0]), jpeg(PIXELS[1])[:100]]})
-    response = requests.post(reward_server.address, data=body, timeout=60)
-    assert response.status_code == 422
-    assert pickle.loads(response.content)["error"].startswith("Image 1 of the batch has no reward.")
-
-
-def test_a_server_that_goes_away_is_an_error_and_the_fallback_is_one_only_if_asked_for(
-    stand_in_repository,
-):
-    """It is killed between two batches."""
-    with (
-        serving(stand_in_repository) as server,
-        Scorer(server.grpc_url, retry=Retry(budget_s=1)) as scorer,
-    ):
-        strict = rewards.ma_agiqa_score(scorer=scorer)
-        lenient = rewards.ma_agiqa_score(scorer=scorer, fallback=-0.5)
-        before = [score(sample(), PROMPTS, METADATA)[0].tolist() for score in (strict, lenient)]
-        assert before[0] == before[1]
-        kill(server)
-        with pytest.raises(ServerUnavailableError, match="Image 0 of the batch"):
-            strict(sample(), PROMPTS, METADATA)
-        scores, info = lenient(sample(), PROMPTS, METADATA)
-    assert scores.tolist() == [-0.5] * BATCH
-    assert info["failed"].all()
-
-
-COMMAND = """
-import runpy, sys
-from pathlib import Path
-from ma_agiqa_client._programs import serving
-
-script = Path(sys.argv.pop(1))
-serving.find_serve_script = lambda: script
-runpy.run_module("ma_agiqa_client.rewards", run_name="__main__")
-"""
-
-
-@pytest.mark.xdist_group("default_port")
-def test_the_command_with_a_server_of_its_own(expected_jpeg, stand_in_repository, tmp_path):
-    """No --url, and nothing at the default address: a server is started, and stopped at the end."""
-    if listens(DEFAULT_URL):
-        pytest.skip(f"something listens at {DEFAULT_URL}, so no server would be started")
-    script = tmp_path / "serve.py"
-    options = [str(ROOT / "deploy" / "serve.py"), "--repository", str(stand_in_repository)]
-    script.write_text(
-        f"import os, sys\nos.execv(sys.executable, [sys.executable, *{options}, *sys.argv[1:]])\n"
-    )
-    environment = {k: v for k, v in os.environ.items() if k != "MA_AGIQA_URL"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, script, "--port", "0"],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    try:
-        said = [process.stderr.readline() for _ in range(3)]
-        assert "Demo model" in said[1]
-        where = re.search(r"http://(\S+)$", said[2])[1]
-        grpc_url = re.search(r"runs at (\S+) ", said[1])[1]
-        connection = HTTPConnection(where, timeout=60)
-        connection.request("POST", "/", pickle.dumps({"images": [jpeg(p) for p in PIXELS]}))
-        scores = pickle.loads(connection.getresponse().read())["scores"]
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
-    assert scores == pytest.approx(expected_jpeg.tolist(), abs=TOLERANCE)
-    assert process.returncode == 0
-    assert not listens(grpc_url)
 
 
 def test_the_example_repairs_the_picture(server, tmp_path):
