@@ -100,7 +100,7 @@ def test_what_cannot_be_done_in_time_is_not_done(client):
 
 
 def test_deadlines_of_many_are_their_own(server):
-    """A burst that is far too large for its time ends in time, and the server goes on."""
+    """A burst that is far too large for its time ends in time, and the server continues."""
     with Scorer(server.grpc_url) as scorer:
         scorer.model()
         scores = scorer.score_many([picture(1)] * 300, max_in_flight=150, timeout_s=0.4)

@@ -46,7 +46,7 @@ class SlowRequest:
         return len(self._message)
 
     def send(self, count: int) -> None:
-        """Send so many bytes more; the last one ends the request."""
+        """Send this many more bytes; the last one ends the request."""
         while count:
             size = min(count, LONGEST_FRAME)
             part, self._message = self._message[:size], self._message[size:]
