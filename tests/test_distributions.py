@@ -9,7 +9,7 @@ import pytest
 import tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAINING_ONLY = ["timm", "torchvision", "yaml", "click", "pandas", "scipy", "matplotlib"]
+TRAINING_ONLY = ["timm", "torchvision", "click", "pandas", "scipy", "matplotlib"]
 SERVED = """
 import importlib.util, pathlib, sys, types
 sys.modules.update(dict.fromkeys({absent}))

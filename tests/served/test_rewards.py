@@ -7,10 +7,8 @@ here with what each does to the result.
 """
 
 import asyncio
-import pickle
 import subprocess
 import sys
-import threading
 from collections import defaultdict
 from concurrent import futures
 from inspect import iscoroutinefunction, signature
@@ -18,17 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import requests
 import torch
 from PIL import Image
-from requests.adapters import HTTPAdapter
-from requests.adapters import Retry as HttpRetry
 
 from ma_agiqa_client import Scorer, rewards
-from ma_agiqa_client.rewards._server import RewardServer
-from support.pictures import encoded, picture
-
-aiohttp = pytest.importorskip("aiohttp")
+from support.pictures import picture
 
 ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = 1e-6  # of the reward: float32
@@ -45,10 +37,6 @@ def sample() -> torch.Tensor:
     return torch.from_numpy(PIXELS).permute(0, 3, 1, 2).float() / 255
 
 
-def jpeg(pixels: np.ndarray) -> bytes:
-    return encoded(pixels, "JPEG")
-
-
 @pytest.fixture(scope="module")
 def expected(stand_in):
     """The normalized score of each picture, each asked for alone."""
@@ -56,13 +44,6 @@ def expected(stand_in):
         scores = np.array([scorer.score(pixels).normalized for pixels in PIXELS])
     assert np.ptp(scores) > 0.05  # else a mixed-up order would not be seen
     return scores
-
-
-@pytest.fixture(scope="module")
-def expected_jpeg(stand_in):
-    """The same of the pictures as JPEG files."""
-    with Scorer(stand_in.grpc_url) as scorer:
-        return np.array([scorer.score(jpeg(pixels)).normalized for pixels in PIXELS])
 
 
 @pytest.fixture
@@ -184,72 +165,6 @@ def test_verl_omni(stand_in, expected):
     assert {tuple(one["reward_extra_info"]) for one in results} == {
         ("reward/ma_agiqa/ma_agiqa_mos", "reward/ma_agiqa/ma_agiqa_failed")
     }
-
-
-@pytest.fixture
-def reward_server(stand_in):
-    with Scorer(stand_in.grpc_url) as scorer:
-        running = RewardServer("127.0.0.1", 0, scorer)
-        thread = threading.Thread(target=running.run)
-        thread.start()
-        yield running
-        running.stop()
-        thread.join()
-
-
-def deqa_client(url):
-    """flow_grpo's client of a reward server: a session that retries, JPEGs, pickles both ways."""
-    session = requests.Session()
-    retries = HttpRetry(total=1000, backoff_factor=1, status_forcelist=[500], allowed_methods=False)
-    session.mount("http://", HTTPAdapter(max_retries=retries))
-
-    def score(images, prompts, metadata):
-        images = (images * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
-        images = images.transpose(0, 2, 3, 1)
-        scores = []
-        for batch in np.array_split(images, np.ceil(len(images) / 4)):
-            body = pickle.dumps({"images": [jpeg(image) for image in batch]})
-            response = session.post(url, data=body, timeout=120)
-            scores += pickle.loads(response.content)["outputs"]
-        return scores, {}
-
-    return score
-
-
-def test_flow_grpo_asks_a_reward_server(reward_server, expected_jpeg):
-    score = deqa_client(reward_server.address)
-    with futures.ThreadPoolExecutor(max_workers=8) as executor:
-        pending = [executor.submit(score, sample(), PROMPTS, METADATA) for _ in range(4)]
-        for one in pending:
-            scores, _ = one.result()
-            assert scores == pytest.approx(expected_jpeg.tolist(), abs=TOLERANCE)
-
-
-async def http_scorer(session, url, pixels, tries=3):
-    """verl-omni's client: one image, pickles both ways, retries of 408, 429 and 5xx."""
-    payload = {"images": [jpeg(pixels)], "prompts": ["a cat"], "metadata": {}}
-    for _ in range(tries):
-        async with session.post(url, data=pickle.dumps(payload)) as response:
-            body = await response.read()
-            if response.status == 200:
-                answer = pickle.loads(body)
-                assert "error" not in answer
-                return {"score": float(answer["scores"][0])}
-            error = RuntimeError(f"HTTP {response.status}: {pickle.loads(body)['error']}")
-            if response.status < 500 and response.status not in (408, 429):
-                break
-    raise error
-
-
-def test_verl_omni_asks_a_reward_server(reward_server, expected_jpeg):
-    async def rollout():
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session:
-            url = reward_server.address
-            calls = [http_scorer(session, url, PIXELS[i % BATCH]) for i in range(60)]
-            return await asyncio.gather(*calls)
-
-    scores = [one["score"] for one in asyncio.run(rollout())]
-    assert scores == pytest.approx(np.resize(expected_jpeg, 60).tolist(), abs=TOLERANCE)
 
 
 def test_the_example_repairs_the_picture(server, tmp_path):

@@ -1,6 +1,5 @@
 """The SDK against a real Triton: every kind of input, order, bad images, the wrong model."""
 
-import asyncio
 import io
 import re
 import time
@@ -12,7 +11,6 @@ import torch
 from PIL import Image
 
 from ma_agiqa_client import (
-    AsyncScorer,
     InvalidImageError,
     Scorer,
     WrongModelError,
@@ -111,24 +109,6 @@ def test_bad_images_do_not_disturb_their_neighbors(scorer):
         assert not re.search(r"Traceback|\.py|ensemble", message), message
 
 
-def test_the_event_loops_scorer_gives_the_same_numbers(stand_in, scorer):
-    async def main():
-        async with AsyncScorer(stand_in.grpc_url) as scorer:
-            one = await scorer.score(EXAMPLES[0], maps=True)
-            many = [score async for score in scorer.score_many([*EXAMPLES, b"bad"])]
-            return one, many, await scorer.rank(EXAMPLES, top=3), await scorer.model()
-
-    one, many, ranked, card = asyncio.run(main())
-    expected = list(scorer.score_many(EXAMPLES))
-    assert card == scorer.model()
-    assert one.mos == scorer.score(EXAMPLES[0]).mos
-    assert one.patch_score.shape == one.patch_weight.shape == (14, 14)
-    assert isinstance(many.pop().error, InvalidImageError)
-    assert [score.mos for score in many] == [score.mos for score in expected]
-    best = sorted(expected, key=lambda score: -score.mos)[:3]
-    assert [score.source for score in ranked] == [score.source for score in best]
-
-
 def test_compressed_requests_score_the_same(stand_in, scorer):
     pixels = picture(5)
     for algorithm in ("gzip", "deflate"):
@@ -144,22 +124,6 @@ def test_a_clock_of_this_machine_that_is_wrong_costs_no_score(scorer, monkeypatc
     monkeypatch.setattr(wrong, lambda: now() - behind_s * 10**9)
     assert scorer.score(EXAMPLES[0], timeout_s=30).error is None
     assert all(score.error is None for score in scorer.score_many(EXAMPLES, timeout_s=30))
-
-
-def test_another_model_behind_the_address(tmp_path):
-    folder = tmp_path / "ma_agiqa"
-    (folder / "1").mkdir(parents=True)
-    (folder / "1" / "model.py").write_text(
-        "class TritonPythonModel:\n    def execute(self, requests):\n        return []\n"
-    )
-    tensors = '[ { name: "X", data_type: TYPE_FP32, dims: [ 1 ] } ]'
-    (folder / "config.pbtxt").write_text(f'backend: "python"\ninput {tensors}\noutput {tensors}\n')
-    with serving(tmp_path, self_test=False) as other, Scorer(other.grpc_url) as scorer:
-        with pytest.raises(WrongModelError, match=r"takes \['X'\].*expected IMAGE in and SCORE"):
-            scorer.score(EXAMPLES[0])
-        assert [type(s.error) for s in scorer.score_many(EXAMPLES[:3])] == [WrongModelError] * 3
-        with pytest.raises(WrongModelError):
-            scorer.model()
 
 
 def test_a_server_without_the_model(tmp_path):
