@@ -103,14 +103,9 @@ def text_of(parts, question: str = QUESTION) -> str:
     return "".join(part.text for part in parts if part.question == question)
 
 
-def test_an_answer_comes_in_pieces_and_equals_in_process(scorer, in_process):
-    parts = list(scorer.explain(IMAGE, QUESTION, max_tokens=TOKENS))
-    assert len(parts) > TOKENS // 2
-    assert text_of(parts) == in_process(IMAGE.read_bytes(), QUESTION, TOKENS)
-
-
 def test_without_a_question_the_papers_two_are_answered(scorer, in_process):
     parts = list(scorer.explain(IMAGE, max_tokens=TOKENS))
+    assert len(parts) > TOKENS  # it comes in pieces
     assert list(dict.fromkeys(part.question for part in parts)) == list(explain.QUESTIONS)
     answers = {name: text_of(parts, name) for name in explain.QUESTIONS}
     data = IMAGE.read_bytes()

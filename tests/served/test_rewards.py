@@ -1,17 +1,14 @@
 """Rewards by a real Triton, in the order of calls of the trainers that take them.
 
-The trainers themselves are not installed. Their calls were read in ddpo-pytorch (scripts/train.py),
-flow_grpo (flow_grpo/rewards.py, scripts/train_sd3.py), TRL (DDPOTrainer.compute_rewards and step)
-and verl-omni (VisualRewardManager, MultiVisualRewardManager, http_scorer_client), and are repeated
-here with what each does to the result.
+The trainers themselves are not installed. Their calls were read in ddpo-pytorch (scripts/train.py)
+and flow_grpo (flow_grpo/rewards.py, scripts/train_sd3.py), and are repeated here with what each
+does to the result. TRL, verl-omni and reward servers are in tests/client/rewards.
 """
 
-import asyncio
 import subprocess
 import sys
 from collections import defaultdict
 from concurrent import futures
-from inspect import iscoroutinefunction, signature
 from pathlib import Path
 
 import numpy as np
@@ -117,54 +114,6 @@ def test_flow_grpo(expected, weights):
     other = weights.get("brightness", 0) * sample().mean((1, 2, 3)).numpy()
     total = np.tile(other + weights["ma_agiqa"] * expected, 2)
     assert average == pytest.approx(total[:, None].repeat(3, 1), abs=3 * TOLERANCE)
-
-
-@pytest.mark.usefixtures("environment")
-def test_trl_ddpo_trainer(expected):
-    """compute_rewards and the first lines of step."""
-    reward_fn = rewards.ddpo_trainer_reward()
-    pairs = [[sample(), PROMPTS, METADATA] for _ in range(2)]
-    results = []
-    for images, prompts, metadata in pairs:
-        reward, meta = reward_fn(images, prompts, metadata)
-        results.append((torch.as_tensor(reward, device="cpu"), meta))
-    scores, metas = zip(*results, strict=True)
-    for index, data in enumerate(pairs):
-        data.extend([scores[index], metas[index]])
-    logged = [pairs[-1][3][index].item() for index in range(BATCH)]  # as the image hook does
-    assert logged == pytest.approx(expected.tolist(), abs=TOLERANCE)
-    assert torch.cat(scores).numpy() == pytest.approx(np.tile(expected, 2), abs=TOLERANCE)
-
-
-async def run_single(function, pixels, **entry):
-    """One sample in verl-omni: the arguments by keyword, filtered as the multi manager does."""
-    given = {
-        "data_source": "prompts",
-        "solution_image": torch.from_numpy(pixels).permute(2, 0, 1),  # uint8 CHW
-        "ground_truth": "a cat",
-        "extra_info": {"num_turns": None, "rollout_reward_scores": {}},
-        **entry,
-    }
-    parameters = signature(function).parameters.values()
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        given = {k: v for k, v in given.items() if k in signature(function).parameters}
-    assert iscoroutinefunction(function)
-    result = await function(**given)
-    extra = {f"reward/ma_agiqa/{k}": v for k, v in result.items() if k != "score"}
-    return {"reward_score": float(result["score"]), "reward_extra_info": extra}
-
-
-def test_verl_omni(stand_in, expected):
-    async def rollout():
-        calls = [run_single(rewards.compute_score, p, url=stand_in.grpc_url) for p in PIXELS]
-        return await asyncio.gather(*calls)
-
-    results = asyncio.run(rollout())
-    scores = torch.tensor([one["reward_score"] for one in results]).unsqueeze(-1)
-    assert scores.numpy() == pytest.approx(expected[:, None], abs=TOLERANCE)
-    assert {tuple(one["reward_extra_info"]) for one in results} == {
-        ("reward/ma_agiqa/ma_agiqa_mos", "reward/ma_agiqa/ma_agiqa_failed")
-    }
 
 
 def test_the_example_repairs_the_picture(server, tmp_path):
