@@ -1,5 +1,6 @@
 """The two distributions: one version, and the server's without what only training needs."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,17 @@ def test_both_distributions_have_the_version_of_one_file(folder):
     assert settings["project"]["dynamic"] == ["version"]
     file = ROOT / folder / settings["tool"]["setuptools"]["dynamic"]["version"]["file"]
     assert file.resolve() == ROOT / "VERSION"
+
+
+def test_extras_that_are_named_exist():
+    settings = tomllib.loads((ROOT / "training" / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = ("*.md", "*.txt", "Makefile", "*/*.md", "deploy/docker/*", "training/**/*.py")
+    files = [path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()]
+    text = "".join(path.read_text(encoding="utf-8") for path in files)
+    named = {
+        name for names in re.findall(r"training\[([\w,]+)\]", text) for name in names.split(",")
+    }
+    assert {"scorer", "train"} <= named <= set(settings["project"]["optional-dependencies"])
 
 
 @pytest.mark.slow
