@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-import grpc  # type: ignore[import-untyped]
+import grpc
 
 __all__ = ["Compression", "Tls"]
 

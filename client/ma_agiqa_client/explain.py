@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
-from tritonclient.grpc import service_pb2, service_pb2_grpc  # type: ignore[import-untyped]
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ma_agiqa_client._core import protocol
 from ma_agiqa_client._core.cancellation import cancelled

@@ -193,7 +193,7 @@ def test_an_export_that_is_killed_leaves_a_repository_that_starts(
 
 
 def is_killed_after(moves: int, action: Callable[[], object]) -> bool:
-    """Run an action in another process, which ends without notice after so many moves of files."""
+    """Run an action in another process, which is killed after this many moves of files."""
     child = os.fork()
     if child == 0:
         left = iter(range(moves))

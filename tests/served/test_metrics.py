@@ -1,6 +1,5 @@
 """The metrics of the running server: every family, and what one scored image does to them."""
 
-import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -10,29 +9,30 @@ from tritonclient.utils import InferenceServerException
 
 from ma_agiqa.tensors import GATE_ORDER
 from support.triton_requests import infer
+from support.waiting import settled
 
+COUNTED = ("ma_agiqa_", "nv_inference_")
+FLUSHED_S = 1.2  # longer than the steps keep numbers to themselves
 IMAGE = (Path(__file__).resolve().parents[2] / "examples" / "coffee_blur.jpg").read_bytes()
 
 
 def read(url: str) -> dict[str, float]:
-    """Value of each series by its full name, from Prometheus' text format."""
+    """Value of each series that counts images or requests, from Prometheus' text format."""
     with urllib.request.urlopen(url, timeout=30) as answer:
         lines = answer.read().decode().splitlines()
-    rows = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    rows = (line.rpartition(" ") for line in lines if line.startswith(COUNTED))
     return {name: float(value) for name, _, value in rows}
 
 
 def change(server, act: Callable[[], object], until: str) -> dict[str, float]:
     """What `act` adds to the series, read when the series `until` has moved and all is flushed."""
-    time.sleep(1.2)  # longer than the steps keep numbers to themselves
-    before = read(server.metrics_url)
+
+    def current() -> dict[str, float]:
+        return read(server.metrics_url)
+
+    before = settled(current, still_s=FLUSHED_S)
     act()
-    end = time.monotonic() + 30
-    while read(server.metrics_url).get(until, 0) == before.get(until, 0):
-        assert time.monotonic() < end, f"{until} did not move"
-        time.sleep(0.1)
-    time.sleep(1.2)
-    after = read(server.metrics_url)
+    after = settled(current, lambda now: now.get(until) != before.get(until), still_s=FLUSHED_S)
     return {n: after[n] - before.get(n, 0) for n in after if after[n] != before.get(n, 0)}
 
 

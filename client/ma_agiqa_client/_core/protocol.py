@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from tritonclient.grpc import (  # type: ignore[import-untyped]
+from tritonclient.grpc import (
     InferInput,
     InferRequestedOutput,
 )

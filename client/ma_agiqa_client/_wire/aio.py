@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-import tritonclient.grpc.aio  # type: ignore[import-untyped]
+import tritonclient.grpc.aio
 
 from ma_agiqa_client._core.protocol import InferRequest, Result, model_name
 from ma_agiqa_client.connection import Connection, check_url

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from tritonclient.grpc import InferenceServerClient  # type: ignore[import-untyped]
-from tritonclient.utils import InferenceServerException  # type: ignore[import-untyped]
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
 
 from ma_agiqa_client._core.protocol import InferRequest, Result, model_name
 from ma_agiqa_client._core.transport import PendingResult

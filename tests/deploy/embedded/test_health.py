@@ -11,7 +11,7 @@ from embedded.errors import ServerFailedError
 from embedded.health import Health, NoAnswerError, NotScoringError
 from embedded.server import EmbeddedTriton
 from embedded.supervisor import Supervisor
-from support.supervised import wait_until
+from support.waiting import wait_until
 
 HANG = """
 import time

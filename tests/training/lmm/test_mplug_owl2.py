@@ -56,7 +56,7 @@ def test_other_shapes_are_named(tiny_owl):
 
 
 def write_hub_folder(folder: Path, tiny_owl: dict, state: dict, sharded: bool) -> Path:
-    """A folder like the hub's: its config.json keys, and tensors beside those of the function."""
+    """A folder like the hub's: its config.json keys, and more tensors than the function's."""
     folder.mkdir()
     config = {
         **tiny_owl["config"],

@@ -21,7 +21,7 @@ nv_inference_request_success{{model="maniqa_moe",version="1"}} 1000
 
 
 class Server:
-    """Metrics and clock; the admission's own thread sleeps, as nobody lets it read."""
+    """Metrics and clock; the admission's own thread sleeps, as no one lets it read."""
 
     def __init__(self):
         self.now_s, self.reads = 100.0, True
