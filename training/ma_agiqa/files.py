@@ -1,13 +1,16 @@
-"""Files and folders that are written whole or not at all, hashes, and a full disk explained."""
+"""Files and folders written whole or not at all, JSON, hashes, and a full disk explained."""
 
 import ctypes
 import errno
 import hashlib
+import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -41,6 +44,19 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> Path:
             part.unlink()
         raise DataError(f"Cannot write {path}: {error.strerror or error}.") from error
     return path
+
+
+def json_text(values: Any) -> str:
+    """Write plain values as JSON, with null for numbers that are not finite."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        if isinstance(value, Mapping):
+            return {str(name): plain(item) for name, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return json.dumps(plain(values), indent=2, allow_nan=False) + "\n"
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from ma_agiqa.file_hashes import FileHashes
 from ma_agiqa.lmm.embedder import PROMPTS
 from ma_agiqa.lmm.mplug_owl2.weight_files import write_tensors
 from ma_agiqa.lmm.sources import PAPER_EMBEDDER, demo_mplug_owl2
+from ma_agiqa.settings import to_mapping
 from support.tiny_scorer import CARD
 
 OTHER_PROMPTS = {**PROMPTS, "semantic": (1, -200, 2)}
@@ -23,10 +24,8 @@ def identity(source="owl", dtype="float16", weights="a" * 64, prompts=PROMPTS):
     return EmbedderIdentity(source, dtype, weights, prompts)
 
 
-def card(found=None):
-    values = dataclasses.asdict(found or identity())
-    values["prompts"] = {name: list(ids) for name, ids in values["prompts"].items()}  # as in YAML
-    return dataclasses.replace(CARD, embedder=values)
+def card():
+    return dataclasses.replace(CARD, embedder=to_mapping(identity()))
 
 
 @pytest.mark.parametrize(
@@ -47,9 +46,14 @@ def test_the_same_weights_are_accepted_in_silence(caplog, found, any_dtype):
     ("found", "any_dtype", "message"),
     [
         (identity(weights="b" * 64), True, f"hash of its weights is {'b' * 64}, not {'a' * 64}"),
-        (identity(prompts=OTHER_PROMPTS), True, "prompts are others"),
+        (dataclasses.replace(identity(), preprocessing={"pixels": "x"}), True, "its preprocessing"),
+        (identity(prompts=OTHER_PROMPTS), True, "its prompts.semantic is .*, not "),
         (identity(dtype="int8"), False, "its dtype is int8, not float16"),
-        (identity(source="elsewhere", weights=None), True, "not on this machine to be compared"),
+        (
+            identity(source="elsewhere", weights=None),
+            True,
+            "not here to be compared",
+        ),
     ],
 )
 def test_another_embedder_is_refused(found, any_dtype, message):
@@ -60,7 +64,7 @@ def test_another_embedder_is_refused(found, any_dtype, message):
 @pytest.mark.parametrize(
     ("trained", "found", "reason"),
     [
-        (official_card(), identity(source="a folder"), "the card has no hash"),
+        (official_card(), identity(source="a folder"), "its card has no hash"),
         (card(), identity(weights=None), "they are not on this machine"),
     ],
 )

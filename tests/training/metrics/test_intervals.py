@@ -111,7 +111,7 @@ def test_equal_predictions_have_no_correlation_but_an_rmse():
 def test_without_a_curve_a_straight_line_is_used(monkeypatch):
     y, x = normal_pair(np.random.default_rng(2), 80, 0.9)
     with_curve = bootstrap(y, -x, 200)
-    monkeypatch.setattr(agreement, "_least_squares", lambda *_: None)
+    monkeypatch.setattr(agreement, "_least_squares", lambda *_: (1.0, 1.0, 0.0, 1.0))
     found = bootstrap(y, -x, 200)
     assert (found.plcc.low, found.plcc.high) == pytest.approx(
         (-found.plcc_raw.high, -found.plcc_raw.low)

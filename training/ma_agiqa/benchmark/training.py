@@ -15,11 +15,13 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from ma_agiqa.data import make_split, read_images
 from ma_agiqa.networks.scorer import MAAGIQA
-from ma_agiqa.torchrun import joined_processes
+from ma_agiqa.torchrun import on_main
 from ma_agiqa.train.config import TrainingConfig
+from ma_agiqa.train.mos_scale import MosScale
 from ma_agiqa.train.run_folder import RunFolder
+from ma_agiqa.train.start import freeze
 from ma_agiqa.train.trainer import ScorerTrainer
-from ma_agiqa.train.training import freeze, part_datasets, run_features
+from ma_agiqa.train.training import part_datasets, run_features
 
 _WARMUP_STEPS = 5  # the first ones allocate memory and compile kernels
 
@@ -74,15 +76,16 @@ def measure_training(config: TrainingConfig, steps: int, progress: bool = False)
     Raises:
         ConfigError, DataError: see `train.train`.
     """
-    with joined_processes() as processes:
-        images = processes.on_main(lambda: read_images(config.data))
+    images = on_main(lambda: read_images(config.data))
     split = make_split(images, config.split)
     datasets = part_datasets(config, images, split, run_features(config, images, progress))
     scorer = MAAGIQA(config.scorer_config())
     freeze(scorer, config.optimization.frozen)
+    scale = MosScale(*config.data.mos_range)
     with tempfile.TemporaryDirectory() as folder:
         trainer = _TimedTrainer(
             scorer,
+            scale,
             RunFolder(Path(folder) / "run"),
             config.optimization,
             config.seed,

@@ -35,28 +35,16 @@ def check_binding(
         ConfigError: the weights, the prompts or the dtype are not those of the card.
     """
     trained = EmbedderIdentity.from_mapping(card.embedder)
-    found = []
-    if None not in (trained.weights_sha256, identity.weights_sha256):
-        if trained.weights_sha256 != identity.weights_sha256:
-            found.append(f"the hash of its weights is {identity.weights_sha256}, "
-                         f"not {trained.weights_sha256}")  # fmt: skip
-    elif trained.weights_sha256 and trained.source != identity.source:
-        found.append(
-            f"its weights are not on this machine to be compared, and its name is not "
-            f"{trained.source!r}"
-        )
-    else:
+    known = trained.weights_sha256 is not None
+    found = trained.differences(identity, any_dtype, by_name=known)
+    if not found and not trained.verifies(identity):
         _logger.warning(
             "It is not verified that %s has the weights that %s was trained with (%s): %s.",
             where,
             card.name,
             trained.source,
-            "they are not on this machine" if trained.weights_sha256 else "the card has no hash",
+            "they are not on this machine" if known else "its card has no hash of them",
         )
-    if trained.prompts and identity.prompts and _ids(trained) != _ids(identity):
-        found.append("its prompts are others")
-    if not any_dtype and trained.dtype and identity.dtype not in (None, trained.dtype):
-        found.append(f"its dtype is {identity.dtype}, not {trained.dtype}")
     if found:
         dtype = f" in {trained.dtype}" if trained.dtype else ""
         raise ConfigError(
@@ -64,7 +52,3 @@ def check_binding(
             f"{'; '.join(found)}. Use the one that it was trained with ({trained.source}{dtype}), "
             "or train a scorer for this one."
         )
-
-
-def _ids(identity: EmbedderIdentity) -> dict[str, list[int]]:
-    return {name: list(ids) for name, ids in identity.prompts.items()}

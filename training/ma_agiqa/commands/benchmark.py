@@ -34,6 +34,7 @@ from ma_agiqa.lmm.sources import (
     embedder_config,
 )
 from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
+from ma_agiqa.torchrun import process_state
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -400,5 +401,5 @@ def train_command(config_path: str, steps: int, overrides: tuple[str, ...]) -> N
     """
     config = read_config(config_path, overrides)
     speed = training.measure_training(config, steps, progress=sys.stderr.isatty())
-    if os.environ.get("RANK", "0") == "0":
+    if process_state().is_main_process:
         click.echo(training.summary(speed))

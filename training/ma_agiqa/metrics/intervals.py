@@ -14,14 +14,14 @@ Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
 """
 
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from ma_agiqa.errors import ConfigError
-from ma_agiqa.metrics.agreement import evaluate, fit_logistic, measure
+from ma_agiqa.metrics.agreement import evaluate, fit_logistic, measure, straight_curve
 
 RESAMPLES = 1000
 """Number of resamples by default."""
@@ -61,10 +61,6 @@ class Intervals:
     resamples: int
     seed: int
 
-    def to_dict(self) -> dict[str, object]:
-        """Give the fields by name, ready for JSON."""
-        return asdict(self)
-
 
 def bootstrap(
     labels: ArrayLike, predictions: ArrayLike, resamples: int = RESAMPLES, seed: int = 0
@@ -86,9 +82,11 @@ def bootstrap(
     """
     if resamples < 2:
         raise ConfigError(f"{resamples} resamples give no interval; {RESAMPLES} are usual.")
-    evaluate(labels, predictions)  # refuses what cannot be measured
+    whole = evaluate(labels, predictions)  # refuses what cannot be measured
     y, x = (np.asarray(values, np.float64).reshape(-1) for values in (labels, predictions))
     curve = fit_logistic(y, x)
+    if curve is None and not np.isnan(whole.srcc):
+        curve = straight_curve(y, x)
 
     def statistic(y: NDArray[np.float64], x: NDArray[np.float64]) -> list[float]:
         found = measure(y, x, curve)
