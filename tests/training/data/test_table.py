@@ -50,7 +50,7 @@ def test_other_column_names_and_folder_and_no_groups(tmp_path):
         ("image;mos\na.png;1\n", "semicolons between its values: its first line is 'image;mos'"),
         ("image;mos;prompt\na.png;1,5;a, b\n", "semicolons .* with points in its numbers"),
         ("image\tmos\na.png\t1\n", "seems to have tabs"),
-        ("sep=,\nimage,mos\na.png,1\n", "begins with the line 'sep='"),
+        ("sep=,\nimage,mos\na.png,1\n", "begins with the line 'sep=,'"),
         ('image,mos\na.png,"1,5"\n', r"row 2: the score is '1,5', with a decimal comma.*as 1\.5"),
         ("image,mos,prompt\na.png,1,a\0b\n", "row 2: the text holds a null character"),
         ("file,score\na.png,1\n", r"no column \['image', 'mos'\].*\['file', 'score'\]"),

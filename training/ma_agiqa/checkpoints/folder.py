@@ -75,6 +75,12 @@ def save_metrics(folder: str | os.PathLike[str], metrics: Mapping[str, Any]) -> 
     write_whole(Path(folder) / _METRICS, json_text(metrics))
 
 
+def scorer_settings(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Settings of the scorer in a checkpoint folder; none where there is no such folder."""
+    path = Path(folder) / _CONFIG
+    return dict(read_yaml(path)["scorer"]) if path.is_file() else {}
+
+
 def load_folder(folder: str | os.PathLike[str]) -> tuple[MAAGIQA, ModelCard]:
     """Read a checkpoint folder.
 

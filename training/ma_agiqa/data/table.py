@@ -144,8 +144,8 @@ def read_csv(path: Path, required: Sequence[str], hint: str) -> pd.DataFrame:
     text = _decoded(path, content)
     first = next(iter(text.splitlines()), "")
     header = next(csv_format.reader([first]), [])
-    if len(header) == 1 and header[0].lower().startswith("sep="):
-        raise DataError(f"{path} begins with the line {header[0]!r}, for Excel alone. Remove it.")
+    if first.lower().startswith("sep="):
+        raise DataError(f"{path} begins with the line {first!r}, for Excel alone. Remove it.")
     missing = [name for name in required if name not in header]
     for sign, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")):
         if missing and sign in first:
@@ -197,8 +197,14 @@ def _decoded(path: Path, content: bytes) -> str:
     for mark, name in ((codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16")):
         if content.startswith(mark):
             raise DataError(f"{path} is {name} text. Save it as UTF-8 (in Excel: CSV UTF-8).")
+    if (null := content.find(b"\0")) >= 0:
+        row = content.count(b"\n", 0, null) + 1
+        raise DataError(
+            f"{path}, row {row}: the text holds a null character, "
+            "after which nothing would be read. Remove it, or save the file as UTF-8."
+        )
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         row = content.count(b"\n", 0, error.start) + 1
         begin, end = max(0, error.start - 10), error.start + 10
@@ -207,13 +213,6 @@ def _decoded(path: Path, content: bytes) -> str:
             f"{path} is not UTF-8: row {row} has a byte 0x{content[error.start]:02X}. It is "
             f"probably Latin-1 or Windows-1252 text ({seen!r}). Save it as UTF-8."
         ) from error
-    if "\0" in text:
-        row = text.count("\n", 0, text.index("\0")) + 1
-        raise DataError(
-            f"{path}, row {row}: the text holds a null character, after which nothing would be "
-            "read. Remove it, or save the file as UTF-8."
-        )
-    return text
 
 
 def _check_scale(

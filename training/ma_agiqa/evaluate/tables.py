@@ -27,6 +27,13 @@ METRIC_HEADINGS: Mapping[str, str] = {
 }
 """Headings of the metrics by their names; the arrow says where better is."""
 
+RAW_HEADINGS: Mapping[str, str] = {
+    "rmse_raw": "RMSE raw ↓",
+    "mae_raw": "MAE raw ↓",
+    "bias": "bias",
+}
+"""Headings of the errors of the scores as they are, without a fit, by their names."""
+
 
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:
     """Lay out rows as a Markdown table; no rows give no text.

@@ -5,12 +5,13 @@ Paths are relative to the working directory. Every setting has one place; unknow
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ma_agiqa.checkpoints.folder import scorer_settings
 from ma_agiqa.data import DataSettings, SplitSettings
 from ma_agiqa.data.augmentation import Augmentation
 from ma_agiqa.data.features.settings import FeatureSettings
@@ -102,7 +103,8 @@ class TrainingConfig:
             cache), a file of them, or "none" for random ones.
         init_from: checkpoint folder, or `.pt` file of the authors' code, whose scorer is trained
             further; `backbone_weights` and `optimization.start` then play no part.
-        scorer: settings of `MAAGIQAConfig`; the defaults are the paper's.
+        scorer: settings of `MAAGIQAConfig`; the defaults are those of `init_from`, else the
+            paper's.
         data, split, features, optimization, augmentation: see there.
     """
 
@@ -163,6 +165,9 @@ def build_config(
     for name, text in (overrides or {}).items():
         _replace(replaced, name, text)
     config = from_mapping(TrainingConfig, replaced, where)
+    if config.init_from:
+        known = scorer_settings(config.init_from)
+        config = replace(config, scorer={**known, **config.scorer})
     config.scorer_config()
     return config
 
