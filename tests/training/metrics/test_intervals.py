@@ -149,3 +149,10 @@ def test_one_group_alone_gives_no_interval():
     y, x = normal_pair(np.random.default_rng(1), 20, 0.8)
     found = bootstrap(y, x, 20, groups=["a prompt"] * 20)
     assert math.isnan(found.srcc.low)
+
+
+def test_resamples_of_too_few_images_do_not_count():
+    """Of two prompts, with 5 images and with 1, a resample may be the latter twice."""
+    y, x = normal_pair(np.random.default_rng(2), 6, 0.8)
+    found = bootstrap(y, x, 40, groups=["a"] * 5 + ["b"])
+    assert found.srcc.low <= found.srcc.high

@@ -2,10 +2,11 @@
 
 import os
 import re
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ma_agiqa.evaluate.measurement import Group
 from ma_agiqa.evaluate.paper_results import (
@@ -164,6 +165,6 @@ def _document(results: Sequence[Result]) -> dict[str, Any]:
     document: dict[str, Any] = {"results": [result.to_dict() for result in results]}
     if len(runs := _runs(results)) > 1:
         values = _values(runs)
-        document["mean"] = {name: statistics.fmean(found) for name, found in values.items()}
-        document["standard_deviation"] = {n: statistics.stdev(v) for n, v in values.items()}
+        document["mean"] = {name: float(np.mean(found)) for name, found in values.items()}
+        document["standard_deviation"] = {n: float(np.std(v, ddof=1)) for n, v in values.items()}
     return document

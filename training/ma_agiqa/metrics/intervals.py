@@ -25,7 +25,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from ma_agiqa.errors import ConfigError
-from ma_agiqa.metrics.agreement import evaluate, fit_logistic, measure, straight_curve
+from ma_agiqa.metrics.agreement import (
+    MIN_SAMPLES,
+    evaluate,
+    fit_logistic,
+    measure,
+    straight_curve,
+)
 
 RESAMPLES = 1000
 """Number of resamples by default."""
@@ -104,6 +110,8 @@ def bootstrap(
 
     def statistic(drawn: NDArray[np.int64]) -> list[float]:
         rows = np.concatenate([members[index] for index in drawn])
+        if len(rows) < MIN_SAMPLES:  # small groups alone
+            return [np.nan] * len(_METRICS)
         found = measure(y[rows], x[rows], curve)
         return [getattr(found, name) for name in _METRICS]
 
