@@ -10,7 +10,7 @@ from ma_agiqa.evaluate.figures.style import WIDTH_INCHES, styled
 from ma_agiqa.images.views import RGB
 
 _SIDE = 400  # pixels of the longer side of an image, enough for its place
-_CHARACTERS = 62  # of a line of text beside an image
+_CHARACTERS = 62  # of a line of text next to an image
 _LINE_INCHES, _LEAST_INCHES = 0.19, 2.4
 
 
