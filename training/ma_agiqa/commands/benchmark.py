@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,17 +11,11 @@ from typing import Any, TypeVar
 import click
 import torch
 
-from ma_agiqa.benchmark import dtypes, embedder, preprocess, scorer, training
+from ma_agiqa.benchmark import dtypes, embedder, preprocess, scorer
 from ma_agiqa.benchmark.machine import describe, use_threads
 from ma_agiqa.benchmark.random_weights import cut_layers, write_random_weights
 from ma_agiqa.checkpoints import load_scorer
-from ma_agiqa.commands._shared import (
-    HELP_WIDTH,
-    Command,
-    config_option,
-    overrides_option,
-    read_config,
-)
+from ma_agiqa.commands._shared import HELP_WIDTH, Command
 from ma_agiqa.errors import ConfigError
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config
 from ma_agiqa.lmm.mplug_owl2.loading import compute_dtype
@@ -371,34 +364,3 @@ def _generate(size: str, image_format: str) -> list[bytes]:
     width, height = map(int, match.groups())
     seeds = range(_GENERATED_IMAGES)
     return [preprocess.generated_file(width, height, image_format, seed) for seed in seeds]
-
-
-@main.command(
-    "train",
-    cls=Command,
-    epilog="""\b
-Examples:
-  python -m ma_agiqa benchmark train --config training/configs/demo.yaml
-  python -m ma_agiqa benchmark train --config training/configs/agiqa_3k.yaml --steps 200
-  torchrun --nproc-per-node 2 -m ma_agiqa benchmark train --config training/configs/demo.yaml
-""",
-)
-@config_option()
-@click.option(
-    "--steps",
-    type=_COUNT,
-    default=50,
-    show_default=True,
-    help="Number of training steps to measure, after a short warm-up.",
-)
-@overrides_option
-def train_command(config_path: str, steps: int, overrides: tuple[str, ...]) -> None:
-    """Time real training steps, the loader alone, and the wait for data in a step.
-
-    Trains a fresh scorer on the features of the run, which are computed first where they are
-    missing, and keeps nothing.
-    """
-    config = read_config(config_path, overrides)
-    speed = training.measure_training(config, steps, progress=sys.stderr.isatty())
-    if os.environ.get("RANK", "0") == "0":
-        click.echo(training.summary(speed))

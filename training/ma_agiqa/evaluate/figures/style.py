@@ -44,6 +44,7 @@ _STYLE: dict[str, Any] = {
     "ytick.labelcolor": "black",
     "legend.frameon": False,
     "pdf.fonttype": 42,  # text stays text
+    "text.parse_math": False,  # names may hold dollar signs
 }
 
 
