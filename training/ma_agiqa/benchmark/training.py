@@ -3,7 +3,6 @@
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from ma_agiqa.benchmark.machine import Row, describe, finish
 from ma_agiqa.data import make_split, read_images
 from ma_agiqa.networks.scorer import MAAGIQA
 from ma_agiqa.torchrun import joined_processes
@@ -24,42 +24,7 @@ from ma_agiqa.train.training import freeze, part_datasets, run_features
 _WARMUP_STEPS = 5  # the first ones allocate memory and compile kernels
 
 
-@dataclass(frozen=True)
-class TrainingSpeed:
-    """What was measured.
-
-    Attributes:
-        device: name of the device that trained.
-        processes: number of processes that shared each step.
-        threads: number of CPU threads in each process.
-        batch_size: images per step, over all processes.
-        steps: number of steps that were measured.
-        step_ms: time of a whole step: waiting for data, forward, backward, Adam.
-        wait_ms: the part of it in which the trainer waits for its samples.
-        loader_images_per_s: what the loaders of all processes give when nothing else is done.
-    """
-
-    device: str
-    processes: int
-    threads: int
-    batch_size: int
-    steps: int
-    step_ms: float
-    wait_ms: float
-    loader_images_per_s: float
-
-    @property
-    def images_per_s(self) -> float:
-        """Rate of training."""
-        return self.batch_size / self.step_ms * 1000
-
-    @property
-    def wait_share(self) -> float:
-        """Share of a step that waits for data, 0 to 1."""
-        return self.wait_ms / self.step_ms
-
-
-def measure_training(config: TrainingConfig, steps: int, progress: bool = False) -> TrainingSpeed:
+def measure_training(config: TrainingConfig, steps: int, progress: bool = False) -> Row:
     """Train for some steps and keep nothing.
 
     The features are made first where they are missing. The backbone starts from random weights,
@@ -70,6 +35,11 @@ def measure_training(config: TrainingConfig, steps: int, progress: bool = False)
         config: settings of the run.
         steps: number of steps to measure, after a few that are not.
         progress: show a bar on stderr while features are made.
+
+    Returns:
+        A step is the whole of waiting for data, forward, backward and Adam, by all processes; its
+        wait is the part in which the trainer waits for its samples. The loader's rate is that of
+        the loaders of all processes when nothing else is done.
 
     Raises:
         ConfigError, DataError: see `train.train`.
@@ -92,25 +62,12 @@ def measure_training(config: TrainingConfig, steps: int, progress: bool = False)
         return trainer.measure(steps)
 
 
-def summary(speed: TrainingSpeed) -> str:
-    """Describe a measurement in four lines."""
-    processes = f"{speed.processes} process{'es' if speed.processes > 1 else ''}"
-    machine = f"{speed.device}, {processes} with {speed.threads} threads, torch {torch.__version__}"
-    return (
-        f"machine  {machine}\n"
-        f"step     {speed.images_per_s:.1f} images/s: {speed.step_ms:.1f} ms for "
-        f"{speed.batch_size} images, over {speed.steps} steps\n"
-        f"loader   {speed.loader_images_per_s:,.0f} images/s alone\n"
-        f"wait     {speed.wait_share:.1%} of a step waits for data ({speed.wait_ms:.2f} ms)"
-    )
-
-
 class _TimedTrainer(ScorerTrainer):
     """The trainer with two clocks; it neither evaluates nor saves."""
 
     waited_s = 0.0
 
-    def measure(self, steps: int) -> TrainingSpeed:
+    def measure(self, steps: int) -> Row:
         """Time the loader, then the steps."""
         batch_size = self._optimization.batch_size
         loader_s = self._time_loader(steps * self.args.gradient_accumulation_steps)
@@ -120,16 +77,17 @@ class _TimedTrainer(ScorerTrainer):
         clock = _Clock(self)
         self.add_callback(clock)
         self.train()
-        return TrainingSpeed(
-            _device_name(self.args.device),
-            self.args.world_size,
-            torch.get_num_threads(),
-            batch_size,
-            steps,
-            step_ms=clock.seconds / steps * 1000,
-            wait_ms=self.waited_s / steps * 1000,
-            loader_images_per_s=steps * batch_size / loader_s,
-        )
+        return {
+            "device": describe(self.args.device),
+            "processes": self.args.world_size,
+            "steps": steps,
+            "images in a step": batch_size,
+            "images/s": steps * batch_size / clock.seconds,
+            "ms/step": clock.seconds / steps * 1000,
+            "wait for data, ms/step": self.waited_s / steps * 1000,
+            "wait for data, % of a step": 100 * self.waited_s / clock.seconds,
+            "loader alone, images/s": steps * batch_size / loader_s,
+        }
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -147,7 +105,7 @@ class _TimedTrainer(ScorerTrainer):
         start = time.perf_counter()
         for _ in islice(chain.from_iterable(repeat(loader)), batches):
             pass
-        _finish(self.args.device)
+        finish(self.args.device)
         return time.perf_counter() - start
 
 
@@ -162,18 +120,9 @@ class _Clock(TrainerCallback):
     ) -> None:
         """Read the clock, once the device has finished."""
         if state.global_step == _WARMUP_STEPS:
-            _finish(args.device)
+            finish(args.device)
             self._trainer.waited_s = 0.0
             self._start = time.perf_counter()
         if state.global_step == args.max_steps:
-            _finish(args.device)
+            finish(args.device)
             self.seconds = time.perf_counter() - self._start
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
