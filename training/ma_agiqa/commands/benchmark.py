@@ -51,29 +51,25 @@ _COUNT = click.IntRange(min=1)
 _dtype_choice = click.Choice([*DTYPE_ALIASES, *DTYPES])
 
 
-def _use_threads(context: click.Context, parameter: click.Parameter, count: int | None) -> None:
-    use_threads(count)
-
-
-def _present(context: click.Context, parameter: click.Parameter, device: str) -> str:
+def _prepare(device: str, threads: int | None) -> None:
+    """Set the number of threads, and refuse a GPU that is not there."""
+    use_threads(threads)
     cuda, _, index = device.partition(":")
     if cuda == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise click.BadParameter("torch sees no such GPU here. Leave it out to use the CPU.")
-    return device
+        raise ConfigError(
+            f"--device {device}: torch sees no such GPU here. Leave it out to use the CPU."
+        )
 
 
 _device_option = click.option(
     "--device",
     default="cpu",
     show_default=True,
-    callback=_present,
     help="Where to run: cpu, cuda or cuda:1.",
 )
 _threads_option = click.option(
     "--threads",
     type=_COUNT,
-    callback=_use_threads,
-    expose_value=False,
     help="Number of CPU threads. Default: one for each core.",
 )
 
@@ -157,6 +153,7 @@ def embedder_command(
     dtype: str,
     batches: tuple[int, ...],
     device: str,
+    threads: int | None,
     rounds: int,
     profile: bool,
 ) -> None:
@@ -165,6 +162,7 @@ def embedder_command(
     Counts the operations, and compares their rate with that of bare matrix products of the same
     shapes on this machine.
     """
+    _prepare(device, threads)
     dtype = DTYPE_ALIASES.get(dtype, dtype)
     with _weights(preset, source, random_weights, layers, dtype, device) as weights:
         click.echo(f"machine  {describe(device)}")
@@ -249,8 +247,10 @@ def dtypes_command(
     reference: str | None,
     others: tuple[str, ...],
     device: str,
+    threads: int | None,
 ) -> None:
     """Compare dtypes of the embedder on your own images: memory, time, embeddings, scores."""
+    _prepare(device, threads)
     if reference is None:
         wide = "fp16" if device.startswith("cuda") else "bf16"
         reference = "fp32" if source == DEMO_EMBEDDER else wide
@@ -288,9 +288,11 @@ def scorer_command(
     dtype: str,
     batches: tuple[int, ...],
     device: str,
+    threads: int | None,
     rounds: int,
 ) -> None:
     """Time the scorer (MANIQA and the fusion); compare its scores with the exact arithmetic."""
+    _prepare(device, threads)
     network = _scorer(preset, checkpoint, random_weights, torch.device(device))
     click.echo(f"machine  {describe(device)}, {dtype}")
     _print(scorer.measure_scorer(network, batches, _SCORER_DTYPES[dtype], rounds))
