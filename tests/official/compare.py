@@ -18,9 +18,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from ma_agiqa.benchmark.embedder import load, random_images, timed_pass
-from ma_agiqa.benchmark.machine import describe, seconds, use_threads
-from ma_agiqa.benchmark.operations import count_operations
+from ma_agiqa.benchmark.embedder import load, random_images
+from ma_agiqa.benchmark.machine import count_operations, describe, seconds, use_threads
 from ma_agiqa.benchmark.preprocess import Views, generated_file, prepare_once
 from ma_agiqa.benchmark.scorer import random_scorer, sample_inputs
 from ma_agiqa.checkpoints import load_scorer
@@ -42,20 +41,21 @@ def compare_embedder(
         Seconds per image of both, operations per image of the authors' code, the largest absolute
         difference of an embedding, and the smallest cosine of an image's embeddings.
     """
-    loaded = load(str(weights), dtype, device)
-    images = random_images(loaded.embedder, batch)
-    pixels = loaded.embedder.pixels(images).cpu()
+    embedder, _ = load(str(weights), dtype, device)
+    images = random_images(embedder, batch)
+    pixels = embedder.pixels(images).cpu()
     prompts = {name: list(ids) for name, ids in PROMPTS.items()}
-    ours, theirs = [], []
-    for _ in range(rounds + 1):
-        ours.append(timed_pass(loaded, images))
+    made = embedder(images)
+    ours, theirs = [], [authors.ask(pixels=pixels, prompts=prompts)]
+    for _ in range(rounds):
+        ours.append(seconds(lambda: embedder(images), device))
         theirs.append(authors.ask(pixels=pixels, prompts=prompts))
-    pairs = [(ours[0][1][name].cpu(), theirs[0]["features"][name]) for name in PROMPTS]
+    pairs = [(made[name].cpu(), theirs[0]["features"][name]) for name in PROMPTS]
     cosines = [torch.nn.functional.cosine_similarity(a, b).min().item() for a, b in pairs]
     return {
         "authors_s": median(answer["seconds"] for answer in theirs[1:]) / batch,
-        "ours_s": median(time for time, _ in ours[1:]) / batch,
-        "authors_flop": authors_flop(loaded.embedder),
+        "ours_s": median(ours) / batch,
+        "authors_flop": authors_flop(embedder),
         "difference": max((a - b).abs().max().item() for a, b in pairs),
         "cosine": min(cosines),
     }

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ma_agiqa.evaluate.figures.style import BASELINE, OURS, WIDTH_INCHES, caption, styled, title
+from ma_agiqa.evaluate.figures.style import BASELINE, OURS, WIDTH_INCHES, caption, errors, styled
 
 WORST = 300
 """Images of the paper's figure."""
@@ -24,8 +24,7 @@ def worst_images(baseline: pd.DataFrame, count: int = WORST) -> pd.Index:
         baseline: its predictions.
         count: number of images; all if there are fewer.
     """
-    errors = (baseline["score"] - baseline["mos"]).abs()
-    return errors.sort_values(ascending=False, kind="stable").index[:count]
+    return errors(baseline).sort_values(ascending=False, kind="stable").index[:count]
 
 
 def draw_differences(
@@ -47,17 +46,17 @@ def draw_differences(
         count: number of images to show.
     """
     worst = worst_images(baseline, count)
-    errors = {
-        which: (table.loc[worst, "score"] - table.loc[worst, "mos"]).abs().to_numpy()
+    shown = {
+        which: errors(table.loc[worst]).to_numpy()
         for which, table in ((baseline_name, baseline), (name, frame))
     }
-    last = max(values.max() for values in errors.values())
+    last = max(values.max() for values in shown.values())
     width = _bin_width(last)
     edges = np.arange(int(last / width) + 2) * width
     with styled():
         figure = Figure((WIDTH_INCHES, 4.2), layout="constrained")
         axes = figure.subplots()
-        for (which, values), color in zip(errors.items(), (BASELINE, OURS), strict=True):
+        for (which, values), color in zip(shown.items(), (BASELINE, OURS), strict=True):
             density, _ = np.histogram(values, edges, density=True)
             label = f"{which}: mean {values.mean():.2f}"
             axes.stairs(density, edges, fill=True, color=color, alpha=0.3)
@@ -65,7 +64,7 @@ def draw_differences(
         axes.set(xlabel="|score - MOS|, in units of MOS", ylabel="density")
         axes.set_xlim(0, edges[-1])
         axes.legend()
-        title(axes, f"Where {baseline_name} is furthest from the MOS: {len(worst):,} images")
+        axes.set_title(f"Where {baseline_name} is furthest from the MOS: {len(worst):,} images")
         caption(
             figure,
             f"The images are the {len(worst):,} of {len(frame):,} with the largest error of "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib.axes import Axes
+import pandas as pd
 from matplotlib.figure import Figure
 
 from ma_agiqa.files import write_whole
@@ -31,6 +31,7 @@ _STYLE: dict[str, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
+    "axes.titlepad": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": _GRAY,
@@ -48,16 +49,16 @@ _STYLE: dict[str, Any] = {
 }
 
 
+def errors(frame: pd.DataFrame) -> pd.Series:
+    """How far each score is from the MOS, in units of MOS."""
+    return (frame["score"] - frame["mos"]).abs()
+
+
 @contextlib.contextmanager
 def styled() -> Iterator[None]:
     """Use the look for the figures made inside."""
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
         yield
-
-
-def title(axes: Axes, text: str) -> None:
-    """Write the title of a figure, at the left."""
-    axes.set_title(text, pad=10)
 
 
 def caption(figure: Figure, text: str) -> None:
