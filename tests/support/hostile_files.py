@@ -108,14 +108,24 @@ def costly_files(size: int) -> dict[str, bytes]:
     jpeg = encoded(Image.new("RGB", (16, 16)), "JPEG")
     progressive = encoded(Image.new("RGB", (1024, 1024)), "JPEG", progressive=True)
     scan = progressive[progressive.rindex(b"\xff\xda") : -2]
-    segment = b"\xff\xe1\xff\xffExif\0\0" + bytes(65527)
     return {
         "PNG of empty chunks": png(8, 8, png_chunk(b"teSt", b"") * (size // 12)),
-        "JPEG of fill bytes": jpeg[:2] + b"\xff" * size + jpeg[2:],
         "JPEG of empty segments": jpeg[:2] + b"\xff\xfe\0\2" * (size // 4) + jpeg[2:],
-        "JPEG of full segments": jpeg[:2] + segment * (size // len(segment)) + jpeg[2:],
         "JPEG of empty scans": progressive[:-2] + scan * (size // len(scan)) + b"\xff\xd9",
         "PPM of comments": b"P6\n" + b"#\n" * (size // 2) + b"8 8\n255\n" + bytes(192),
         "text PPM": b"P3 16 16 255\n" + b"#\n" * (size // 2) + b"1 " * 768,
         "GIF of junk": b"GIF89a\x08\0\x08\0\0\0\0" + b"\1" * size,
+    }
+
+
+def bulky_files(size: int) -> dict[str, bytes]:
+    """Small pictures in files of about `size` bytes, which a decoder has to pass over."""
+    jpeg = encoded(Image.new("RGB", (16, 16)), "JPEG")
+    segment = b"\xff\xe1\xff\xffExif\0\0" + bytes(65527)
+    return {
+        "JPEG of fill bytes": jpeg[:2] + b"\xff" * size + jpeg[2:],
+        "JPEG of full segments": jpeg[:2] + segment * (size // len(segment)) + jpeg[2:],
+        "JPEG with a video behind it": jpeg + bytes(range(256)) * (size // 256),
+        "PNG with a long text": png(8, 8, png_chunk(b"tEXt", b"workflow\0" + bytes(size))),
+        "PNG with its tail": png(8, 8) + bytes(size),
     }

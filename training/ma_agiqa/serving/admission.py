@@ -161,12 +161,15 @@ class Admission:
             f"{wait_s:.1f} s{until}. Try again later, or ask another server."
         )
 
-    def passed_on(self) -> None:
-        """Note that all requests taken so far have been passed on to the next step."""
-        self._passed_on = self._admitted
+    def passed_on(self, requests: int | None = None) -> None:
+        """Note that requests taken so far, by default all, have been passed on to the next step."""
+        self._passed_on = self._admitted if requests is None else self._passed_on + requests
 
     def ended_here(self) -> None:
-        """Note that a request that was taken ends in this step, so it is part of no backlog."""
+        """Note that a request that was taken is part of no backlog: it ends in this step.
+
+        The same holds for one that waits here where it holds up no other.
+        """
         self._admitted -= 1
 
     def read(self) -> None:

@@ -32,8 +32,7 @@ import os
 import time
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from threading import Event, Lock, Thread
 from typing import Any
 
@@ -201,29 +200,35 @@ class StepMetrics:
             responses: their responses, in the same order.
             seconds: how long it took.
         """
+        self.count_batch(requests)
+        self.note_busy(seconds)
+        for request, response in zip(requests, responses, strict=True):
+            self.count_answer(request, response)
+
+    def count_batch(self, requests: Sequence[Any]) -> None:
+        """Count the images of one execution."""
+        if images := sum(self._size(request) for request in requests):
+            self.meter.observe("ma_agiqa_batch_images", [images], step=self._step)
+
+    def note_busy(self, seconds: float) -> None:
+        """Note a time in which the step computed."""
         self.meter.add("ma_agiqa_busy_seconds_total", seconds, step=self._step)
-        sizes = [self._size(request) for request in requests]
-        if any(sizes):
-            self.meter.observe("ma_agiqa_batch_images", [sum(sizes)], step=self._step)
-        for request, size, response in zip(requests, sizes, responses, strict=True):
-            if not size:
-                continue
-            outcome = "scored"
-            if response.has_error():
-                outcome = self._outcomes.get(response.error().code(), "failed")
-                self.meter.add("ma_agiqa_images_total", size, outcome=outcome, step=self._step)
-            if self._logs_requests and (outcome != "scored" or self._step == LAST_STEP):
-                self._log_request(request, outcome, size)
 
-    @contextmanager
-    def time_decoding(self) -> Iterator[None]:
-        """Measure the body as the decoding of one image, unless it fails."""
-        start = time.perf_counter()
-        yield
-        self.meter.observe("ma_agiqa_decode_seconds", [time.perf_counter() - start])
+    def count_answer(self, request: Any, response: Any) -> None:
+        """Count the images of one request by what became of them."""
+        size = self._size(request)
+        if not size:
+            return
+        outcome = "scored"
+        if response.has_error():
+            outcome = self._outcomes.get(response.error().code(), "failed")
+            self.meter.add("ma_agiqa_images_total", size, outcome=outcome, step=self._step)
+        if self._logs_requests and (outcome != "scored" or self._step == LAST_STEP):
+            self._log_request(request, outcome, size)
 
-    def note_size(self, pixels: int) -> None:
-        """Note the size of one image."""
+    def note_decoding(self, pixels: int, seconds: float) -> None:
+        """Note the size of one image, and how long its decoding took."""
+        self.meter.observe("ma_agiqa_decode_seconds", [seconds])
         self.meter.observe("ma_agiqa_image_megapixels", [pixels / 1e6])
 
     def report(self, error: Exception) -> None:
