@@ -36,7 +36,7 @@ CPU_FACTOR = 3
 """What a format whose cost follows from its header may take more: on a slow or busy machine."""
 
 _WALL_S = 120.0  # a child that has not answered by then hangs
-_NICE = 10
+_NICE = 5
 _ERRORS = {e.__name__: e for e in (InvalidImageError, ImageTooLargeError, CostlyImageError)}
 
 
@@ -178,36 +178,35 @@ def _serve(pipe: Connection, semantic_size: int, max_pixels: int) -> None:
 
 
 def _answer(data: bytes, semantic_size: int, max_pixels: int) -> tuple[dict[str, Any], bytes]:
+    begin_s = time.process_time()
     try:
-        _limit(0, 1)
+        _limit(memory_budget(0), cpu_budget_s(0))
         picture = Picture(data)
-        if picture.pixels > max_pixels:
-            return {"larger": picture.pixels}, b""
-        _limit(picture.pixels, CPU_FACTOR if picture.bounded else 1)
+        if picture.work > max_pixels:
+            return {"larger": picture.work}, b""
+        cpu_s = cpu_budget_s(picture.work) * (CPU_FACTOR if picture.bounded else 1)
+        _limit(memory_budget(picture.work), cpu_s - (time.process_time() - begin_s))
         views = make_views(picture, semantic_size)
     except MemoryError:
-        error, message = (
-            "CostlyImageError",
-            (
-                "Decoding the image takes far more memory than images of its size do. "
-                "Save it as PNG or JPEG."
-            ),
+        message = (
+            "Decoding the image takes far more memory than images of its size do. "
+            "Save it as PNG or JPEG."
         )
-        return {"error": error, "message": message}, b""
+        return {"error": CostlyImageError.__name__, "message": message}, b""
     except tuple(_ERRORS.values()) as error:
         return {"error": type(error).__name__, "message": str(error)}, b""
     header = {"pixels": views.pixels, "seconds": views.seconds}
     return header, views.quality.tobytes() + views.semantic.tobytes()
 
 
-def _limit(pixels: int, factor: int) -> None:
-    """Give a picture of this size its time and memory, from now on."""
+def _limit(memory_bytes: int, cpu_s: float) -> None:
+    """Allow this much more memory and CPU time from now on."""
     with open("/proc/self/statm") as statm:
         present = int(statm.read().split()[0]) * resource.getpagesize()
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    limit = present + memory_budget(pixels)
+    limit = present + memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard < 0 else min(limit, hard), hard))
-    signal.setitimer(signal.ITIMER_PROF, factor * cpu_budget_s(pixels))
+    signal.setitimer(signal.ITIMER_PROF, max(cpu_s, 0.001))
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """An image file: its format, its size, and its pixels."""
 
+import io
 import logging
 from typing import Any
 
@@ -123,8 +124,15 @@ class Picture:
         """Number of pixels."""
         return self.width * self.height
 
+    @property
+    def work(self) -> int:
+        """Number of pixels that decoding and the views go through: of a tall image, its square."""
+        return max(self.width, self.height) * self.height
+
     def rgb(self) -> RGB:
-        """Decode the pixels: uint8 (height, width, 3), RGB, upright. Can be called once.
+        """Decode the pixels: uint8 (height, width, 3), RGB, upright; may be read-only.
+
+        It can be called once.
 
         Raises:
             InvalidImageError: damaged, of pixels whose range is not known, or made to keep a
@@ -192,7 +200,9 @@ def _known_format(data: bytes) -> str:
 def _open(data: bytes, name: str) -> Image.Image:
     """Read the header only."""
     try:
-        return Image.open(GuardedFile(data), formats=(name,))
+        # Pillow reads the pixels of a BMP in small parts; where that costs, a process is limited.
+        file = io.BytesIO(data) if name == "BMP" else GuardedFile(data)
+        return Image.open(file, formats=(name,))
     except (InvalidImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -230,7 +240,8 @@ def _to_rgb(image: Image.Image) -> RGB:
         raise InvalidImageError(
             f"The image has colors of the kind {image.mode}, which is not read. Save it as RGB."
         )
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    # np.array takes three times as long: 0.75 s at 8192x8192.
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _high_byte(image: Image.Image) -> npt.NDArray[np.uint8]:

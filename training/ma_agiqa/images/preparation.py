@@ -116,13 +116,13 @@ class Preparation:
             self._costly.put(order, ORDINARY_PIXELS, self._in_costly)
             return None
         picture = Picture(order.data)
-        if picture.pixels > ORDINARY_PIXELS:
-            self._put_large(order, picture.pixels)
+        if picture.work > ORDINARY_PIXELS:
+            self._put_large(order, picture.work)
         elif picture.bounded:
             order.header_read(picture.pixels, None)
             return make_views(picture, self._semantic_size)
         else:
-            self._costly.put(order, picture.pixels, self._in_costly)
+            self._costly.put(order, picture.work, self._in_costly)
         return None
 
     def _in_costly(self, process: DecodingProcess, order: Order) -> Views | None:

@@ -46,7 +46,8 @@ def decode(data: bytes) -> RGB:
             decoder busy (`images.limits`).
         ImageTooLargeError: more bytes, or more pixels on a side, than `images.limits` allows.
     """
-    return Picture(data).rgb()
+    rgb = Picture(data).rgb()
+    return rgb if rgb.flags.writeable else rgb.copy()
 
 
 def quality_view(rgb: RGB) -> RGB:
