@@ -64,24 +64,30 @@ def prepare_all(pipe: Connection) -> None:
         pipe.send((outcome, seconds, memory, peak))
 
 
+def children() -> list[int]:
+    """Ids of the decoding processes, which this process has started."""
+    lists = Path("/proc/self/task").glob("*/children")
+    return [int(pid) for each in lists for pid in each.read_text().split()]
+
+
 def cpu_s() -> float:
     """CPU seconds of this process and of all decoding processes that it has had."""
     ours = (resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    running = sum(sum(child.cpu_times()[:2]) for child in psutil.Process().children())
+    running = sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in children())
     return running + sum(usage.ru_utime + usage.ru_stime for usage in ours)
 
 
 def reset_peaks() -> None:
     """Let the peak memory of this process and of the decoding processes begin again."""
-    for process in (psutil.Process(), *psutil.Process().children()):
-        Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+    for pid in (os.getpid(), *children()):
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 def memory_mb() -> tuple[float, float]:
     """Resident memory of this process, and peak of it and of the decoding processes, in MB."""
     fields = [
-        dict(line.split(":", 1) for line in Path(f"/proc/{p.pid}/status").read_text().splitlines())
-        for p in (psutil.Process(), *psutil.Process().children())
+        dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        for pid in (os.getpid(), *children())
     ]
     here = int(fields[0]["VmRSS"].split()[0]) / 1024
     return here, sum(int(each["VmHWM"].split()[0]) / 1024 for each in fields)
