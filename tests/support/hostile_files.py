@@ -4,9 +4,9 @@ import struct
 import zlib
 from functools import cache
 from pathlib import Path
+from random import Random
 
 import numpy as np
-from hypothesis import strategies as st
 from PIL import Image
 
 from support.pictures import encoded
@@ -54,24 +54,15 @@ def real_files() -> tuple[bytes, ...]:
     return (*files, pam, b"P6 # made\n2 1\n4095\n" + bytes(12), rle_bmp(16, 4, b"\x10\7\0\0" * 4))
 
 
-def mutated_files() -> st.SearchStrategy[bytes]:
-    """Real files with one to six changes, most of them in the header."""
-    index = st.sampled_from(range(len(real_files())))
-    return st.builds(_mutated, index, st.lists(_CHANGES, min_size=1, max_size=6))
-
-
-_CHANGES = st.tuples(
-    st.sampled_from(WAYS),
-    st.one_of(st.integers(0, HEADER_BYTES), st.integers(0, 2**16)),
-    st.one_of(st.sampled_from(NUMBERS), st.integers(0, 2**32 - 1)),
-    st.sampled_from(("<H", ">H", "<I", ">I", "B")),
-)
-
-
-def _mutated(index: int, changes: list[tuple[str, int, int, str]]) -> bytes:
-    data = bytearray(real_files()[index])
-    for way, place, number, layout in changes:
-        _change(data, way, place % (len(data) + 1), number, layout)
+def mutated_file(seed: int) -> bytes:
+    """A real file with one to six changes, most of them in the header."""
+    random = Random(seed)
+    data = bytearray(random.choice(real_files()))
+    for _ in range(random.randint(1, 6)):
+        place = random.randint(0, HEADER_BYTES if random.random() < 0.5 else 2**16)
+        number = random.choice((random.choice(NUMBERS), random.randrange(2**32)))
+        layout = random.choice(("<H", ">H", "<I", ">I", "B"))
+        _change(data, random.choice(WAYS), place % (len(data) + 1), number, layout)
     return bytes(data)
 
 
@@ -188,41 +179,39 @@ def many_scans(side: int, scans: int) -> bytes:
     return jpeg[:-2] + last * scans + b"\xff\xd9"
 
 
-@st.composite
-def structured_files(draw: st.DrawFn) -> bytes:
-    """Files whose structure makes a decoder do far more than their bytes or pixels let expect."""
-    kind = draw(st.sampled_from(range(9)))
-    side = draw(st.sampled_from((8, 64, 512, 2048, 4096, 8192)))
-    blocks = draw(st.sampled_from((1, 4, 64, 1024, 4096)))
-    scans = draw(st.sampled_from((0, 5, 20, 90)))
+def structured_file(seed: int) -> bytes:
+    """A file whose structure makes a decoder do far more than its bytes or pixels let expect."""
+    choose = Random(seed).choice
+    kind = choose(range(9))
+    side = choose((8, 64, 512, 2048, 4096, 8192))
+    blocks = choose((1, 4, 64, 1024, 4096))
+    scans = choose((0, 5, 20, 90))
     match kind:
         case 0:
-            return shared_blocks_tiff(side, blocks, many_scans(64, scans), 7, draw(st.booleans()))
+            return shared_blocks_tiff(side, blocks, many_scans(64, scans), 7, choose((False, True)))
         case 1:
-            return shared_blocks_tiff(side, blocks, zeros(2**20), 8, draw(st.booleans()))
+            return shared_blocks_tiff(side, blocks, zeros(2**20), 8, choose((False, True)))
         case 2:
-            tile = draw(st.sampled_from((1024, 8192, 32768, 65520)))
+            tile = choose((1024, 8192, 32768, 65520))
             data = zeros(min(tile * tile, 2**27))
             extent = {256: 16, 257: side, 258: 8, 259: 8, 262: 1, 277: 1}
             return tiff({**extent, 322: tile, 323: tile, 324: 8, 325: len(data)}, data)
         case 3:
-            count = draw(st.sampled_from((10, 100_000, 2_000_000)))
+            count = choose((10, 100_000, 2_000_000))
             blob = struct.pack("<II", 1, 3) * count
-            tag = draw(st.sampled_from((282, 283, 50_000, 34_665)))
+            tag = choose((282, 283, 50_000, 34_665))
             extent = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 8, 279: 64}
             return tiff({**extent, tag: (5, count, 8)}, blob)
         case 4:
-            runs = draw(st.sampled_from((b"\1\7\0\0", b"\xff\7", b"\0\2\0\xff", b"\2\1\0\0")))
-            return rle_bmp(side, draw(st.sampled_from((1, 255, side))), runs * side)
+            runs = choose((b"\1\7\0\0", b"\xff\7", b"\0\2\0\xff", b"\2\1\0\0"))
+            return rle_bmp(side, choose((1, 255, side)), runs * side)
         case 5:
             return many_scans(min(side, 4096), scans)
         case 6:
             return gray_tiff(side, side, zeros(side * side), t259=8)
         case 7:
-            return png(
-                side, draw(st.sampled_from((1, side))), png_chunk(b"zTXt", b"a\0\0" + zeros(2**25))
-            )
+            return png(side, choose((1, side)), png_chunk(b"zTXt", b"a\0\0" + zeros(2**25)))
         case _:
-            image = Image.new("RGB", (draw(st.sampled_from((1, side))), side))
-            name = draw(st.sampled_from(("GIF", "WEBP", "AVIF", "PPM", "TIFF")))
+            image = Image.new("RGB", (choose((1, side)), side))
+            name = choose(("GIF", "WEBP", "AVIF", "PPM", "TIFF"))
             return encoded(image, name)
