@@ -1,6 +1,7 @@
 """What the steps count, against a recorder in place of Triton's metric functions."""
 
 import json
+import math
 from collections import defaultdict
 from types import SimpleNamespace
 
@@ -85,12 +86,12 @@ def test_values_beyond_the_limit_are_dropped_and_said(triton, monkeypatch):
     assert triton.log == ["metrics: 2 values were dropped under load"]
 
 
-def test_a_failure_of_the_metrics_is_logged_and_the_next_numbers_arrive(triton):
+def test_a_failure_of_a_series_is_logged_and_all_others_arrive(triton):
     meter = Meter(triton, flush_s=0.001)
     meter.add("unknown_family", 1)
+    meter.observe("ma_agiqa_score", [2.0])
     while not triton.log:
         pass
-    meter.observe("ma_agiqa_score", [2.0])
     meter.close()
     assert "unknown_family" in triton.log[0]
     assert triton.values["ma_agiqa_score",] == [2.0]
@@ -164,6 +165,18 @@ def test_scores_gates_and_quantiles(triton):
     assert gates == pytest.approx([0.9, 1.2, 1.5])
     assert triton.values["ma_agiqa_score",] == [0.0, 2.51, 9.0]
     assert triton.values["ma_agiqa_score_quantile",] == [0.01, 0.51, 1.0]
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -1e30])
+def test_what_no_scorer_gives_spoils_no_sums(triton, score):
+    meter = Meter(triton, flush_s=3600)
+    counting = ScoreMetrics(meter, [], ("quality",))
+    for scores, gates in (([1.0, score], [[0.5], [0.5]]), ([1.0], [[score]])):
+        with pytest.raises(ValueError, match="not a number of at most 1e"):
+            counting.count(scores, gates)
+    meter.close()
+    assert not triton.values
+    assert not triton.counters
 
 
 def test_the_training_data_itself_fills_every_tenth_equally(triton):

@@ -32,7 +32,9 @@ import os
 import time
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from threading import Event, Lock, Thread
 from typing import Any
 
@@ -46,6 +48,7 @@ LAST_STEP = "meter"
 """The step whose answered requests are scored."""
 
 FLUSH_S = 0.5
+_LARGEST = 1e6
 MAX_WAITING = 100_000
 """Most values that may wait for the thread; more are dropped, which is logged."""
 
@@ -128,13 +131,23 @@ class Meter:
             values, self._values = self._values, defaultdict(list)
             dropped, self._waiting, self._dropped = self._dropped, 0, 0
         for key, amount in sums.items():
-            self._metric(key).increment(amount)
+            with self._reporting(key):
+                self._metric(key).increment(amount)
         for key, observed in values.items():
-            metric = self._metric(key)
-            for value in observed:
-                metric.observe(value)
+            with self._reporting(key):
+                metric = self._metric(key)
+                for value in observed:
+                    metric.observe(value)
         if dropped:
             self._triton.Logger.log_warn(f"metrics: {dropped} values were dropped under load")
+
+    @contextmanager
+    def _reporting(self, key: tuple[str, _LABELS]) -> Iterator[None]:
+        """Log an error of one series, so that it costs no other series its numbers."""
+        try:
+            yield
+        except Exception as error:
+            self._triton.Logger.log_error(f"{key[0]} could not be handed over: {error!r}")
 
     def close(self) -> None:
         """Stop the thread, after it has handed over the last numbers."""
@@ -144,10 +157,7 @@ class Meter:
     def _run(self) -> None:
         while True:
             last = self._stopped.wait(self._flush_s)
-            try:
-                self.flush()
-            except Exception as error:  # the next numbers may pass
-                self._triton.Logger.log_error(f"metrics could not be handed over: {error!r}")
+            self.flush()
             if last:
                 return
 
@@ -289,7 +299,14 @@ class ScoreMetrics:
         self._inputs = tuple(inputs)
 
     def count(self, scores: Sequence[float], gates: Sequence[Sequence[float]]) -> None:
-        """Count scored images, given the MOS and the gates of each."""
+        """Count scored images, given the MOS and the gates of each.
+
+        Raises:
+            ValueError: a number that no scorer gives, as when a client calls this step itself: it
+                would spoil the sums for as long as the server runs.
+        """
+        if not all(abs(number) <= _LARGEST for number in chain(scores, *gates)):
+            raise ValueError(f"a score or gate is not a number of at most {_LARGEST:g}")
         self._meter.add("ma_agiqa_images_total", len(scores), outcome="scored", step=LAST_STEP)
         self._meter.observe("ma_agiqa_score", scores)
         if self._quantiles:
