@@ -110,7 +110,7 @@ def test_a_burst_that_fits_is_taken_after_quiet_traffic(name, quiet):
 @pytest.mark.parametrize("deadline_s", [2.0, 60.0])
 def test_four_times_the_capacity(name, deadline_s):
     server = Server(*SERVERS[name], deadline_s=deadline_s)
-    seconds = 10.0
+    seconds = 20.0
     server.run(arrivals((4 * server.capacity, seconds)))
     assert server.in_time >= 0.9 * seconds * server.capacity
     assert len(server.refused) > 2 * seconds * server.capacity
