@@ -35,7 +35,7 @@ from ma_agiqa.tensors import QUALITY_SIZE
 CPU_FACTOR = 3
 """What a format whose cost follows from its header may take more: on a slow or busy machine."""
 
-_WALL_S = 120.0  # a child that has not answered by then hangs
+_WALL_S = 600.0  # a child that has not answered by then hangs, even on a busy machine
 _NICE = 5
 _ERRORS = {e.__name__: e for e in (InvalidImageError, ImageTooLargeError, CostlyImageError)}
 
@@ -172,6 +172,8 @@ def _serve(pipe: Connection, semantic_size: int, max_pixels: int) -> None:
             return
         header, pixels = _answer(data, semantic_size, max_pixels)
         signal.setitimer(signal.ITIMER_PROF, 0)
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))  # the next file may be large
         pipe.send_bytes(json.dumps(header).encode())
         if pixels:
             pipe.send_bytes(pixels)
