@@ -6,10 +6,12 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ma_agiqa.errors import CostlyImageError, ImageTooLargeError, InvalidImageError
 from ma_agiqa.images import preparation
 from ma_agiqa.images.isolated import DecodingProcess, LargePictureError
+from ma_agiqa.images.limits import MAX_IMAGE_BYTES, MAX_PIXELS
 from ma_agiqa.images.preparation import Order, OverloadError, Preparation, Together
 from ma_agiqa.images.views import decode, quality_view, semantic_view
 from support.hostile_files import png, tiff
@@ -67,6 +69,29 @@ def test_a_file_that_costs_too_much_ends_its_process_and_no_more():
     with pytest.raises(LargePictureError, match="4410000 pixels"):
         process.views(png(2000, 2100))
     process.close()
+
+
+def test_a_process_takes_a_large_file_after_a_small_one():
+    process = DecodingProcess(SIDE, 2**22)
+    small, large = encoded(picture(2), "TIFF"), encoded(picture(2), "TIFF") + bytes(60 * 2**20)
+    np.testing.assert_array_equal(process.views(small).quality, process.views(large).quality)
+    assert process.views(large).pixels
+    process.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("image_format", ["WEBP", "TIFF", "GIF", "JPEG"])
+def test_the_largest_pictures_of_every_format_fit_into_their_budget(image_format):
+    process = DecodingProcess(SIDE, MAX_PIXELS)
+    options = {"compression": "tiff_lzw"} if image_format == "TIFF" else {}
+    data = encoded(Image.new("RGB", (8192, 8192)), image_format, **options)
+    assert process.views(data).pixels == MAX_PIXELS
+    process.close()
+
+
+def test_a_tiff_of_too_many_bytes_is_refused(prepared):
+    with pytest.raises(ImageTooLargeError, match="at most 67,108,864 are accepted"):
+        prepared.submit(Order(b"II*\0" + bytes(MAX_IMAGE_BYTES))).result()
 
 
 def test_a_process_that_another_ends_is_no_fault_of_the_file():

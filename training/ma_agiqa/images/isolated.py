@@ -27,15 +27,15 @@ import numpy as np
 from PIL import AvifImagePlugin
 
 from ma_agiqa.errors import CostlyImageError, ImageTooLargeError, InvalidImageError
-from ma_agiqa.images.limits import cpu_budget_s, memory_budget
-from ma_agiqa.images.picture import RGB, Picture
+from ma_agiqa.images.limits import MAX_PIXELS, cpu_budget_s, memory_budget
+from ma_agiqa.images.picture import RGB, UNBOUNDED_FORMATS, Picture, accepted_format
 from ma_agiqa.images.views import quality_view, semantic_view
 from ma_agiqa.tensors import QUALITY_SIZE
 
 CPU_FACTOR = 3
 """What a format whose cost follows from its header may take more: on a slow or busy machine."""
 
-_WALL_S = 120.0  # a child that has not answered by then hangs
+_WALL_S = 600.0  # a child that has not answered by then hangs, even on a busy machine
 _NICE = 5
 _ERRORS = {e.__name__: e for e in (InvalidImageError, ImageTooLargeError, CostlyImageError)}
 
@@ -172,20 +172,25 @@ def _serve(pipe: Connection, semantic_size: int, max_pixels: int) -> None:
             return
         header, pixels = _answer(data, semantic_size, max_pixels)
         signal.setitimer(signal.ITIMER_PROF, 0)
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))  # the next file may be large
         pipe.send_bytes(json.dumps(header).encode())
         if pixels:
             pipe.send_bytes(pixels)
 
 
 def _answer(data: bytes, semantic_size: int, max_pixels: int) -> tuple[dict[str, Any], bytes]:
-    begin_s = time.process_time()
+    begin_s, present = time.process_time(), _address_space()
     try:
-        _limit(memory_budget(0), cpu_budget_s(0))
+        # WebP's canvas is there, though not used, once the header has been read.
+        bounded = accepted_format(data) not in UNBOUNDED_FORMATS
+        _limit(present + memory_budget(MAX_PIXELS if bounded else 0), cpu_budget_s(0))
         picture = Picture(data)
         if picture.work > max_pixels:
             return {"larger": picture.work}, b""
         cpu_s = cpu_budget_s(picture.work) * (CPU_FACTOR if picture.bounded else 1)
-        _limit(memory_budget(picture.work), cpu_s - (time.process_time() - begin_s))
+        left_s = cpu_s - (time.process_time() - begin_s)
+        _limit(present + memory_budget(picture.work), left_s)
         views = make_views(picture, semantic_size)
     except MemoryError:
         message = (
@@ -199,13 +204,17 @@ def _answer(data: bytes, semantic_size: int, max_pixels: int) -> tuple[dict[str,
     return header, views.quality.tobytes() + views.semantic.tobytes()
 
 
-def _limit(memory_bytes: int, cpu_s: float) -> None:
-    """Allow this much more memory and CPU time from now on."""
+def _address_space() -> int:
+    """Bytes of memory that this process has asked for."""
     with open("/proc/self/statm") as statm:
-        present = int(statm.read().split()[0]) * resource.getpagesize()
+        return int(statm.read().split()[0]) * resource.getpagesize()
+
+
+def _limit(memory_bytes: int, cpu_s: float) -> None:
+    """Limit the memory of this process, and the CPU time that it takes from now on."""
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    limit = present + memory_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (limit if hard < 0 else min(limit, hard), hard))
+    limit = memory_bytes if hard < 0 else min(memory_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     signal.setitimer(signal.ITIMER_PROF, max(cpu_s, 0.001))
 
 

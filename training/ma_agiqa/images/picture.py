@@ -87,11 +87,6 @@ class Picture:
             ImageTooLargeError: more than `MAX_IMAGE_BYTES` bytes, or than `MAX_IMAGE_SIDE` pixels
                 on a side.
         """
-        if len(data) > MAX_IMAGE_BYTES:
-            raise ImageTooLargeError(
-                f"The image has {len(data):,} bytes; at most {MAX_IMAGE_BYTES:,} are accepted. "
-                "Save it smaller or compress it."
-            )
         self._data = data
         self.format = accepted_format(data)
         self._image: Image.Image | None = None
@@ -169,8 +164,14 @@ def accepted_format(data: bytes) -> str:
     """The format of a file by its first bytes.
 
     Raises:
+        ImageTooLargeError: more than `MAX_IMAGE_BYTES` bytes.
         InvalidImageError: none of `FORMATS`; the error names the format if it is known.
     """
+    if len(data) > MAX_IMAGE_BYTES:
+        raise ImageTooLargeError(
+            f"The image has {len(data):,} bytes; at most {MAX_IMAGE_BYTES:,} are accepted. "
+            "Save it smaller or compress it."
+        )
     found = _known_format(data)
     if found in FORMATS:
         return found
