@@ -69,7 +69,7 @@ test-bulk: $(INSTALLED) ## run the tests of bulk jobs, which need Ray (100 MB)
 	$(BIN)/python -m pytest tests/client/bulk/test_bulk.py
 
 fuzz: $(INSTALLED) ## decode 20,000 damaged images, and send another 2,000 to a real server
-	FUZZ_CASES=20000 $(BIN)/python -m pytest -s -k mutated \
+	FUZZ_CASES=20000 $(BIN)/python -m pytest -s -k mutated -o faulthandler_timeout=7200 \
 	  tests/security/test_image_fuzz.py tests/served/test_hostile_requests.py
 
 audit: $(INSTALLED) ## look up the pinned packages in PyPI's list of known vulnerabilities, or in the one that AUDIT names

@@ -4,7 +4,9 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
 from ma_agiqa.tensors import GATE_ORDER
@@ -91,3 +93,24 @@ def test_a_canary_is_scored_and_left_out_of_the_scores(server, client):
     assert SCORED not in moved
     assert moved[METER_REQUESTS] == 1
     assert not [name for name in moved if name.startswith(("ma_agiqa_score", "ma_agiqa_gate"))]
+
+
+def test_direct_calls_of_the_meter_do_not_poison_the_scores(stand_in):
+    """Anyone who may score may call it, with any numbers; the next score counts as ever."""
+
+    def send():
+        with InferenceServerClient(stand_in.grpc_url) as client:
+            for score, gate in ((np.nan, 0.1), (-1e30, 0.1), (np.inf, 1.0), (3.0, np.nan)):
+                tensors = []
+                for name, value, width in (("SCORE", score, 1), ("GATE", gate, 3)):
+                    tensor = InferInput(f"UNCOUNTED_{name}", [8, width], "FP32")
+                    values = np.full((8, width), value, np.float32)
+                    tensors.append(tensor.set_data_from_numpy(values))
+                client.infer("meter", tensors)
+            answers.append(infer(client, IMAGE))
+
+    answers: list[dict[str, np.ndarray]] = []
+    moved = change(stand_in, send, SCORED)
+    assert moved[SCORED] == moved["ma_agiqa_score_count"] == 1
+    assert moved["ma_agiqa_score_sum"] == pytest.approx(answers[0]["SCORE"].sum(), abs=1e-4)
+    assert moved[SCORED.replace("scored", "implausible")] == 32
