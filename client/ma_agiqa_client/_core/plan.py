@@ -142,7 +142,7 @@ class Core:
             card = yield from self._card(server, clock)
             left_s = clock.left_s()
             deadline_us = self.server_deadline_us(left_s)
-            request = protocol.build_request(image, maps, request_id, deadline_us)
+            request = protocol.InferRequest(image, maps, request_id, deadline_us)
             return card, (yield Infer(server, request, left_s))
 
         return (yield from self._try(ask, clock))
