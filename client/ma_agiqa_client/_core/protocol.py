@@ -5,7 +5,7 @@
     encoded bytes --> IMAGE [1, 1] --> ensemble `ma_agiqa` --> SCORE [1, 1], GATE [1, 3],
                                                                PATCH_SCORE, PATCH_WEIGHT [1, h, w]
 
-A request also says until when its answer is wanted: the parameter `deadline_unix_us`, in
+A request also has a deadline for its answer: the parameter `deadline_unix_us`, in
 microseconds of Unix time on the server's clock. Steps that would begin later refuse it.
 """
 
@@ -47,7 +47,7 @@ GATE_ORDER = ("semantic", "coherence", "quality")
 """Order of the weights in GATE; the fields of `Gate`."""
 
 DEADLINE = "deadline_unix_us"
-"""Name of the request parameter that says until when the answer is wanted."""
+"""Name of the request parameter with the deadline of the answer."""
 
 _WRAPPING = re.compile(r"in ensemble '[^']*', |\[request id: [^]]*\] ")
 _DEAD_STUB = re.compile(r"Stub process '[^']*' is not healthy")
