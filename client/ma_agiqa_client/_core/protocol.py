@@ -51,7 +51,7 @@ DEADLINE = "deadline_unix_us"
 
 _WRAPPING = re.compile(r"in ensemble '[^']*', |\[request id: [^]]*\] ")
 _DEAD_STUB = re.compile(r"Stub process '[^']*' is not healthy")
-_EXPIRED = re.compile(r"DEADLINE_EXCEEDED.*server clock (\d{1,18}) us")
+_EXPIRED = re.compile(r"DEADLINE_EXCEEDED.*server clock (\d{1,19}) us")
 _SERVE_AN_EXPORT = "Serve an ensemble written by export/to_triton.py."
 _ASK_FOR_A_KEPT_ONE = (
     "Ask for a version that is kept (`python export/to_triton.py list` lists them), "

@@ -69,9 +69,12 @@ class WebGuard:
         length = headers.get("content-length")
         if length is None or "transfer-encoding" in headers:
             return 411, "The request has no Content-Length header; expected the number of bytes."
-        if not length.isascii() or not length.isdigit() or int(length[:20]) > self._max_body_bytes:
+        size = int(length[:20]) if length.isascii() and length.isdigit() else None
+        if size is None:
+            return 400, "The header Content-Length is malformed; expected the number of bytes."
+        if size > self._max_body_bytes:
             return 413, (
-                f"The request has {length} bytes; expected at most {self._max_body_bytes:,}. "
+                f"The request has {size:,} bytes; expected at most {self._max_body_bytes:,}. "
                 "Send fewer or smaller images at once."
             )
         return None
