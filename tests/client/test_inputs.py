@@ -6,6 +6,8 @@ another image's score.
 
 import asyncio
 import io
+import os
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -353,3 +355,45 @@ def test_files_of_a_list_are_read_on_several_threads(tmp_path, monkeypatch):
         path.write_bytes(bitmap(level))
     for method in (score_many, async_score_many):
         assert [one.mos for one in method(paths)] == LEVELS
+
+
+@pytest.mark.parametrize(
+    "tag", [{0x0102: "text"}, {0x011A: "text"}, {0x0128: "text"}, {0x011A: (-1, 0)}, {0x0100: -5}]
+)
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP"])
+def test_odd_metadata_does_not_matter(tag, name):
+    """Of the metadata only the orientation is read; Pillow fails to write the rest again."""
+    image = gray(60)
+    exif = image.getexif()
+    exif[0x0112] = 6
+    with Image.open(io.BytesIO(encoded(image, name, exif=exif))) as opened:
+        opened.load()
+        opened.getexif().update(tag)
+        assert score([opened])[0].mos == pytest.approx(60, abs=1.5)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_or_device_is_an_error_at_once(tmp_path):
+    os.mkfifo(tmp_path / "p.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    for path in ("p.png", "zero.png"):
+        (outcome,) = score_many([tmp_path / path])
+        assert "a pipe, a socket or a device" in str(outcome.error)
+
+
+@pytest.mark.parametrize("kind", [Scorer, AsyncScorer])
+def test_a_scorer_can_be_pickled(kind):
+    again = pickle.loads(pickle.dumps(kind("a:1", timeout_s=7, max_side=99)))
+    assert (type(again), again._timeout_s, again._encoder.max_side) == (kind, 7, 99)
+
+
+def test_each_event_loop_has_its_own_connection(scripted):
+    scorer = AsyncScorer(scripted.url, timeout_s=10)
+
+    async def once():
+        try:
+            return (await scorer.score(b"60")).model
+        finally:
+            await scorer._transports[0].close()
+
+    assert [asyncio.run(once()) for _ in range(2)] == ["tiny", "tiny"]
