@@ -101,3 +101,31 @@ def test_what_names_nothing_is_an_error(argument, reason):
 )
 def test_lists(data, expected):
     assert split_list(data) == expected
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_lists_of_other_systems(encoding, end):
+    paths = ["imgs/a.png", "imgs/\u732b.png"]
+    assert split_list(end.join([*paths, ""]).encode(encoding)) == paths
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_earlier_runs_wrote_is_not_scored_again(tmp_path):
+    for name in ("maps/a.png.map.jpg", "now/x.png", "best/0001_a.png", "best/.copies_of_ma-agiqa"):
+        (tmp_path / "imgs" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "imgs" / name).touch()
+    listing = Listing(["imgs"], own=["imgs/now"])
+    assert len(list(listing)) == 4
+    assert "1 maps of an earlier run" in listing.passed_over()
+    assert "imgs/best" in listing.passed_over()
+
+
+def test_other_images_and_links_to_folders_are_named(folder):
+    for name in ("x.avif", "IMG_1.HEIC", "y.jxl"):
+        (folder / name).touch()
+    (folder / "link").symlink_to(folder / "sub")
+    listing = Listing(["imgs"])
+    assert len(list(listing)) == 4
+    for said in ("x.avif", "IMG_1.HEIC", "y.jxl", "imgs/data", "imgs/link"):
+        assert said in listing.passed_over()

@@ -48,7 +48,7 @@ def bright(scripted, monkeypatch):
     # Kept connections would keep trying the port, and harm a later server that gets the same one.
     _callables._shared_scorer((scripted.url,)).close()
     _callables._shared_scorer.cache_clear()
-    _verl_omni._connections.clear()
+    _verl_omni._shared_scorer.cache_clear()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 
 from ma_agiqa_client import InvalidImageError, Scorer
 from ma_agiqa_client._wire import fetch as _fetch
+from ma_agiqa_client._wire import images
 from ma_agiqa_client._wire.images import Encoder
 
 
@@ -28,6 +29,8 @@ class Site(http.server.BaseHTTPRequestHandler):
             self.send_response(200)
             self.end_headers()
             self.drip(b"image" * 12, pause_s=0.05)
+        elif self.path == "/slow-headers":
+            self.drip(b"HTTP/1.0 200 OK\r\nX: " + b"x" * 60, pause_s=0.05)
         elif self.path == "/garbage":
             self.wfile.write(b"not HTTP\r\n")
         else:
@@ -73,32 +76,40 @@ def test_a_missing_image_is_named(site):
 @pytest.mark.parametrize(("path", "reason"), [("/away", "not allowed"), ("/ftp", "unknown url")])
 def test_a_redirection_away_from_the_web_is_not_followed(site, path, reason):
     with pytest.raises(InvalidImageError, match=reason):
-        _fetch.fetch(site + path, 5)
+        _fetch.fetch(site + path, 5, 99)
+
+
+def test_a_malformed_address_is_an_error_of_its_image_only():
+    with Scorer("127.0.0.1:1", fetch_urls=True) as scorer:
+        (failure,) = scorer.score_many(["http://[::1/x.png"])
+    assert isinstance(failure.error, InvalidImageError)
 
 
 def test_no_server_there():
     with pytest.raises(InvalidImageError, match="Connection refused"):
-        _fetch.fetch("http://127.0.0.1:1/a.png", 5)
+        _fetch.fetch("http://127.0.0.1:1/a.png", 5, 99)
 
 
 def test_an_answer_that_is_not_http_is_the_addresses_fault(site):
     with pytest.raises(InvalidImageError, match=f"{site}/garbage cannot be fetched: not HTTP"):
-        _fetch.fetch(f"{site}/garbage", 5)
+        _fetch.fetch(f"{site}/garbage", 5, 99)
 
 
-def test_a_slow_peer_is_given_up_by_name_at_the_deadline(site):
-    """Its image takes 3 s; never more than 0.05 s pass without a byte."""
+@pytest.mark.parametrize("path", ["/slow", "/slow-headers"])
+def test_a_slow_peer_is_given_up_by_name_at_the_deadline(site, path):
+    """Its answer takes 3 s; never more than 0.05 s pass without a byte."""
     with (
         Scorer("127.0.0.1:1", fetch_urls=True) as scorer,
         pytest.raises(
-            InvalidImageError, match=rf"{site}/slow .* not complete after 0\.5 s"
+            InvalidImageError, match=rf"{site}{path} .* not complete after 0\.5 s"
         ) as caught,
     ):
-        scorer.score(f"{site}/slow", timeout_s=0.5)
+        scorer.score(f"{site}{path}", timeout_s=0.5)
     assert "127.0.0.1:1 " not in str(caught.value)
 
 
 def test_too_large_an_image_is_not_kept(site, monkeypatch):
-    monkeypatch.setattr(_fetch, "MAX_FETCHED_BYTES", 5)
+    assert _fetch.fetch(f"{site}/image", 5, 5) == b"bytes\0"
+    monkeypatch.setattr(images, "MAX_IMAGE_BYTES", 5)
     with pytest.raises(InvalidImageError, match="more than 5 bytes"):
-        _fetch.fetch(f"{site}/image", 5)
+        Encoder(fetch_urls=True).encode(f"{site}/image")
