@@ -86,7 +86,7 @@ Examples:
     metavar="N",
     type=click.IntRange(min=1),
     show_default="the cores that this process may use",
-    help="Decode this many images at once, and compute with half as many threads in each of the "
+    help="Decode this many images in parallel, and use half as many threads in each of the "
     "two networks.",
 )
 @_option(
@@ -125,14 +125,14 @@ Examples:
     "--tls-client-ca",
     metavar="PEM",
     type=_FILE,
-    help="Ask every client for a certificate of one of these issuers (mutual TLS).",
+    help="Require a certificate of one of these issuers from every client (mutual TLS).",
 )
 @_option(
     "--token-file",
     metavar="FILE",
     type=_FILE,
-    help="Ask every client for the bearer token in this file. The process list of this machine "
-    "shows it: against its other users, ask for certificates.",
+    help="Require the bearer token in this file from every client. Other users of this machine "
+    "can see it in the process list; to protect against them, require certificates.",
 )
 @_option(
     "--admin-key",
@@ -145,7 +145,7 @@ Examples:
     "--probe-key-file",
     envvar="PROBE_KEY_FILE",
     type=_NEW_FILE,
-    help="Where to leave the key that --check needs, for this user only.",
+    help="File for the key that --check needs, readable by this user only.",
 )
 @_option(
     "--trace-url",
@@ -168,7 +168,7 @@ Examples:
     metavar="N",
     type=click.IntRange(min=0),
     default=5,
-    help="How often in ten minutes a server that fails is started again.",
+    help="Maximum number of restarts in ten minutes.",
 )
 @_option(
     "--check-interval",
@@ -186,8 +186,8 @@ Examples:
     metavar="SECONDS",
     type=click.FloatRange(min=0),
     default=30.0,
-    help="How long requests in flight may take after SIGTERM; new ones are refused. What is being "
-    "computed after that gets the same time once more.",
+    help="How long requests in flight may take after SIGTERM; new ones are refused. Requests "
+    "that are still being computed then get the same time again.",
 )
 @_option("--json", "as_json", is_flag=True, help="Print the status line as a JSON object.")
 @_option(
@@ -214,8 +214,8 @@ def main(**options: Any) -> None:
     """Serve the model repository with a real tritonserver, on this machine only by default.
 
     Prints one line when every model is loaded and a test image is scored, then serves until Ctrl-C
-    or SIGTERM, and lets requests in flight finish. A server that dies or does not score any more is
-    started again. Exits with 1 if the server cannot start or fails too often.
+    or SIGTERM, and lets requests in flight finish. A server that dies, or no longer scores, is
+    restarted. Exits with 1 if the server cannot start or fails too often.
 
     Options of tritonserver may follow after --.
     """

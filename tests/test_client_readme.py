@@ -92,14 +92,6 @@ def test_every_extra_exists():
     assert named == set(project["optional-dependencies"])
 
 
-def test_the_bulk_commands_are_understood():
-    """They run where Ray is installed: tests/client/bulk."""
-    commands = re.findall(r"^python client/bulk\.py (.*)$", BULK, re.MULTILINE)
-    assert len(commands) == 2
-    for command in commands:
-        bulk.make_context("bulk", shlex.split(command))
-
-
 def test_installing(source):
     """Without the network: the package alone, into a separate folder."""
     target = source / "installed"

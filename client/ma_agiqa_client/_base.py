@@ -41,7 +41,7 @@ class BaseScorer(Generic[_TransportT]):
                 every address of the name; or several addresses: each call goes to the least busy
                 server, and if a server is not available, to another one.
             timeout_s: seconds that a call may take, retries included, unless the call sets its own
-                timeout. The server is told, and drops requests whose time is over.
+                timeout. The server gets this deadline, and drops requests that are late.
             retry: how long to wait for a server that is not available; `Retry()` by default.
             tls: encrypt the connection; `Tls()` trusts the usual issuers.
             token: sent as `authorization: Bearer TOKEN`; a function is called for every request.

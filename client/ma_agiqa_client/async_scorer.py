@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 class AsyncScorer(BaseScorer[AsyncTransport]):
     """`Scorer` for asyncio: the same methods, to be awaited in one event loop.
 
-    A call ends when its task is cancelled, and the server is told. Files are read and arrays are
+    A call ends when its task is cancelled, also on the server. Files are read and arrays are
     turned into bytes on threads, so the event loop is not blocked.
     """
 

@@ -34,7 +34,7 @@ class ModelCard:
         created: time of the export, ISO 8601, UTC.
         gate_activation: last function of the gate: none, sigmoid or softmax.
         note: a sentence for the reader of the scores; may be empty.
-        version: number of the served version; 0 if the server does not tell it.
+        version: number of the served version; 0 if the server does not report it.
     """
 
     name: str

@@ -36,7 +36,7 @@ class Scorer(BaseScorer[Transport]):
       overloaded, is loading or unloading the model, or one of its processes has died ("Stub process
       ... is not healthy") and is about to be restarted;
     - once, if the server's clock is ahead, so that the server refused the call before any work and
-      told its time.
+      sent its time.
 
     Nothing else is sent again. `explain` is sent again only because of the clock, and only before
     the first word.

@@ -51,7 +51,7 @@ class TritonRuntime:
         cores = cores or len(os.sched_getaffinity(0))
         environment["MA_AGIQA_CORES"] = str(cores)
         # Two networks compute at the same time, each in a process of its own. Given all cores each,
-        # they spin against one another: 24 images/s instead of 82 with the demo model on two cores.
+        # they slow each other down: 24 images/s instead of 82 with the demo model on two cores.
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // 2)))
         return _KEEP_MEMORY | environment
 

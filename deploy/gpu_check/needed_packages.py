@@ -1,4 +1,4 @@
-"""Print what this repository needs at run time beside torch, as pins of the running environment.
+"""Print what this repository needs at run time, without torch, as pins of the environment.
 
 deploy/gpu_check/run.sh carries these packages to a machine that has torch but no network.
 """

@@ -1,4 +1,4 @@
-"""Write a model repository of random weights, to measure serving where no weights can be had.
+"""Write a model repository of random weights, to measure serving without real weights.
 
 python deploy/gpu_check/random_repository.py --preset paper --device gpu --output /tmp/random
 

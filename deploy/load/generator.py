@@ -1,9 +1,9 @@
-"""The load generator: requests to a served ensemble over gRPC, in every rhythm that is measured.
+"""The load generator: requests to a served ensemble over gRPC, in every pattern that is measured.
 
     Target          one server: `infer` sends a request and waits, `send` does not wait
     ConstantLoad    always the same number of requests in flight (closed loop)
     measure         throughput and latency under a constant load
-    send_at_rate    requests at random times, whatever becomes of earlier ones (open loop)
+    send_at_rate    requests at random times, regardless of earlier ones (open loop)
 
 Nothing is tried again: every failure is counted.
 """
@@ -34,14 +34,14 @@ class LoadError(click.ClickException):
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of one request.
+    """The outcome of one request.
 
     Attributes:
         sent_s: time of `time.perf_counter` when it was sent.
         end_s: time of `time.perf_counter` when the answer came.
         scores: MOS of its images; empty if they were not scored.
         status: None if all images were scored; else the gRPC status, or `WRONG`.
-        message: what the server said about a failure.
+        message: the server's message about a failure.
     """
 
     sent_s: float

@@ -1,4 +1,4 @@
-"""Load on the served ensemble, as its users make it. `make load` runs it; README.md says more.
+"""Load on the served ensemble, like that of its users. `make load` runs it; README.md says more.
 
 Three kinds of users, whose shares --generation-servers, --batch-jobs and --people set:
 
@@ -43,12 +43,12 @@ def add_arguments(parser: Any) -> None:
     add("--prompt-seconds", type=float, default=2.0, help="Time from one burst to the next.")
     add("--job-width", type=int, default=16, help="Images in flight in a batch job.")
     add("--sizes", default="512,1024", help="Sides of the images in pixels.")
-    add("--formats", default="jpeg,png,webp", help=f"Of the images: {', '.join(FORMATS)}.")
+    add("--formats", default="jpeg,png,webp", help=f"Formats: {', '.join(FORMATS)}.")
     add("--image-folder", default="", help="Send these files instead.")
     add("--deadline-seconds", type=float, default=10.0, help="Deadline of every request.")
     add = parser.add_argument_group("limits and shares").add_argument
-    add("--max-p95-ms", type=float, default=None, help="Fail if the p95 is above.")
-    add("--max-p99-ms", type=float, default=None, help="Fail if the p99 is above.")
+    add("--max-p95-ms", type=float, default=None, help="Fail if the p95 is higher.")
+    add("--max-p99-ms", type=float, default=None, help="Fail if the p99 is higher.")
     add("--max-error-rate", type=float, default=0.0, help="Fail if more requests fail (0..1).")
     add("--min-images-per-s", type=float, default=None, help="Fail if fewer are scored.")
     for name in ("generation-servers", "batch-jobs", "people"):

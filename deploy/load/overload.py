@@ -48,7 +48,7 @@ class Overload:
 
     Attributes:
         capacity: images/s of the server under a constant load: the mean of before and after.
-        answers: what became of each request of the overload.
+        answers: the outcome of each request of the overload.
         recovery_s: until the latency of single requests was as before; infinite if it never was.
         memory_mib: memory of the server, once a second; empty for a server that ran already.
     """
@@ -161,7 +161,7 @@ def overload(
     max_refused_p95_ms: float | None,
     max_recovery_s: float | None,
 ) -> None:
-    """Send a server a multiple of what it can do; see what it scores, and what it refuses.
+    """Send a server a multiple of what it can do; report what it scores and what it refuses.
 
     The exit status is 1 past a limit.
     """

@@ -42,7 +42,7 @@ def positive(name: str, default: float, help: str) -> Callable[[Any], Any]:
 
 
 def report(text: str) -> None:
-    """Tell about progress, on stderr."""
+    """Report progress on stderr."""
     click.echo(text, err=True)
 
 

@@ -42,7 +42,7 @@ def sdk_rate(scorer: Scorer, files: Sequence[bytes], in_flight: int, seconds: fl
 def compare(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Rates of each contestant in each round, after one that does not count.
 
-    The order alternates, so that other work on the machine falls on all alike. score_many stands
+    The order alternates, so that other work on the machine affects all alike. score_many comes
     between the other two: the server takes the size of coming requests from those before, and after
     requests of eight images would refuse many single ones, which score_many tries again.
     """

@@ -1,4 +1,4 @@
-"""Turns tritonserver's log into one JSON object a line, for log collectors.
+"""Turns tritonserver's log into one JSON object per line, for log collectors.
 
     tritonserver ... 2>&1 | python deploy/monitoring/json_log.py
     python deploy/monitoring/json_log.py < logs/serve-8001.log
@@ -8,7 +8,7 @@ Reads the format of `--log-format=ISO8601`:
     2026-11-23T12:32:53Z I 3873 server.cc:345] "a message, with quotes and line breaks escaped"
 
 Each line becomes `time`, `level`, `pid`, `source` and `message`. A message that is a JSON object
-itself, such as the request log of the served steps, becomes fields of its own beside them. What is
+itself, such as the request log of the served steps, becomes fields of its own next to them. What is
 not in that format (tables, what libraries print) becomes `message` alone, so nothing is lost.
 """
 
@@ -36,7 +36,7 @@ def parse(line: str) -> dict[str, object]:
 
 
 def convert(lines: IO[str], output: IO[str]) -> None:
-    """Write the object of each line at once, so that a collector is never behind."""
+    """Write the object of each line immediately, so that a collector is never behind."""
     for line in lines:
         output.write(json.dumps(parse(line.rstrip("\n")), ensure_ascii=False) + "\n")
         output.flush()

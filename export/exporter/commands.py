@@ -52,7 +52,7 @@ _keep = click.option(
     type=click.IntRange(min=2),
     default=KEEP,
     show_default=True,
-    help="Versions that stay, the new one included; each takes the memory of a scorer.",
+    help="Number of versions to keep, with the new one; each takes the memory of a scorer.",
 )
 _servers = click.argument("servers", metavar="HOST:PORT...", nargs=-1, required=True)
 
@@ -116,7 +116,7 @@ def main() -> None:
     python export/to_triton.py --checkpoint runs/my_model         export a model you trained
     python export/to_triton.py activate localhost:8001 --checkpoint runs/my_model
                                                                   have a running server take it
-    python export/to_triton.py rollback localhost:8001            back to the version before
+    python export/to_triton.py rollback localhost:8001            back to the previous version
     python export/to_triton.py list                               the versions that are kept
     """
 

@@ -2,8 +2,8 @@
 
     IMAGE --preprocess--> views --mplug_owl2--> embeddings --maniqa_moe--> results --meter--> SCORE
 
-`versions.write_config` turns a message into a `config.pbtxt` file, which holds no comments: what a
-value is for, and where it comes from, stands here.
+`versions.write_config` turns a message into a `config.pbtxt` file, which has no comments: the
+purpose and the source of each value are explained here.
 """
 
 from collections.abc import Mapping, Sequence

@@ -44,7 +44,7 @@ class Source:
     Attributes:
         scorer: the network, in evaluation mode on the CPU.
         card: its model card.
-        sha256: hash of its weights, which tells models apart.
+        sha256: hash of its weights, which identifies the model.
     """
 
     scorer: MAAGIQA

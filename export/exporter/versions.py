@@ -6,7 +6,7 @@
     maniqa_moe/      1/ and 2/; its version policy names exactly the versions above
 
 Every kept version is served, so that going back takes no load and two can be compared. The files
-say everything: a server that starts again serves what it served before. Each version has an
+are enough: a server that starts again serves what it served before. Each version has an
 ensemble of its own, because all versions of one Triton ensemble share one configuration, steps
 included.
 """
@@ -77,7 +77,7 @@ def read_parameters(repository: Path, model: str) -> dict[str, str]:
 def write_config(repository: Path, config: ModelConfig) -> None:
     """Write the configuration of a model, whole or not at all.
 
-    A file that says the same is left alone: a newer file would make Triton load the model again.
+    A file that would not change is left alone: Triton would load the model of a newer file again.
     """
     if has_config(repository, config.name) and read_config(repository, config.name) == config:
         return

@@ -1,7 +1,5 @@
 """The command line: commands, their options, and what they say."""
 
-import re
-import shlex
 import shutil
 from pathlib import Path
 
@@ -94,19 +92,6 @@ def test_the_help_says_what_runs_without_a_command():
     for name in ("export", "activate", "rollback", "list", "forget"):
         assert f"\n  {name} " in shown
         assert "python export/to_triton.py" in run(name, "--help").stdout
-
-
-@pytest.mark.parametrize("page", ["export", "model_repository", "docs/rollout.md", "README.md"])
-def test_the_documented_commands_can_be_parsed(page, monkeypatch):
-    for command in main.commands.values():
-        monkeypatch.setattr(command, "callback", lambda **_: None)
-    path = SHIPPED.parent / page
-    text = (path / "README.md" if path.is_dir() else path).read_text(encoding="utf-8")
-    lines = re.findall(r"^python export/to_triton\.py(.*)$", text, re.MULTILINE)
-    assert lines
-    for line in lines:
-        done = run(*shlex.split(line, comments=True))
-        assert done.exit_code == 0, done.output
 
 
 def test_versions_are_listed_and_forgotten_without_a_server(repository, published):

@@ -1,4 +1,4 @@
-"""AGIQA-3k without its pictures: generated images under the real names, beside the real table.
+"""AGIQA-3k without its pictures: generated images under the real names, next to the real table.
 
     python tests/support/generated_agiqa_3k.py data/agiqa_3k
 
@@ -14,9 +14,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from support.reference import GOLDEN
-
-TABLE = GOLDEN / "agiqa_3k.csv"
+TABLE = Path(__file__).resolve().parents[1] / "golden" / "agiqa_3k.csv"
 _SIDE, _BLOBS, _NOISE = 64, 6, 25.0
 
 
@@ -48,6 +46,6 @@ def _picture(rng: np.random.Generator, mos: float) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit(__doc__)
     sys.stdout.write(f"{write_tree(Path(sys.argv[1]))}\n")

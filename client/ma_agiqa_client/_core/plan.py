@@ -208,7 +208,7 @@ class Core:
         return 0.0 if another and tries < len(self._urls) else delay_s
 
     def learns_clock(self, refusal: str, clock: Clock) -> bool:
-        """Correct for the server's clock if a refusal tells it; return whether to send again."""
+        """Correct for the server's clock if a refusal has it; return whether to send again."""
         server_us = protocol.server_clock_us(refusal)
         if server_us is None or clock.left_s() <= 0:
             return False

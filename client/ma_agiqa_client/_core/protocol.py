@@ -5,7 +5,7 @@
     encoded bytes --> IMAGE [1, 1] --> ensemble `ma_agiqa` --> SCORE [1, 1], GATE [1, 3],
                                                                PATCH_SCORE, PATCH_WEIGHT [1, h, w]
 
-A request also says until when its answer is wanted: the parameter `deadline_unix_us`, in
+A request also has a deadline for its answer: the parameter `deadline_unix_us`, in
 microseconds of Unix time on the server's clock. Steps that would begin later refuse it.
 """
 
@@ -43,7 +43,7 @@ GATE_ORDER = ("semantic", "coherence", "quality")
 """Order of the weights in GATE; the fields of `Gate`."""
 
 DEADLINE = "deadline_unix_us"
-"""Name of the request parameter that says until when the answer is wanted."""
+"""Name of the request parameter with the deadline of the answer."""
 
 _WRAPPING = re.compile(r"in ensemble '[^']*', |\[request id: [^]]*\] ")
 _DEAD_STUB = re.compile(r"Stub process '[^']*' is not healthy")
@@ -90,7 +90,7 @@ def build_request(image: bytes, maps: bool, request_id: str, deadline_unix_us: i
         image: bytes of the image file.
         maps: whether to ask for the patch maps as well.
         request_id: any text.
-        deadline_unix_us: until when the answer is wanted, on the server's clock.
+        deadline_unix_us: deadline of the answer, on the server's clock.
     """
     tensor = np.empty((1, 1), np.object_)  # `np.bytes_` would strip trailing zeros
     tensor[0, 0] = image

@@ -66,7 +66,7 @@ class _Card:
 
 
 def serve(scorer: Scorer, card: ModelCard, *, host: str, port: int) -> None:
-    """Serve the page until the process is told to end."""
+    """Serve the page until the process is asked to stop."""
     ui.run(
         lambda: _Page(scorer, card),
         host=host,

@@ -24,7 +24,7 @@ import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import naming  # lies beside this file, which Triton does not put on the path
+import naming  # next to this file, whose folder Triton does not put on the path
 
 from ma_agiqa.serving import deadlines
 
@@ -45,7 +45,7 @@ class ModelOutputError(RuntimeError):
 
 
 class Output:
-    """One configured output: where it lies in the result and what it has to look like."""
+    """One configured output: its place in the result, and the type and shape that it must have."""
 
     def __init__(self, config: dict, position: int, batched: bool):
         self.name = config["name"]

@@ -21,7 +21,7 @@ class DtypeResult:
     Attributes:
         dtype: format of the weights.
         weight_bytes: size of the weights.
-        peak_bytes: most memory in use while they were loaded.
+        peak_bytes: peak memory while they were loaded.
         load_s: seconds to load them.
         seconds: time per image.
         cosine: smallest and mean cosine of an embedding with the reference's.

@@ -24,8 +24,8 @@ class LoadedEmbedder:
         dtype: format of its weights, of `lmm.sources.DTYPES`.
         device: its device.
         load_s: seconds until it was ready, the constant beginnings of the prompts included.
-        load_peak_bytes: most memory in use meanwhile.
-        load_disk_bytes: bytes read from disks meanwhile; near 0 if the files were in memory.
+        load_peak_bytes: peak memory while loading.
+        load_disk_bytes: bytes read from disk while loading; near 0 if the files were in memory.
     """
 
     embedder: PromptEmbedder
@@ -46,7 +46,7 @@ class BatchSpeed:
         fastest_s: time of the fastest pass.
         flop: operations of a pass, see `operations.count_operations`.
         gemm_flop_per_s: rate of bare matrix products of the same shapes.
-        peak_bytes: most memory in use.
+        peak_bytes: peak memory.
         disk_bytes: bytes read from disks in the timed passes. If it is not near 0, the machine has
             too little free memory for the weights, and the disk was measured.
     """
@@ -142,7 +142,7 @@ def summary(loaded: LoadedEmbedder, speeds: Sequence[BatchSpeed]) -> str:
         if speed.disk_bytes > 2**27:
             lines.append(
                 f"         {speed.disk_bytes / 1e9:.1f} GB were read from disk in these passes: "
-                "free some memory, or this is the disk's speed"
+                "free some memory, or the disk is what is measured"
             )
     return "\n".join(lines)
 

@@ -26,7 +26,7 @@ class GemmShape:
 
     @property
     def flop(self) -> float:
-        """Operations of all of them, two for each multiplication with its addition."""
+        """Operations of all of them, two for each multiplication and addition."""
         return 2.0 * self.rows * self.inner * self.outer * self.times
 
 
@@ -62,7 +62,7 @@ def finish(device: str | torch.device) -> None:
 
 
 class PeakMemory:
-    """Most memory in use since this object was made, in bytes.
+    """Peak memory since this object was made, in bytes.
 
     On a GPU: what torch allocated there. On a CPU: the resident memory of the process, mapped files
     included, from Linux's own peak counter, which no library resets (elsewhere 0).

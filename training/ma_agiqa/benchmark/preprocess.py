@@ -34,7 +34,7 @@ class PreprocessSpeed:
         decode_s, quality_s, semantic_s: the parts of `seconds_per_image`.
         equal_images: number of images whose views equal, bit for bit, those of decoding twice.
         threads: number of threads in the pool.
-        peak_memory_bytes: most resident memory of this process.
+        peak_memory_bytes: peak resident memory of this process.
     """
 
     images: int

@@ -33,7 +33,7 @@ class ScorerSpeed:
         flop_per_image: operations of the exact arithmetic, see `operations.count_operations`; the
             same number for a faster arithmetic, so that speeds can be compared.
         gemm_flop_per_s: rate of a large matrix product of the same dtype on this machine.
-        peak_memory_bytes: most memory in use, of this process or of the GPU's tensors.
+        peak_memory_bytes: peak memory of this process, or of the GPU's tensors.
         score_difference: largest difference from the exact arithmetic in float32, on the scale 0-5.
         batch_difference: largest difference between an image in this batch and the same image
             alone.
@@ -83,7 +83,7 @@ def random_scorer(config: MAAGIQAConfig, device: torch.device) -> MAAGIQA:
 def picture_deviation(model: MAAGIQA, device: torch.device) -> float:
     """Deviation of the sample's scores that the pictures alone cause, with equal embeddings.
 
-    An untrained network hardly tells pictures apart, so compare its rounding with this number, too.
+    An untrained network hardly distinguishes pictures: compare its rounding with this number, too.
     """
     return float(_sample_scores(model, device, same_embeddings=True).std())
 

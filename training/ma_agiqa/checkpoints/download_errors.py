@@ -20,12 +20,12 @@ _TRY_LATER = "Run this again later"
 
 
 def explain(error: BaseException, what: str, by_hand: str) -> DownloadError:
-    """Say why a download failed.
+    """Explain why a download failed.
 
     Args:
         error: what huggingface_hub or gdown raised.
         what: the model's id on the hub, or "Google Drive".
-        by_hand: sentence that tells how to do without the download.
+        by_hand: sentence that explains how to get the files by hand.
     """
     reasons = (_reason(cause, what) for cause in _chain(error))
     reason = next(filter(None, reasons), None)
@@ -52,7 +52,7 @@ def _reason(cause: BaseException, what: str) -> str | None:
     if number in (errno.EACCES, errno.EROFS) and isinstance(cause, OSError):
         return f"{cause.filename} cannot be written. Give another folder with --output"
     if isinstance(cause, hub_errors.OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE forbids to use the hub. Unset it and run this again"
+        return "HF_HUB_OFFLINE forbids using the hub. Unset it and run this again"
     if isinstance(cause, hub_errors.HFValidationError):
         return f"{what!r} is neither a folder nor the id of a model on the hub"
     if type(cause).__name__ == "FileURLRetrievalError":  # of gdown, which may not be installed
@@ -78,7 +78,7 @@ def _is_connection_error(error: BaseException) -> bool:
 
 
 def _drive_refusal(page: str) -> str:
-    """Tell a used-up quota from a file that is gone, by the text of Google's page."""
+    """Distinguish a used-up quota from a file that is gone, by the text of Google's page."""
     words = " ".join(page.split()).lower()
     if "too many users" in words or "quota" in words:
         return (
@@ -86,7 +86,7 @@ def _drive_refusal(page: str) -> str:
             "in a day, or open it in a browser where you are signed in"
         )
     return (
-        "Google Drive does not give the checkpoint out: it was moved, deleted or made private, or "
+        "Google Drive refuses to send the checkpoint: it was moved, deleted or made private, or "
         "was downloaded too often. Run this again later, or look for its new place in the "
         "authors' README (https://github.com/wangpuyi/MA-AGIQA)"
     )

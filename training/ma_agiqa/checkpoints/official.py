@@ -61,14 +61,14 @@ def read_official(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
 
 
 def rename_official(state: Mapping[str, Tensor], num_blocks: int) -> dict[str, Tensor]:
-    """Give the living tensors their names in `MAAGIQA`.
+    """Give the tensors that are used their names in `MAAGIQA`.
 
     Args:
         state: tensors by the authors' names.
-        num_blocks: ViT blocks that are used; later ones are dead.
+        num_blocks: number of ViT blocks that are used; later ones feed nothing.
 
     Raises:
-        CheckpointError: a name that is neither known nor known to be dead.
+        CheckpointError: a name that is neither used nor known to feed nothing.
     """
     renamed, unknown = {}, []
     for name, value in state.items():

@@ -90,7 +90,7 @@ def _rounds_option(default: int) -> Callable[[_F], _F]:
         type=_COUNT,
         default=default,
         show_default=True,
-        help="How often everything is timed; the median counts.",
+        help="Number of times that everything is timed; the median is reported.",
     )
 
 
@@ -165,7 +165,7 @@ def _weights(
     """Decide where the weights come from; temporary ones are removed afterwards."""
     if not random:
         if layers is not None:
-            raise ConfigError("--layers cuts random weights: give --random-weights, too.")
+            raise ConfigError("--layers shortens random weights: give --random-weights, too.")
         yield source or (PAPER_EMBEDDER if preset == "paper" else DEMO_EMBEDDER)
         return
     with tempfile.TemporaryDirectory() as temporary:
@@ -350,7 +350,7 @@ def preprocess_command(
     threads: int,
     rounds: int,
 ) -> None:
-    """Time the way from image files to both views.
+    """Time decoding and both views of image files.
 
     Compares it with decoding every file twice, as the authors' code does: with OpenCV for the
     quality view and with Pillow for the semantic view.

@@ -24,7 +24,7 @@ def main() -> None:
 @overrides_option
 @click.pass_context
 def check_command(ctx: click.Context, config_path: str, overrides: tuple[str, ...]) -> None:
-    """Check a data set before hours are spent on it.
+    """Check a data set before training.
 
     Reports missing and unreadable files, scores outside their range, duplicates, and what the test
     part shares with the train part. Exit code 1 when there are problems; warnings alone give 0.

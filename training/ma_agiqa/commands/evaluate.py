@@ -191,7 +191,7 @@ resamples_option = click.option(
 @predictions_option
 @click.option("--output", metavar="DIR", help="Write report.md, metrics.json, predictions.csv.")
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1))
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1. Default: the GPU if any.")
+@click.option("--device", metavar="NAME", help="Such as cpu or cuda:1. Default: the GPU, if any.")
 @resamples_option
 @click.option("--seed", default=0, show_default=True, help="Seed of the bootstrap.")
 @overrides_option

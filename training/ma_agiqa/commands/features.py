@@ -20,7 +20,7 @@ Examples:
 \b
 Exit status:
   0  the features of all images are there
-  1  some could not be made; the message says what to do, and the same command continues
+  1  some could not be computed; the message says what to do before running it again
 """
 
 
@@ -31,9 +31,9 @@ Exit status:
     metavar="HOST:PORT",
     help="Use the mPLUG-Owl2 that a Triton server has loaded, instead of one in this process.",
 )
-@click.option("--device", help="Where mPLUG-Owl2 runs, such as cuda:0; by default a GPU if any.")
+@click.option("--device", help="Device of mPLUG-Owl2, such as cuda:0. Default: a GPU, if any.")
 @click.option(
-    "--overwrite", is_flag=True, help="Remove the features that are there, and make all of them."
+    "--overwrite", is_flag=True, help="Remove existing features, and compute all of them again."
 )
 @overrides_option
 def main(

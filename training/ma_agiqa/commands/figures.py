@@ -1,4 +1,4 @@
-"""Draw predictions: scores against the MOS, and what the gate weighs.
+"""Draw figures of predictions: scores against the MOS, and the weights of the gate.
 
 With --baseline also where another model is furthest from the MOS (paper Fig. 6), and with --images
 what these images look like (Fig. 7).
@@ -45,7 +45,7 @@ Examples:
     metavar="FILE",
     help="Predictions of another model for the same images.",
 )
-@click.option("--baseline-name", metavar="NAME", help="Its name. Default: that of its file.")
+@click.option("--baseline-name", metavar="NAME", help="Name of that model. Default: its file's.")
 @click.option(
     "--images",
     type=click.Path(path_type=Path, exists=True, file_okay=False),

@@ -33,7 +33,7 @@ Examples:
 @click.option(
     "--backbone-weights",
     metavar="FILE",
-    help="First weights of the ViT, instead of the config's: a file, 'timm' or 'none'.",
+    help="Initial weights of the ViT, instead of the config's: a file, 'timm' or 'none'.",
 )
 @click.option("--restart", is_flag=True, help="Start from scratch if an unfinished run exists.")
 @click.option("--threads", type=int, metavar="N", help="Number of CPU threads. Default: all cores.")

@@ -1,4 +1,4 @@
-"""Check a data set before hours are spent on it."""
+"""Check a data set before training."""
 
 import hashlib
 from collections import Counter, defaultdict

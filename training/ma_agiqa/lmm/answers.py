@@ -1,6 +1,6 @@
-"""Answers of the LMM in words (paper Fig. 5): greedy decoding with keys and values kept.
+"""Text answers of the LMM (paper Fig. 5): greedy decoding that keeps keys and values.
 
-Every call gives one token and is given all tokens before it, so that it depends on no earlier call.
+Every call is given all tokens so far and returns the next one, so it depends on no earlier call.
 The keys and values of the latest answers are kept, so that their next token costs one position and
 not the whole sequence.
 """
@@ -60,7 +60,7 @@ class Answerer:
             The token's id; `config.eos_token_id` ends an answer.
 
         Raises:
-            ConfigError: `ids` has the image not exactly once.
+            ConfigError: `ids` does not have the image exactly once.
             QuestionError: `ids` has more positions than the model, or an id that it does not have.
         """
         self._check(ids)
@@ -102,7 +102,7 @@ class Answerer:
         return hidden[0, -1], present
 
     def _continue(self, ids: Sequence[int], past: KeyValues) -> tuple[Tensor, KeyValues]:
-        """Run the last token after what is kept."""
+        """Run the last token, with the kept keys and values."""
         model = self._model
         length = past[0][0].shape[2]
         last = torch.tensor([[ids[-1]]], device=model.device)
@@ -116,7 +116,7 @@ class Answerer:
 
 
 def language_head(source: str, model: MPlugOwl2Model) -> Tensor:
-    """Read the language head, which embeddings do without, from a checkpoint.
+    """Read the language head, which embeddings do not need, from a checkpoint.
 
     Args:
         source: source of the weights, as `ma_agiqa.lmm.sources.build_embedder` takes it.

@@ -13,14 +13,14 @@ from torch import Tensor
 class BatchGraphs:
     """Work on batches of images, replayed at the next size that was recorded.
 
-    Not for several threads at once.
+    Not thread-safe.
 
     Args:
         work: maps uint8 (B, S, S, 3) on the GPU to (P, B, D) without waiting for the GPU; each
             image's result depends on that image alone.
         image_size: side S.
         device: the GPU.
-        sizes: batches that are recorded, at their first use; larger ones run as they come.
+        sizes: batch sizes that are recorded at their first use; larger batches run directly.
     """
 
     def __init__(

@@ -95,7 +95,7 @@ class PromptEmbedder:
 
         Returns:
             For every prompt, float32 (B, hidden) on the model's device. An image's embeddings do
-            not depend on the others in its batch but for rounding: a batch's size chooses the
+            not depend on the others in its batch except for rounding: the batch size sets the
             order of sums.
         """
         if self._graphs is not None and images.dtype == torch.uint8:

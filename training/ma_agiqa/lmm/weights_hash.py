@@ -14,14 +14,14 @@ from ma_agiqa.lmm.sources import DEMO_EMBEDDER, demo_recipe
 
 
 def weights_sha256(source: str, hashes: FileHashes) -> str | None:
-    """Hash of what decides an embedding model's numbers, but for the dtype of its weights.
+    """Hash of all that determines an embedder's outputs, except the dtype of its weights.
 
     For the demo that is the recipe of its random weights; for a folder or a hub id, config.json
     and the weight files that would be loaded, as they are on this machine. Nothing is downloaded.
 
     Args:
         source: `DEMO_EMBEDDER`, a hub id or a folder, as `lmm.sources.build_embedder` takes it.
-        hashes: spares reading the files (16 GB for the paper's model) when they have not changed.
+        hashes: known hashes, so that unchanged files (16 GB for the paper's model) are not read.
 
     Returns:
         SHA-256 in hexadecimal; None if the files are not on this machine.

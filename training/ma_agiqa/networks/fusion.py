@@ -47,7 +47,7 @@ class AdaptiveFusion(nn.Module):
     ) -> None:
         super().__init__()
         if not inputs or not set(inputs) <= set(GATE_ORDER) or len(set(inputs)) != len(inputs):
-            raise ConfigError(f"inputs {tuple(inputs)}: give one or more of {GATE_ORDER}, once.")
+            raise ConfigError(f"inputs {tuple(inputs)}: give some of {GATE_ORDER}, each once.")
         if fusion not in FUSIONS or gate_activation not in GATE_ACTIVATIONS:
             raise ConfigError(
                 f"fusion {fusion!r} and gate_activation {gate_activation!r}: "

@@ -32,11 +32,11 @@ class Optimization:
         batch_size: images per step, over all processes and accumulated parts.
         accumulation: number of parts in which each process takes its share of a step, to save
             memory.
-        learning_rate: highest learning rate of Adam.
+        learning_rate: maximum learning rate of Adam.
         weight_decay: L2 penalty inside Adam, as torch.optim.Adam adds it.
         schedule: "constant" (paper); "cosine": down to 0 over the whole run; "released_cosine":
             what the authors' code does, CosineAnnealingLR with T_max 50 at every step, so that
-            the learning rate swings between its highest and 0 with a period of 100 steps.
+            the learning rate oscillates between its maximum and 0 with a period of 100 steps.
         warmup_share: share of all steps in which the learning rate rises from 0; not with
             "released_cosine".
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them.
@@ -44,7 +44,7 @@ class Optimization:
         patience: epochs without a better validation SRCC + PLCC after which the training ends;
             None trains all epochs.
         start: "random" (paper), or "average", see `networks.initialization.start_at_average`.
-        frozen: beginnings of the names of parameters that keep their first values.
+        frozen: prefixes of the names of parameters that are not trained.
     """
 
     epochs: int = 30
@@ -84,7 +84,7 @@ class TrainingConfig:
         note: a sentence that every reader of a score should see; may be empty.
         output: folder of the checkpoint.
         seed: seed of the scorer's weights, the order of the samples and the augmentation.
-        backbone_weights: first weights of the ViT: "timm" (pretrained, from the hub or its
+        backbone_weights: initial weights of the ViT: "timm" (pretrained, from the hub or its
             cache), a file of them, or "none" for random ones.
         scorer: settings of `MAAGIQAConfig`; the defaults are the paper's.
         data, split, features, optimization, augmentation: see there.

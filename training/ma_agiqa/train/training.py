@@ -117,7 +117,7 @@ def freeze(scorer: MAAGIQA, beginnings: Sequence[str]) -> None:
 
     Args:
         scorer: is changed.
-        beginnings: beginnings of the parameters' names.
+        beginnings: prefixes of the parameters' names.
 
     Raises:
         ConfigError: a beginning that no parameter's name has.

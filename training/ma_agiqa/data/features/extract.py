@@ -1,8 +1,8 @@
 """Make the features of image files: decode them, embed them, write shards.
 
 A batch is the unit of work: it is embedded in one call, and its features become one shard. After a
-kill the batches that are left are the same as before, so that the features are those of a run in
-one go, bit by bit.
+kill the remaining batches are the same as before, so the features equal those of an uninterrupted
+run, bit for bit.
 """
 
 import hashlib

@@ -27,7 +27,7 @@ IMAGE_TOKEN_ID = -200
 """Stands for the image in a list of token ids."""
 
 UNUSED = (r"lm_head\.weight", r".*rotary_emb\.(inv_freq|cos_cached|sin_cached)")
-"""Patterns of published names that embeddings do without."""
+"""Patterns of published names that embeddings do not need."""
 
 _DERIVED = r".*\.attention\.[qk]_pos_embed"  # fixed tables: loaded if present, else computed
 

@@ -123,7 +123,7 @@ def write_tensors(folder: Path, settings: dict, tensors: Iterable[Named]) -> Non
 
 
 def _write_shard(folder: Path, shard: dict[str, Tensor], places: dict[str, str]) -> None:
-    """Write what has gathered, if anything, and forget it."""
+    """Write the tensors collected so far, if any, and drop them."""
     if shard:
         name = f"model-{len(set(places.values())) + 1:05}.safetensors"
         save_file(shard, folder / name, metadata={"format": "pt"})
