@@ -27,7 +27,7 @@ from ma_agiqa.train.config import load_config
 
 needs_brisque = pytest.mark.skipif(
     importlib.util.find_spec("brisque") is None or importlib.util.find_spec("pyiqa") is not None,
-    reason="the package brisque is not installed (extra baselines), or pyiqa takes its place",
+    reason="needs the extra baselines, and not pyiqa in its place: make test-baselines",
 )
 
 COUNT, TESTED = 60, 12

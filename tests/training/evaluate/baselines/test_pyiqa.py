@@ -17,7 +17,7 @@ from ma_agiqa.errors import CheckpointError, DataError
 from ma_agiqa.evaluate.baselines.pyiqa_metrics import PyiqaScorer, load_first_weights
 from ma_agiqa.evaluate.baselines.scoring import Options, load
 
-pytest.importorskip("pyiqa", reason="pyiqa is not installed (extra pyiqa)")
+pytest.importorskip("pyiqa", reason="needs the extra pyiqa")
 
 RGB = np.random.default_rng(1).integers(0, 256, (240, 260, 3), np.uint8)
 
