@@ -129,6 +129,18 @@ class ModelControl:
         with self._explained(f"unload {model}"):
             self._client.unload_model(model, headers=self._headers, client_timeout=_TIMEOUT_S)
 
+    def parameters(self, model: str) -> dict[str, str]:
+        """The parameters in the configuration with which a model is loaded.
+
+        Raises:
+            CheckpointError: it is not loaded, or the server does not answer.
+        """
+        with self._explained(f"show the configuration of {model}"):
+            config = self._client.get_model_config(
+                model, headers=self._headers, client_timeout=_TIMEOUT_S
+            ).config
+        return {name: value.string_value for name, value in config.parameters.items()}
+
     def check(self, model: str, golden: Golden) -> float:
         """Send the golden images to an ensemble; return the largest difference.
 

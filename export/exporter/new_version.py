@@ -1,9 +1,10 @@
 """A checkpoint as a new version of the served scorer: written, checked, and put into service."""
 
+import io
+import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from exporter.config import WARMUP_IMAGE, DeploymentSettings, repository_configs
 from exporter.formats import choose_arithmetic, export_onnx, export_torchscript
 from exporter.model_control import ModelControl
 from ma_agiqa.checkpoints import ModelCard, checkpoint_sha256, load_scorer
+from ma_agiqa.checkpoints.embedder_binding import EmbedderIdentity, check_binding
 from ma_agiqa.errors import CheckpointError, ConfigError
-from ma_agiqa.files import explain_full_disk, write_whole
+from ma_agiqa.files import explain_full_disk, replace_folder, write_whole
 from ma_agiqa.lmm.sources import embedder_config
 from ma_agiqa.networks.scorer import MAAGIQA
 from ma_agiqa.tensors import tensor_specs
@@ -66,44 +68,47 @@ class NewVersion:
     """The next version of the scorer in a model repository.
 
     `publish` writes it together with the configuration of every model, for servers that are started
-    afterwards. `activate` has running servers check and serve it. Both write the networks into a
-    hidden folder first (`stage`) and move them into place once they have passed their checks: a
-    failure before that leaves the repository as it was.
+    afterwards. `activate` has running servers check and serve it. What fails, or is killed, before
+    the version is complete and checked leaves the repository as it was.
     """
 
     def __init__(
         self,
         source: Source,
         repository: Path,
-        embedder: str,
-        dtype: str,
+        embedder: EmbedderIdentity,
         gpu: bool,
         arithmetic: str = "auto",
         keep: int = KEEP,
+        any_dtype: bool = False,
     ) -> None:
-        """Check that scorer and embedder fit; nothing is written yet.
+        """Check that scorer and embedder belong together; nothing is written yet.
 
         Args:
             source: the checkpoint.
             repository: folder of the models; made if it does not exist.
-            embedder: source of mPLUG-Owl2, as `ma_agiqa.lmm.sources.build_embedder` takes it.
-            dtype: type that mPLUG-Owl2's weights are kept in, of `ma_agiqa.lmm.sources.DTYPES`.
+            embedder: the mPLUG-Owl2 that is served, with its dtype.
             gpu: whether the networks are served on the GPU.
             arithmetic: how the scorer computes, one of `formats.ARITHMETICS`.
             keep: number of versions that stay, this one included.
+            any_dtype: whether the embedder may have another dtype than that of the training.
 
         Raises:
-            CheckpointError: the scorer takes embeddings of another width, or the embedder's
-                settings cannot be read.
+            ConfigError: the scorer was trained on the embeddings of another embedder.
+            CheckpointError: it takes embeddings of another width, or the embedder's settings
+                cannot be read.
         """
-        self.source, self.repository = source, repository
-        self.embedder, self.dtype, self.gpu = embedder, dtype, gpu
+        self.source, self.repository = source, Path(os.path.realpath(repository))
+        self.embedder, self.any_dtype, self.gpu = embedder, any_dtype, gpu
         self.arithmetic, self.keep = arithmetic, keep
-        sizes, config = embedder_config(embedder), source.scorer.config
+        where = f"the one of {embedder.source} in {embedder.dtype}"
+        check_binding(source.card, embedder, where, any_dtype)
+        sizes, config = embedder_config(embedder.source), source.scorer.config
         if config.semantic_dim != sizes.hidden_size:
             raise CheckpointError(
                 f"The checkpoint was trained on prompt embeddings of width {config.semantic_dim}; "
-                f"{embedder} gives {sizes.hidden_size}. Give the --embedder it was trained with."
+                f"{embedder.source} gives {sizes.hidden_size}. Give the --embedder it was trained "
+                "with."
             )
         self._specs = tensor_specs(
             sizes.vision.image_size, sizes.hidden_size, config.image_size, source.scorer.grid
@@ -111,29 +116,50 @@ class NewVersion:
 
     @classmethod
     def for_running(
-        cls, source: Source, repository: Path, arithmetic: str = "auto", keep: int = KEEP
+        cls,
+        source: Source,
+        repository: Path,
+        arithmetic: str = "auto",
+        keep: int = KEEP,
+        dtype: str | None = None,
     ) -> "NewVersion":
         """Make a version that runs as a repository's servers do: same embedder, dtype and device.
 
+        Args:
+            source, repository, arithmetic, keep: as for the constructor.
+            dtype: the dtype that is served, where it is meant to differ from that of the training.
+
         Raises:
             CheckpointError: as for the constructor.
-            ConfigError: the repository is incomplete, or its adapters are not those of this
-                version of the program.
+            ConfigError: the scorer was trained with another embedder than is served, or in another
+                dtype, unless that is `dtype`; the repository is incomplete, or its adapters are
+                not those of this version of the program.
         """
         served = versions.read_parameters(repository, versions.EMBEDDER)
-        if "embedder" not in served or _outdated_adapters(repository):
+        if "weights_sha256" not in served or _outdated_adapters(repository):
             raise ConfigError(
                 f"The models in {repository} were written by another version of this program. "
                 "Write them again with `python export/to_triton.py`, and restart the servers."
             )
+        if dtype not in (None, served["dtype"]):
+            raise ConfigError(
+                f"The servers of {repository} have mPLUG-Owl2 in {served['dtype']}, not {dtype}. "
+                "To change it, use `python export/to_triton.py export`, and restart them."
+            )
+        embedder = EmbedderIdentity(
+            served["embedder"],
+            served["dtype"],
+            served["weights_sha256"] or None,
+            json.loads(served["prompts"]),
+        )
         gpu = versions.runs_on_gpu(repository)
-        return cls(source, repository, served["embedder"], served["dtype"], gpu, arithmetic, keep)
+        return cls(source, repository, embedder, gpu, arithmetic, keep, any_dtype=bool(dtype))
 
     def stage(self, folder: Path) -> MAAGIQA:
         """Write the scorer as TorchScript and as ONNX, each checked against the eager model.
 
         Args:
-            folder: is made, and becomes the version's folder in the repository.
+            folder: is empty, and becomes the version's folder in the repository.
 
         Returns:
             The scorer as it is served.
@@ -141,7 +167,6 @@ class NewVersion:
         Raises:
             CheckpointError: a format, or the arithmetic asked for, computes something else.
         """
-        folder.mkdir()
         scorer, card = self.source.scorer, self.source.card
         mos_range = card.mos_max - card.mos_min
         served = choose_arithmetic(scorer, self.arithmetic, self.gpu, mos_range)
@@ -152,34 +177,41 @@ class NewVersion:
     def publish(self) -> int:
         """Write the version and the configuration of every model; servers started now serve it.
 
+        All is written into a copy of the repository, which takes its place in one step.
+
         Returns:
             The number of the version.
 
         Raises:
             CheckpointError: as in `stage`.
-            ConfigError: another export or rollout is running on the repository.
+            ConfigError: another export or rollout is running on the repository, or it cannot be
+                replaced.
             DataError: the disk is full.
         """
-        repository = self.repository
-        with _locked_for_writing(repository) as staging:
-            self.stage(staging / "version")
+        with (
+            rollout.locked(self.repository),
+            explain_full_disk(self.repository),
+            _replaced(self.repository) as repository,
+        ):
             version = versions.next_version(repository)
+            folder = repository / versions.SCORER / str(version)
+            folder.mkdir(parents=True)
+            self.stage(folder)
             configs = self.configs(version)
-            fitting = versions.kept_versions(repository) if self._fits(configs) else []
-            os.rename(staging / "version", repository / versions.SCORER / str(version))
-            _write_warmup_image(repository, staging)
+            fitting = self._fitting(repository, configs)
+            _write_warmup_image(repository)
             for name, text in _outdated_adapters(repository).items():
                 write_whole(repository / name, text)
-            _drop_unfit(repository, fitting)
-            # The one that clients ask for is written last.
             scorer, active = configs.pop(versions.SCORER), configs.pop(versions.ENSEMBLE)
+            configs[versions.SCORER] = versions.serve_versions(scorer, fitting)
             for config in configs.values():
                 versions.write_config(repository, config)
-            versions.write_config(repository, versions.serve_versions(scorer, {*fitting, version}))
+            for other in {*_all_versions(repository)} - {*fitting, version}:
+                versions.forget(repository, other)
             versions.write_version(repository, version, active)
             versions.set_active(repository, version)
             rollout.prune(repository, (), self.keep)
-            return version
+        return version
 
     def activate(self, servers: Sequence[ModelControl]) -> int:
         """Have running servers of the repository check the version and switch to it.
@@ -197,19 +229,19 @@ class NewVersion:
             DataError: the disk is full.
         """
         repository = self.repository
-        with _locked_for_writing(repository) as staging:
+        with rollout.locked(repository), explain_full_disk(repository):
             version = versions.next_version(repository)
             configs = self.configs(version)
-            if not self._fits(configs):
+            if not self._fits(repository, configs):
                 raise ConfigError(
                     "The checkpoint needs another mPLUG-Owl2, or tensors of other sizes, than are "
                     f"served from {repository}. Write it there with `python export/to_triton.py "
                     "export` and restart the servers, or give it a repository and a server of its "
                     "own."
                 )
-            scorer = self.stage(staging / "version")
-            golden = rollout.make_golden(repository, scorer, servers[0])
-            os.rename(staging / "version", repository / versions.SCORER / str(version))
+            with replace_folder(repository / versions.SCORER / str(version)) as folder:
+                scorer = self.stage(folder)
+                golden = rollout.make_golden(repository, scorer, servers)
             rollout.activate(repository, version, configs[versions.ENSEMBLE], servers, golden)
             rollout.prune(repository, servers, self.keep)
             return version
@@ -218,8 +250,7 @@ class NewVersion:
         """Configure every model, by name, for this version alone."""
         small = self.source.card.preset == "demo"
         settings = DeploymentSettings(
-            self.embedder,
-            self.dtype,
+            self._embedder_parameters(),
             self.gpu,
             QUEUE_DELAY_US,
             # At the paper's size a batch of 8 takes two CPU cores about a minute.
@@ -227,35 +258,82 @@ class NewVersion:
         )
         gate = self.source.scorer.config.gate_activation
         card = card_parameters(self.source.card, gate, self.source.sha256, version)
+        card |= versions.bound_embedder(settings.embedder)
         return repository_configs(self._specs, card, settings, version)
 
-    def _fits(self, configs: dict[str, ModelConfig]) -> bool:
+    def _embedder_parameters(self) -> dict[str, str]:
+        """What `mplug_owl2` loads and checks; weights that are not here are checked there."""
+        trained = EmbedderIdentity.from_mapping(self.source.card.embedder)
+        return {
+            "embedder": self.embedder.source,
+            "dtype": self.embedder.dtype or "",
+            "weights_sha256": self.embedder.weights_sha256 or trained.weights_sha256 or "",
+            "prompts": json.dumps({name: [*ids] for name, ids in self.embedder.prompts.items()}),
+        }
+
+    def _fitting(self, repository: Path, configs: dict[str, ModelConfig]) -> list[int]:
+        """The versions in the repository that can be served next to this one."""
+        kept = versions.kept_versions(repository)
+        if self._fits(repository, configs):
+            return kept
+        for version in kept:
+            logger.warning(
+                "Version %d does not fit the new mPLUG-Owl2 or tensors, and is removed", version
+            )
+        return []
+
+    def _fits(self, repository: Path, configs: dict[str, ModelConfig]) -> bool:
         """Whether the version can be served next to those that are in the repository."""
         for name in (versions.EMBEDDER, versions.SCORER):
-            if not versions.has_config(self.repository, name):
+            if not versions.has_config(repository, name):
                 return False
-            served, new = versions.read_config(self.repository, name), configs[name]
+            served, new = versions.read_config(repository, name), configs[name]
             if list(served.input) != list(new.input) or list(served.output) != list(new.output):
                 return False
-            if name == versions.EMBEDDER and served.parameters != new.parameters:
-                return False
-        return True
+        served_by = versions.read_parameters(repository, versions.EMBEDDER)
+        ours = self._embedder_parameters()
+        facts = [name for name in ours if name != "embedder" or not ours["weights_sha256"]]
+        return all(served_by.get(name) == ours[name] for name in facts)
 
 
 @contextmanager
-def _locked_for_writing(repository: Path) -> Iterator[Path]:
-    """Lock the repository, explain a full disk, and make a folder that Triton ignores."""
-    with rollout.locked(repository), explain_full_disk(repository):
-        scorer = repository / versions.SCORER
-        scorer.mkdir(parents=True, exist_ok=True)
-        for left in scorer.glob(".export-*"):  # by an export that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix=".export-", dir=scorer))
-        folder.chmod(0o755)
+def _replaced(repository: Path) -> Iterator[Path]:
+    """Give a copy of a repository, of links to its files, which replaces it at the end.
+
+    Raises:
+        ConfigError: the repository's folder cannot be replaced.
+    """
+    if os.path.ismount(repository) or not os.access(repository.parent, os.W_OK):
+        raise ConfigError(
+            f"The repository {repository} cannot be replaced in one step: it is a mount point, or "
+            f"nothing can be written next to it. Give a folder in it, {repository / 'models'}."
+        )
+    left_behind = shutil.ignore_patterns(".*.part", ".*.old", ".export-*")  # by what was killed
+    with replace_folder(repository) as copy:
         try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(
+                repository,
+                copy,
+                symlinks=True,
+                ignore=left_behind,
+                copy_function=_link,
+                dirs_exist_ok=True,
+            )
+        except shutil.Error as error:  # one for every file
+            raise OSError(error.args[0][0][2]) from error
+        yield copy
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:  # a file system without links, or files of another user
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _all_versions(repository: Path) -> list[int]:
+    """Versions that are kept, or whose files were left behind by an activation that was killed."""
+    return [*versions.kept_versions(repository), *versions.stored_versions(repository)]
 
 
 def _outdated_adapters(repository: Path) -> dict[str, str]:
@@ -269,25 +347,12 @@ def _outdated_adapters(repository: Path) -> dict[str, str]:
     return outdated
 
 
-def _drop_unfit(repository: Path, fitting: Sequence[int]) -> None:
-    """Remove the ensembles of versions that do not fit what is served from now on."""
-    for version in set(versions.kept_versions(repository)) - set(fitting):
-        shutil.rmtree(repository / versions.ensemble_name(version))
-        logger.warning(
-            "Version %d does not fit the new mPLUG-Owl2 or tensors, and is removed", version
-        )
-
-
-def _write_warmup_image(repository: Path, staging: Path) -> None:
+def _write_warmup_image(repository: Path) -> None:
     """Write a small gradient as the BYTES tensor that warms up `preprocess`, unless it is there."""
     y, x = np.mgrid[0:96, 0:128]
-    image = Image.fromarray(np.stack([x, y, x + y], axis=-1).astype(np.uint8))
-    with tempfile.TemporaryFile() as file:
-        image.save(file, "PNG")
-        file.seek(0)
-        tensor = serialize_byte_tensor(np.array([file.read()], dtype=np.object_)).item()
+    file = io.BytesIO()
+    Image.fromarray(np.stack([x, y, x + y], axis=-1).astype(np.uint8)).save(file, "PNG")
+    tensor = serialize_byte_tensor(np.array([file.getvalue()], dtype=np.object_)).item()
     target = repository / "preprocess" / "warmup" / WARMUP_IMAGE
     if not target.is_file() or target.read_bytes() != tensor:
-        (staging / WARMUP_IMAGE).write_bytes(tensor)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(staging / WARMUP_IMAGE, target)
+        write_whole(target, tensor)
