@@ -165,9 +165,12 @@ def _bind(listener: socket.socket, address: str, service: str, port: int) -> Non
 
 
 def models_to_load(repository: Path, explain: bool) -> list[str]:
-    """Names of the repository's models; the one that answers questions only to `explain`."""
-    folders = (path for path in repository.iterdir() if path.is_dir() and path.name[0] != ".")
-    return sorted(path.name for path in folders if explain or path.name != ANSWERING_MODEL)
+    """Names of the repository's models; the one that answers questions only to `explain`.
+
+    Folders without a configuration are none: Triton could not load them.
+    """
+    names = (file.parent.name for file in repository.glob("[!.]*/config.pbtxt"))
+    return sorted(name for name in names if explain or name != ANSWERING_MODEL)
 
 
 def compile_models(repository: Path, models: Sequence[str]) -> None:
