@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,11 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import serialize_byte_tensor
 
 from exporter import rollout, versions
-from exporter.cards import card_parameters
 from exporter.config import WARMUP_IMAGE, DeploymentSettings, repository_configs
 from exporter.formats import choose_arithmetic, export_onnx, export_torchscript
 from exporter.model_control import ModelControl
 from ma_agiqa.checkpoints import ModelCard, checkpoint_sha256, load_scorer
+from ma_agiqa.checkpoints.card import utc_now
 from ma_agiqa.checkpoints.embedder_binding import EmbedderIdentity, check_binding
 from ma_agiqa.errors import CheckpointError, ConfigError
 from ma_agiqa.files import explain_full_disk, replace_folder, write_whole
@@ -136,7 +136,7 @@ class NewVersion:
                 not those of this version of the program.
         """
         served = versions.read_parameters(repository, versions.EMBEDDER)
-        if "weights_sha256" not in served or _outdated_adapters(repository):
+        if "weights_sha256" not in served or _outdated_files(repository):
             raise ConfigError(
                 f"The models in {repository} were written by another version of this program. "
                 "Write them again with `python export/to_triton.py`, and restart the servers."
@@ -177,8 +177,6 @@ class NewVersion:
     def publish(self) -> int:
         """Write the version and the configuration of every model; servers started now serve it.
 
-        All is written into a copy of the repository, which takes its place in one step.
-
         Returns:
             The number of the version.
 
@@ -188,30 +186,56 @@ class NewVersion:
                 replaced.
             DataError: the disk is full.
         """
-        with (
-            rollout.locked(self.repository),
-            explain_full_disk(self.repository),
-            _replaced(self.repository) as repository,
-        ):
+        repository = self.repository
+        with rollout.locked(repository), explain_full_disk(repository):
             version = versions.next_version(repository)
-            folder = repository / versions.SCORER / str(version)
-            folder.mkdir(parents=True)
-            self.stage(folder)
             configs = self.configs(version)
-            fitting = self._fitting(repository, configs)
-            _write_warmup_image(repository)
-            for name, text in _outdated_adapters(repository).items():
-                write_whole(repository / name, text)
-            scorer, active = configs.pop(versions.SCORER), configs.pop(versions.ENSEMBLE)
-            configs[versions.SCORER] = versions.serve_versions(scorer, fitting)
-            for config in configs.values():
-                versions.write_config(repository, config)
-            for other in {*_all_versions(repository)} - {*fitting, version}:
-                versions.forget(repository, other)
-            versions.write_version(repository, version, active)
+            if self._fits(repository, configs) and _is_current(repository, configs):
+                self._add(repository, version, configs)
+            else:
+                with _replaced(repository) as copy:
+                    self._write_all(copy, version, configs)
+            return version
+
+    def _add(self, repository: Path, version: int, configs: dict[str, ModelConfig]) -> None:
+        """Add the version to a repository that can be started after each of the steps.
+
+        The other models stay as they are: Triton loads a model again whose files have moved.
+        """
+        with replace_folder(repository / versions.SCORER / str(version)) as folder:
+            self.stage(folder)
+        try:
+            versions.write_version(repository, version, configs[versions.ENSEMBLE])
+            versions.write_config(repository, configs["meter"])
             versions.set_active(repository, version)
-            rollout.prune(repository, (), self.keep)
-        return version
+        except BaseException:
+            versions.forget(repository, version)
+            raise
+        self._remove_unfit(repository, versions.kept_versions(repository))
+        rollout.prune(repository, (), self.keep)
+
+    def _write_all(self, copy: Path, version: int, configs: dict[str, ModelConfig]) -> None:
+        """Write every file that is not as it should be, in a copy that no server reads."""
+        folder = copy / versions.SCORER / str(version)
+        folder.mkdir(parents=True)
+        self.stage(folder)
+        fitting = versions.kept_versions(copy) if self._fits(copy, configs) else []
+        for name, content in _outdated_files(copy).items():
+            write_whole(copy / name, content)
+        scorer, active = configs.pop(versions.SCORER), configs.pop(versions.ENSEMBLE)
+        for config in (*configs.values(), versions.serve_versions(scorer, fitting)):
+            versions.write_config(copy, config)
+        self._remove_unfit(copy, [*fitting, version])
+        versions.write_version(copy, version, active)
+        versions.set_active(copy, version)
+        rollout.prune(copy, (), self.keep)
+
+    def _remove_unfit(self, repository: Path, fitting: Sequence[int]) -> None:
+        """Remove versions that cannot be served, and those that something killed left behind."""
+        there = {*versions.kept_versions(repository), *versions.stored_versions(repository)}
+        for other in there - {*fitting}:
+            logger.warning("Removed version %d, which cannot be served with this one", other)
+            versions.forget(repository, other)
 
     def activate(self, servers: Sequence[ModelControl]) -> int:
         """Have running servers of the repository check the version and switch to it.
@@ -256,10 +280,27 @@ class NewVersion:
             # At the paper's size a batch of 8 takes two CPU cores about a minute.
             warmup_batches=(1, 8) if small or self.gpu else (1,),
         )
-        gate = self.source.scorer.config.gate_activation
-        card = card_parameters(self.source.card, gate, self.source.sha256, version)
-        card |= versions.bound_embedder(settings.embedder)
+        card = self._card_parameters(version) | versions.bound_embedder(settings.embedder)
         return repository_configs(self._specs, card, settings, version)
+
+    def _card_parameters(self, version: int) -> dict[str, str]:
+        """The card as parameters of the ensemble, where clients read it."""
+        card = self.source.card
+        metrics = json.loads(json.dumps(dict(card.metrics)), parse_constant=lambda _: None)  # NaN
+        return {
+            "name": card.name,
+            "preset": card.preset,
+            "dataset": card.dataset,
+            "mos_min": repr(float(card.mos_min)),
+            "mos_max": repr(float(card.mos_max)),
+            "metrics": json.dumps(metrics),
+            "mos_quantiles": json.dumps([round(float(q), 4) for q in card.mos_quantiles]),
+            "checkpoint_sha256": self.source.sha256,
+            "created": utc_now(),
+            "gate_activation": self.source.scorer.config.gate_activation,
+            "note": card.note,
+            "version": str(version),
+        }
 
     def _embedder_parameters(self) -> dict[str, str]:
         """What `mplug_owl2` loads and checks; weights that are not here are checked there."""
@@ -270,17 +311,6 @@ class NewVersion:
             "weights_sha256": self.embedder.weights_sha256 or trained.weights_sha256 or "",
             "prompts": json.dumps({name: [*ids] for name, ids in self.embedder.prompts.items()}),
         }
-
-    def _fitting(self, repository: Path, configs: dict[str, ModelConfig]) -> list[int]:
-        """The versions in the repository that can be served next to this one."""
-        kept = versions.kept_versions(repository)
-        if self._fits(repository, configs):
-            return kept
-        for version in kept:
-            logger.warning(
-                "Version %d does not fit the new mPLUG-Owl2 or tensors, and is removed", version
-            )
-        return []
 
     def _fits(self, repository: Path, configs: dict[str, ModelConfig]) -> bool:
         """Whether the version can be served next to those that are in the repository."""
@@ -308,14 +338,14 @@ def _replaced(repository: Path) -> Iterator[Path]:
             f"The repository {repository} cannot be replaced in one step: it is a mount point, or "
             f"nothing can be written next to it. Give a folder in it, {repository / 'models'}."
         )
-    left_behind = shutil.ignore_patterns(".*.part", ".*.old", ".export-*")  # by what was killed
+    left = {*_left_behind(repository)}
     with replace_folder(repository) as copy:
         try:
             shutil.copytree(
                 repository,
                 copy,
                 symlinks=True,
-                ignore=left_behind,
+                ignore=lambda folder, names: [n for n in names if Path(folder, n) in left],
                 copy_function=_link,
                 dirs_exist_ok=True,
             )
@@ -331,28 +361,50 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target, follow_symlinks=False)
 
 
-def _all_versions(repository: Path) -> list[int]:
-    """Versions that are kept, or whose files were left behind by an activation that was killed."""
-    return [*versions.kept_versions(repository), *versions.stored_versions(repository)]
+def _is_current(repository: Path, configs: Mapping[str, ModelConfig]) -> bool:
+    """Whether all but the versions is in a repository as an export would write it."""
+    own = (versions.ENSEMBLE, versions.SCORER, "meter")  # whose changes are one file each
+    return (
+        versions.active_version(repository) is not None
+        and versions.has_config(repository, "meter")
+        and not _outdated_files(repository)
+        and not any(_left_behind(repository))
+        and all(
+            versions.has_config(repository, name)
+            and versions.read_config(repository, name) == config
+            for name, config in configs.items()
+            if name not in own
+        )
+    )
 
 
-def _outdated_adapters(repository: Path) -> dict[str, str]:
-    """The models' Python files that a repository lacks or has otherwise, by their place in it."""
-    outdated = {}
-    for file in sorted(REPOSITORY.glob("*/1/model.py")):
-        name, text = str(file.relative_to(REPOSITORY)), file.read_text(encoding="utf-8")
-        there = repository / name
-        if not there.is_file() or there.read_text(encoding="utf-8", errors="replace") != text:
-            outdated[name] = text
-    return outdated
+def _left_behind(repository: Path) -> Iterator[Path]:
+    """What exports and rollouts that were killed left behind."""
+    for pattern in (".*.part", ".*.old", ".export-*"):
+        yield from repository.rglob(pattern)
+    for folder in repository.glob(f"{versions.ENSEMBLE}*"):
+        if not versions.has_config(repository, folder.name):
+            yield folder
 
 
-def _write_warmup_image(repository: Path) -> None:
-    """Write a small gradient as the BYTES tensor that warms up `preprocess`, unless it is there."""
+def _outdated_files(repository: Path) -> dict[str, bytes]:
+    """The adapters and the image for the warmup that a repository lacks or has otherwise."""
+    files = {
+        str(file.relative_to(REPOSITORY)): file.read_bytes()
+        for file in sorted(REPOSITORY.glob("*/1/model.py"))
+    }
+    files[f"preprocess/warmup/{WARMUP_IMAGE}"] = _warmup_image()
+    there = {name: repository / name for name in files}
+    return {
+        name: content
+        for name, content in files.items()
+        if not there[name].is_file() or there[name].read_bytes() != content
+    }
+
+
+def _warmup_image() -> bytes:
+    """A small gradient as the BYTES tensor that warms up `preprocess`."""
     y, x = np.mgrid[0:96, 0:128]
     file = io.BytesIO()
     Image.fromarray(np.stack([x, y, x + y], axis=-1).astype(np.uint8)).save(file, "PNG")
-    tensor = serialize_byte_tensor(np.array([file.getvalue()], dtype=np.object_)).item()
-    target = repository / "preprocess" / "warmup" / WARMUP_IMAGE
-    if not target.is_file() or target.read_bytes() != tensor:
-        write_whole(target, tensor)
+    return serialize_byte_tensor(np.array([file.getvalue()], dtype=np.object_)).item()

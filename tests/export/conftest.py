@@ -42,7 +42,7 @@ def card() -> ModelCard:
         created="2026-01-31T12:00:00+00:00",
         note="Random weights.",
         embedder=dataclasses.asdict(EmbedderIdentity.of("demo", "float32")),
-        metrics={"srcc": 0.5, "plcc": 0.5, "krcc": 0.5, "rmse": 1.0, "split": "test"},
+        metrics={"srcc": 0.5, "plcc": 0.5, "krcc": 0.5, "rmse": float("nan"), "split": "test"},
     )
 
 

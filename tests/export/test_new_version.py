@@ -44,6 +44,7 @@ def test_the_card_reaches_the_ensemble(exported, checkpoint, card):
     assert served["checkpoint_sha256"] == hashlib.sha256(weights).hexdigest()
     assert served["gate_activation"] == "sigmoid"
     assert served["version"] == "1"
+    assert json.loads(served["metrics"], parse_constant=pytest.fail)["rmse"] is None  # was NaN
 
 
 @torch.inference_mode()
@@ -112,18 +113,16 @@ def test_reference_weights_amplify_rounding_and_are_served_exactly():
 
 def test_the_next_export_is_the_next_version(repository, new, copied_scorer):
     before = files(repository)
-    kept = (*ADAPTERS, "preprocess/warmup/warmup_image")
-    times = {name: (repository / name).stat().st_mtime_ns for name in kept}
+    kept = ("mplug_owl2", "preprocess", *ADAPTERS, "preprocess/warmup/warmup_image")
+    times = {name: (repository / name).stat().st_ctime_ns for name in kept}
     assert new(repository).publish() == 2
     after = files(repository)
     assert after["maniqa_moe/1/model.pt"] == before["maniqa_moe/1/model.pt"]
     assert "maniqa_moe/2/model.pt" in after
     assert versions.kept_versions(repository) == [1, 2]
     assert versions.active_version(repository) == 2
-    for name in ("preprocess", "mplug_owl2"):  # a running server must not load them again
-        path = f"{name}/config.pbtxt"
-        assert after[path] == before[path]
-    assert {name: (repository / name).stat().st_mtime_ns for name in kept} == times
+    # A running server loads again what has moved or changed: here, 16.4 GB for the paper's LMM.
+    assert {name: (repository / name).stat().st_ctime_ns for name in kept} == times
 
 
 def make_old(repository: Path) -> None:
