@@ -289,7 +289,7 @@ def test_a_dead_server_is_reported_and_nothing_changes(repository):
     kept = versions.kept_versions(repository)[0]
     with (
         ModelControl("127.0.0.1:9", "") as nobody,
-        pytest.raises(CheckpointError, match=r"not rolled back; .* did not load"),
+        pytest.raises(CheckpointError, match=r"not rolled back; .* did not show the"),
     ):
         rollout.roll_back(repository, [nobody], kept)
     assert state(repository) == before
