@@ -137,11 +137,11 @@ def test_a_disk_that_is_full_at_any_moment(two_versions, actions, tmp_path, name
 @pytest.mark.slow
 def test_random_kills_each_followed_by_a_start(two_versions, actions, tmp_path):
     """`EXPORT_KILLS=200` for more. The networks of the server that starts are stand-ins."""
-    rng, killed = random.Random(7), 0
+    rng, killed = random.Random(KILLS), 0
     for number in range(KILLS):
         name = rng.choice(list(NAMES))
         repository = shutil.copytree(two_versions, tmp_path / f"killed-{number}")
-        killed += kill_after(rng.uniform(0.0, 0.15), partial(actions[name], repository))
+        killed += kill_after(rng.uniform(0.0, 0.08), partial(actions[name], repository))
         active = assert_starts(repository)
         put_in_stand_ins(repository)
         with serving(repository) as server:

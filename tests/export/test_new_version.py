@@ -168,4 +168,4 @@ def test_a_version_that_fits_no_more_is_removed(repository, new, copied_scorer):
 def test_a_folder_that_cannot_be_replaced_is_refused(repository, new, monkeypatch):
     monkeypatch.setattr(os.path, "ismount", lambda path: path == repository)
     with pytest.raises(ConfigError, match=r"it is a mount point, or .*\. Give a folder in it, "):
-        new(repository).publish()
+        new(repository, "bfloat16").publish()
