@@ -61,7 +61,8 @@ def write_repository(folder: Path, mplug_owl2: Path) -> Path:
     """The shipped repository with another mPLUG-Owl2; the scorer takes embeddings of its width."""
     shutil.copytree(SHIPPED, folder)
     card = versions.card_of(folder, 1)
-    settings = DeploymentSettings(str(mplug_owl2), "float32", False, 1000, warmup_batches=(1,))
+    embedder = {"embedder": str(mplug_owl2), "dtype": "float32"}
+    settings = DeploymentSettings(embedder, False, 1000, warmup_batches=(1,))
     configs = repository_configs(tensor_specs(112, 128, 224, 14), card, settings)
     for config in configs.values():
         versions.write_config(folder, config)
