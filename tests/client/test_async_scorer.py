@@ -240,19 +240,19 @@ def test_a_task_that_is_cancelled_from_outside_ends_score_many():
         asyncio.run(asyncio.wait_for(main(), 10))
 
 
-def test_nothing_is_sent_once_the_scorer_is_closed(scripted):
+def test_nothing_is_sent_once_the_scorer_is_closed(scripted, monkeypatch):
+    """The scorer is closed while a file is being read."""
     began, release = threading.Event(), threading.Event()
 
-    class Slow:
-        """A file that is still being read when the scorer is closed."""
+    def read_slowly(*_):
+        began.set()
+        release.wait(10)
+        return b"1"
 
-        def read(self):
-            began.set()
-            release.wait(10)
-            return b"1"
+    monkeypatch.setattr("ma_agiqa_client._wire.images.read_file", read_slowly)
 
     async def scenario(scorer):
-        task = asyncio.create_task(scorer.score(Slow()))
+        task = asyncio.create_task(scorer.score("slow.png"))
         assert await asyncio.to_thread(began.wait, 10)
         await scorer.close()
         release.set()

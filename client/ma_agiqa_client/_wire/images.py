@@ -120,7 +120,9 @@ class Encoder:
             data = self._fetched(image, timeout_s)
         else:
             data = self._bytes(image)
-        return data if self.max_side is None else _reduced(data, self.max_side)
+        if self.max_side is None:
+            return data
+        return _checked(_reduced(data, self.max_side), "The image to send", MAX_IMAGE_BYTES)
 
     def _bytes(self, image: ImageLike) -> bytes:
         limit = MAX_IMAGE_BYTES if self.max_side is None else _MAX_READ_BYTES

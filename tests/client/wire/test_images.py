@@ -1,6 +1,8 @@
 """What the client sends for each kind of image: every case is decoded again with Pillow."""
 
 import io
+import os
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from PIL import Image
 
 from ma_agiqa_client import InvalidImageError
+from ma_agiqa_client._wire import images
 from ma_agiqa_client._wire.images import Encoder, check_sources
 
 encode_image = Encoder().encode
@@ -72,15 +75,31 @@ def test_pillow_images_that_cannot_be_sent():
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(InvalidImageError, match=r"absent\.png.*No such file"):
         encode_image(tmp_path / "absent.png")
+    (tmp_path / "empty.png").touch()
     with pytest.raises(InvalidImageError, match="directory"):
         encode_image(tmp_path)
+    with pytest.raises(InvalidImageError, match="Not a directory"):
+        encode_image(tmp_path / "empty.png" / "a.png")
     with pytest.raises(InvalidImageError, match="null"):
         encode_image("a\0b")
-    (tmp_path / "empty.png").touch()
     with pytest.raises(InvalidImageError, match="0 bytes"):
         encode_image(tmp_path / "empty.png")
     with pytest.raises(InvalidImageError, match="0 bytes"):
         encode_image(b"")
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
+    """Pipes would be waited for, and devices read without end."""
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zeros.png").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket.png"))
+        for name in ("pipe.png", "zeros.png", "socket.png"):
+            with pytest.raises(InvalidImageError, match=rf"{name}.*a pipe, a socket or a device"):
+                encode_image(tmp_path / name)
+    (tmp_path / "target").write_bytes(b"image")
+    (tmp_path / "link.png").symlink_to("target")
+    assert encode_image(tmp_path / "link.png") == b"image"
 
 
 @pytest.mark.parametrize("thing", [None, 7, ["a.png"], object(), Path])
@@ -127,6 +146,15 @@ def test_large_images_are_reduced_on_request_only():
     assert Encoder(max_side=60).encode(b"not an image") == b"not an image"  # the server says why
     with pytest.raises(ValueError, match="max_side"):
         Encoder(max_side=0)
+
+
+@pytest.mark.parametrize("max_side", [20, 100])
+def test_what_is_too_large_even_after_it_is_reduced(monkeypatch, max_side):
+    monkeypatch.setattr(images, "MAX_IMAGE_BYTES", 500)
+    large = Image.fromarray(RNG.integers(0, 256, (30, 30, 3), dtype=np.uint8))
+    with pytest.raises(InvalidImageError, match="more than 500 bytes"):
+        Encoder(max_side=max_side).encode(large)
+    assert len(Encoder(max_side=10).encode(large)) < 500
 
 
 def test_a_reduced_image_is_upright():
