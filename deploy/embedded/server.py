@@ -153,7 +153,7 @@ class EmbeddedTriton:
         """Stop the server and remove what it used; does nothing if it does not run.
 
         Args:
-            failed: the server does not score any more, so do not wait for what it computes.
+            failed: the server no longer scores, so do not wait for what it computes.
         """
         server, self._server = self._server, None
         if server:

@@ -56,7 +56,7 @@ def test_what_is_copied_exists_and_reaches_the_builder(dockerfile):
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES)
-def test_nobody_is_root(dockerfile):
+def test_no_image_runs_as_root(dockerfile):
     users = [arguments for word, arguments in instructions(dockerfile) if word == "USER"]
     assert users == ["1000:1000"]
 

@@ -29,7 +29,7 @@ CPU_LIMIT_S = 3.0  # CPU time: the clock would measure the other users of the ma
 MEMORY_LIMIT_MB = 1400
 HANG_S = 180.0
 ONE_IN = 50
-"""Every so many files there is one of a structure that costs time."""
+"""One file in this many has a structure that costs time."""
 
 WARM_UP_CASES = CASES // 5
 GROWTH_LIMIT_MB = 48  # the allocator's reserves vary by about half of this

@@ -1,4 +1,4 @@
-"""Work that no one waits for any more is not done, in any step of the shipped ensemble."""
+"""Work that no one waits for is not done, in any step of the shipped ensemble."""
 
 import threading
 import time

@@ -97,7 +97,7 @@ def test_costly_files_hold_up_no_one(stand_in_repository, costly, record_propert
             p95 = p95_s(server.grpc_url, SECONDS)
         server.check()
     record_property("summary", f"p95 {1000 * p95:.0f} ms, attackers got {outcomes}")
-    print(f"p95 {1000 * p95:.0f} ms beside costly files; attackers got {outcomes}")
+    print(f"p95 {1000 * p95:.0f} ms next to costly files; attackers got {outcomes}")
     assert set(outcomes) == {"StatusCode.INVALID_ARGUMENT"}
     assert p95 < 1.0
 

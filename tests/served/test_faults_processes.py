@@ -99,7 +99,7 @@ def test_a_stub_that_stops_is_noticed_by_the_canary(supervised):
     (stub,) = [pid for pid in supervised.pids("stub") if pid in supervised.pids("/mplug_owl2/")]
     os.kill(stub, signal.SIGSTOP)
     stopped = time.monotonic()
-    noticed = supervised.wait_for("does not score any more: ma_agiqa fails", lines) - stopped
+    noticed = supervised.wait_for("no longer scores: ma_agiqa fails", lines) - stopped
     back = supervised.wait_for("Serving again", lines) - stopped
     print(f"stopped: noticed after {noticed:.1f} s, served again after {back:.1f} s")
     assert noticed < 15

@@ -288,10 +288,10 @@ def test_a_dead_server_is_reported_and_nothing_changes(repository):
     before = state(repository)
     kept = versions.kept_versions(repository)[0]
     with (
-        ModelControl("127.0.0.1:9", "") as nobody,
+        ModelControl("127.0.0.1:9", "") as dead,
         pytest.raises(CheckpointError, match=r"not rolled back; .* did not show the"),
     ):
-        rollout.roll_back(repository, [nobody], kept)
+        rollout.roll_back(repository, [dead], kept)
     assert state(repository) == before
 
 

@@ -167,13 +167,13 @@ def shared_blocks_tiff(
 
 
 def zeros(size: int) -> bytes:
-    """So many zeros, deflated."""
+    """This many zeros, deflated."""
     deflate = zlib.compressobj(9)
     return deflate.compress(bytes(size)) + deflate.flush()
 
 
 def many_scans(side: int, scans: int) -> bytes:
-    """A progressive gray JPEG with so many scans more than an encoder writes."""
+    """A progressive gray JPEG with this many scans more than an encoder writes."""
     jpeg = encoded(Image.new("L", (side, side)), "JPEG", progressive=True)
     last = jpeg[jpeg.rindex(b"\xff\xda") : -2]
     return jpeg[:-2] + last * scans + b"\xff\xd9"

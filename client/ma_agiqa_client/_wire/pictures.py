@@ -11,7 +11,7 @@ from ma_agiqa_client._wire.arrays import wrong_array
 from ma_agiqa_client.errors import InvalidImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "GIF", "TIFF")
-"""The formats that the server reads. Others are not opened: for EPS, Pillow runs Ghostscript."""
+"""Formats that are opened here; the server also reads AVIF. For EPS, Pillow runs Ghostscript."""
 
 _SIXTEEN_BITS = ("PNG", "PPM")  # whose mode I has values in 0-65535
 

@@ -116,7 +116,7 @@ class _Request:
         self._in_backlog = False
 
     def _check(self) -> None:
-        """Stop the work if no client waits for it any more."""
+        """Stop the work if no client waits for it."""
         if reason := deadlines.unwanted(self._request, "preprocess"):
             raise _UnwantedError(reason)
 
@@ -157,7 +157,7 @@ class _Request:
 
 
 class _UnwantedError(Exception):
-    """No client waits for the request any more."""
+    """No client waits for the request."""
 
 
 _FAILED = "The image could not be prepared; the server's log says why."

@@ -45,7 +45,7 @@ def test_each_file_counts_once(folder):
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_file_that_a_folder_passes_over_still_counts_beside_it():
+def test_a_file_that_a_folder_passes_over_still_counts_next_to_it():
     assert images("imgs", "imgs/.cache/e.png")[-1] == "imgs/.cache/e.png"
 
 

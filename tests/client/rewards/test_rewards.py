@@ -176,7 +176,7 @@ def test_trl_gets_a_tensor():
 
 
 def verl(image, **others):
-    """One call as verl-omni's managers make it: by keyword, with what they have besides."""
+    """One call as verl-omni's managers make it: by keyword, with what else they have."""
     return rewards.compute_score(
         data_source="prompts", solution_image=image, ground_truth="a cat", extra_info={}, **others
     )

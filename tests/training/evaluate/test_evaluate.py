@@ -86,7 +86,7 @@ def test_every_image_of_a_part_is_scored_as_alone(place, tmp_path, part):
     np.testing.assert_allclose(gates.to_numpy(float), output.gate[0].numpy(), atol=1e-5)
 
 
-def test_report_and_files_say_the_same_beside_the_papers_number(place, tmp_path):
+def test_report_and_files_say_the_same_next_to_the_papers_number(place, tmp_path):
     printed = run("--checkpoint", place / "run", "--part", "test", "--output", tmp_path / "new")
     report = (tmp_path / "new" / "report.md").read_text()
     assert printed.startswith(report)
@@ -107,7 +107,7 @@ def test_report_and_files_say_the_same_beside_the_papers_number(place, tmp_path)
     assert sum(group["count"] for group in result["generators"].values()) == len(frame)
 
 
-def test_the_papers_number_stands_only_beside_the_papers_model(place, tmp_path):
+def test_the_papers_number_stands_only_next_to_the_papers_model(place, tmp_path):
     config = load_config(place / "config.yaml", {"scorer.inputs": "[quality]"})
     printed = run("--checkpoint", save_run(tmp_path / "quality", config))
     assert "| small" in printed
@@ -311,7 +311,7 @@ def test_what_is_not_defined_is_null_in_json():
         measure(frame.iloc[:4])
 
 
-def test_the_papers_subset_stands_beside_ours(place, tmp_path):
+def test_the_papers_subset_stands_next_to_ours(place, tmp_path):
     values = yaml.safe_load((place / "config.yaml").read_text())
     values["data"]["name"] = "AIGCQA-20k"
     values["data"]["subsets"] = [

@@ -239,7 +239,7 @@ def test_names_may_hold_dollar_signs(ours, baseline, tmp_path):
     assert len(list((tmp_path / "figures").iterdir())) == 4
 
 
-def test_answers_stand_beside_their_images(tmp_path):
+def test_answers_stand_next_to_their_images(tmp_path):
     pixels = np.zeros((30, 60, 3), np.uint8)
     answers = {"Is it good?": "It is. " * 30, "Costs $1?": "Yes, $1_2."}
     figure = draw_answers([(pixels, answers), (pixels, {"Why?": "Because."})])

@@ -42,7 +42,7 @@ class Server:
         self.admission.read()
 
     def work(self, batches: int, images: int, batch_s: float) -> None:
-        """Compute batches of so many images each, while others wait."""
+        """Compute batches of this many images each, while others wait."""
         self.read(owl=1)
         for _ in range(batches):
             for _ in range(7):

@@ -85,7 +85,7 @@ def no_thread(monkeypatch):
 
 
 def arrivals(*phases: tuple[float, float]) -> list[float]:
-    """Random times of requests: phases of so many a second, for so many seconds."""
+    """Random times of requests: phases of a rate per second and a length in seconds."""
     chance, times, start = random.Random(1), [], 0.0
     for rate, seconds in phases:
         time = start

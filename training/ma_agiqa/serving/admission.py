@@ -13,8 +13,8 @@ cancelled, or failed in a later step, are never counted as waiting. Without metr
 refused. The same metrics tell how long batches of each size take (`BatchTime`), which is what a
 server can do; how many images a second it scored says only how many it got.
 
-A request with the parameter `traffic_class` "bulk" gets a third of the room, so that a job without
-hurry is refused long before people are.
+A request with the parameter `traffic_class` "bulk" gets a third of the room, so that a job that
+can wait is refused long before people are.
 """
 
 import json
@@ -48,7 +48,7 @@ _IMAGES_WEIGHT = 1 / 32  # weight of the last request in the average number of i
 _BULK_SHARE = 1 / 3  # of the room, for bulk requests
 
 TRAFFIC_CLASS = "traffic_class"
-"""Request parameter: "bulk" for work without hurry; anything else is interactive."""
+"""Request parameter: "bulk" for work that can wait; anything else is interactive."""
 
 logger = logging.getLogger(__name__)
 
