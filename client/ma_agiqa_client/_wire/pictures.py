@@ -2,6 +2,7 @@
 
 import os
 import threading
+from importlib.util import find_spec
 from typing import IO, Any
 
 import numpy as np
@@ -10,8 +11,9 @@ from PIL import ExifTags, Image
 from ma_agiqa_client._wire.arrays import wrong_array
 from ma_agiqa_client.errors import InvalidImageError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "GIF", "TIFF")
-"""Formats that are opened here; the server also reads AVIF. For EPS, Pillow runs Ghostscript."""
+_HAS_AVIF = find_spec("PIL.AvifImagePlugin") is not None  # Pillow 11.3 or later
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "GIF", "TIFF", *(("AVIF",) if _HAS_AVIF else ()))
+"""Formats that are opened here: those of the server. For EPS, Pillow would run Ghostscript."""
 
 _SIXTEEN_BITS = ("PNG", "PPM")  # whose mode I has values in 0-65535
 

@@ -11,7 +11,7 @@ from ma_agiqa_client._wire.images import UnchangingFile
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".pam"),
 )
 """File name extensions, in upper or lower case, of the images in a folder."""
 
@@ -22,7 +22,7 @@ COPIES_MARK = ".copies_of_ma-agiqa"
 """Name of a file that marks a folder of --copy-best."""
 
 _OTHER_IMAGES = (
-    *(".avif", ".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpx", ".jxr", ".svg", ".svgz"),
+    *(".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpx", ".jxr", ".svg", ".svgz"),
     *(".psd", ".tga", ".ico", ".icns", ".exr", ".hdr", ".eps", ".pdf", ".dds", ".qoi", ".apng"),
     *(".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"),
 )

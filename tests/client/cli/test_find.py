@@ -147,7 +147,7 @@ def test_a_name_that_ends_in_a_carriage_return(folder):
 
 
 def test_what_is_passed_over_is_said(folder):
-    for name in ["x.avif", "X.HEIC", "y.jxl", "no_ending", "z.svg", "sub/w.avif"]:
+    for name in ["x.jxr", "X.HEIC", "y.jxl", "no_ending", "z.svg", "sub/w.jxr"]:
         (folder / name).touch()
     (folder / "linked").symlink_to("sub")
     (folder / "loop").symlink_to(".")
@@ -155,7 +155,7 @@ def test_what_is_passed_over_is_said(folder):
     assert len(list(listing)) == 4
     said = listing.passed_over()
     for part in (
-        "2 of the kind .avif, such as imgs/x.avif",
+        "2 of the kind .jxr, such as imgs/x.jxr",
         "1 of the kind .heic, such as imgs/X.HEIC",
         "1 of the kind .jxl",
         "2 without an extension, such as imgs/data",

@@ -135,6 +135,12 @@ def test_one_image_is_not_several(one):
         check_sources(io.BytesIO(b"a"))
 
 
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "AVIF", "BMP", "PPM", "GIF", "TIFF"])
+def test_every_served_format_is_reduced(name):
+    data = saved(Image.new("RGB", (600, 300)), name)
+    assert decoded(Encoder(max_side=60).encode(data)).shape == (30, 60, 3)
+
+
 def test_large_images_are_reduced_on_request_only():
     large = Image.fromarray(RNG.integers(0, 256, (300, 600, 3), dtype=np.uint8))
     data = saved(large, "PNG")
