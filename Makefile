@@ -8,7 +8,7 @@ HOST ?= localhost:8001
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo score serve test test-slow test-all test-baselines test-bulk fuzz audit deploy-tools lint format train-demo paper clean load overload faults soak
+.PHONY: help install demo score serve test test-slow test-all test-baselines test-bulk fuzz audit deploy-tools image-requirements lint format train-demo paper clean load overload faults soak
 
 help: ## list the tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -69,12 +69,18 @@ test-bulk: $(INSTALLED) ## run the tests of bulk jobs, which need Ray (100 MB)
 	$(BIN)/python -m pytest tests/client/bulk/test_bulk.py
 
 fuzz: $(INSTALLED) ## decode 20,000 damaged images, and send another 2,000 to a real server
-	FUZZ_CASES=20000 $(BIN)/python -m pytest -s -k mutated \
+	FUZZ_CASES=20000 $(BIN)/python -m pytest -s -k mutated -o faulthandler_timeout=7200 \
 	  tests/security/test_image_fuzz.py tests/served/test_hostile_requests.py
 
 audit: $(INSTALLED) ## look up the pinned packages in PyPI's list of known vulnerabilities, or in the one that AUDIT names
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt pip-audit
 	$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt $(AUDIT)
+
+image-requirements: $(INSTALLED) ## write deploy/docker/requirements.txt, the pinned and hashed packages of the server's image
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	echo click | $(BIN)/uv pip compile training/pyproject.toml --extra answers - --quiet \
+	  --constraints constraints.txt --python-version 3.12 --python-platform linux \
+	  --generate-hashes --no-annotate --no-header --output-file deploy/docker/requirements.txt
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check .

@@ -70,6 +70,12 @@ def test_commands_can_be_parsed(page, monkeypatch):
         assert done.exit_code == 0, f"{words}: {done.output}"
 
 
+@every_page
+def test_python_blocks_are_python(page):  # those of the READMEs and the client's pages also run
+    for block in re.findall(r"^```python\n(.*?)^```$", PAGES[page], re.DOTALL | re.MULTILINE):
+        compile(block, page, "exec")
+
+
 def anchors(text: str) -> set[str]:
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}

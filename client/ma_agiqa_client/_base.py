@@ -1,20 +1,39 @@
 """What `Scorer` and `AsyncScorer` have in common: their settings."""
 
+import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ma_agiqa_client._core.plan import Core
 from ma_agiqa_client._wire.images import Encoder
 from ma_agiqa_client.connection import Compression, Connection, Tls, check_urls
 from ma_agiqa_client.errors import CannotExplainError
-from ma_agiqa_client.explain import Inquiry
+from ma_agiqa_client.explain import Answers, Inquiry
 from ma_agiqa_client.retry import Clock, Retry
 
 _TransportT = TypeVar("_TransportT")
 
+_inherited: list[Any] = []
+"""What a forked process got from its parent: it must not be used there, nor be deleted."""
+
+_fork_lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    global _fork_lock
+    _fork_lock = threading.Lock()  # another thread of the parent may have held the old one
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
 
 class BaseScorer(Generic[_TransportT]):
-    """The settings of a scorer. Opens no connection."""
+    """The settings of a scorer. Opens no connection.
+
+    A scorer can be pickled, and used after a fork: the other process makes its own connection.
+    """
 
     _connect: Callable[[str, Connection], _TransportT]
 
@@ -63,28 +82,49 @@ class BaseScorer(Generic[_TransportT]):
         Raises:
             ValueError: an argument is out of its range, or a certificate cannot be read.
         """
+        arguments = {name: value for name, value in locals().items() if name != "self"}
+        self._arguments: dict[str, Any] = arguments
         self._urls = check_urls(url)
         self._timeout_s = Clock(timeout_s).timeout_s
         self._encoder = Encoder(fetch_urls, max_side)
-        self._connection = Connection(tls, token, metadata, compression, keepalive_s, version)
         self._can_explain = transport is None
+        connection = Connection(tls, token, metadata, compression, keepalive_s, version)
         self._transports = (
-            [self._connect(one, self._connection) for one in self._urls]
+            [self._connect(one, connection) for one in self._urls]
             if transport is None
             else [transport]
         )
         self._core = Core(self._urls[: len(self._transports)], retry or Retry(), version)
         self._closed = False
+        self._process = os.getpid()
         self._prepare()
 
     def _prepare(self) -> None:
         """Make what only one kind of scorer needs."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self._arguments
+
+    def __setstate__(self, arguments: dict[str, Any]) -> None:
+        BaseScorer.__init__(self, **arguments)
+
+    def _is_inherited(self) -> bool:
+        """Return whether the connections belong to the process that was forked."""
+        return self._process != os.getpid()
+
     def _clock(self, timeout_s: float | None) -> Clock:
         """Start the clock of a call."""
         if self._closed:
             raise RuntimeError(f"This {type(self).__name__} is closed. Make another one.")
+        if self._is_inherited():
+            with _fork_lock:
+                if self._is_inherited():
+                    _inherited.append(vars(self).copy())
+                    BaseScorer.__init__(self, **self._arguments)
         return Clock(self._timeout_s if timeout_s is None else timeout_s)
+
+    def _answers(self, clock: Clock) -> Answers:
+        return Answers(self._transports[0], self._urls[0], self._core, clock)
 
     def _inquiry(self, question: str | None, max_tokens: int) -> Inquiry:
         """Check what is asked about an image, and that this scorer can ask it."""

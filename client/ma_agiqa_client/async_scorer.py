@@ -8,6 +8,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable
 from contextlib import aclosing
+from functools import partial
 from typing import Any, TypeVar
 
 from ma_agiqa_client._base import BaseScorer, check_max_in_flight
@@ -16,10 +17,9 @@ from ma_agiqa_client._core.cancellation import cancelled
 from ma_agiqa_client._core.ordering import Sequencer, best_first
 from ma_agiqa_client._core.transport import AsyncTransport
 from ma_agiqa_client._wire.aio import AsyncGrpcTransport
-from ma_agiqa_client._wire.images import ImageLike, check_sources, detach
+from ma_agiqa_client._wire.images import ImageLike, check_sources
 from ma_agiqa_client.card import ModelCard
-from ma_agiqa_client.errors import InvalidImageError
-from ma_agiqa_client.explain import MAX_ANSWER_TOKENS, AnswerPart, AsyncAnswerChannel, Inquiry
+from ma_agiqa_client.explain import MAX_ANSWER_TOKENS, AnswerPart, Inquiry
 from ma_agiqa_client.retry import Clock
 from ma_agiqa_client.score import Failure, Score
 
@@ -29,19 +29,24 @@ _T = TypeVar("_T")
 
 
 class AsyncScorer(BaseScorer[AsyncTransport]):
-    """`Scorer` for asyncio: the same methods, to be awaited in one event loop.
+    """`Scorer` for asyncio: the same methods, to be awaited in any event loop.
 
-    A call ends when its task is cancelled, also on the server. Files are read and arrays are
-    turned into bytes on threads, so the event loop is not blocked.
+    A call ends when its task is cancelled, and the server is told. Files are read on threads, so
+    the event loop is not blocked. Each event loop has connections of its own.
     """
 
     _connect = AsyncGrpcTransport
 
-    async def score(
+    def score(
         self, source: ImageLike, *, maps: bool = False, timeout_s: float | None = None
-    ) -> Score:
-        """Score one image; as `Scorer.score`."""
-        return await self._run(self._core.score(source, maps, self._clock(timeout_s), source))
+    ) -> Coroutine[Any, Any, Score]:
+        """Score one image; as `Scorer.score`.
+
+        To be awaited. All but files given by their path is read before this returns, so it may be
+        changed or closed even if the coroutine is awaited later.
+        """
+        image = self._encoder.take(source, files_wait=True)
+        return self._score(image, source, maps, timeout_s)
 
     def score_many(
         self,
@@ -90,7 +95,7 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
         To be used with `async for`. To stop early, call `aclose()` on the iterator.
         """
         clock, inquiry = self._clock(timeout_s), self._inquiry(question, max_tokens)
-        return self._parts(source, inquiry, clock)
+        return self._parts(self._encoder.take(source, files_wait=True), inquiry, clock)
 
     async def model(self, *, timeout_s: float | None = None) -> ModelCard:
         """Ask which model is served and what its numbers mean; as `Scorer.model`."""
@@ -105,9 +110,10 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
         if self._closed:
             return
         self._closed = True
+        if self._is_inherited():
+            return
         for task in list(self._in_flight):
-            task.cancel()
-        await self._answers.close()
+            task.get_loop().call_soon_threadsafe(task.cancel)
         for transport in self._transports:
             await transport.close()
 
@@ -119,7 +125,9 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
 
     def _prepare(self) -> None:
         self._in_flight: set[asyncio.Future[Any]] = set()
-        self._answers = AsyncAnswerChannel(self._urls[0], self._connection, self._core)
+
+    async def _score(self, image: Any, source: Any, maps: bool, timeout_s: float | None) -> Score:
+        return await self._run(self._core.score(image, maps, self._clock(timeout_s), source))
 
     async def _run(self, plan: do.Plan[_T]) -> _T:
         """Carry out a plan on this loop; `_core/plan.py` has a picture of the plans."""
@@ -151,18 +159,25 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
             case do.Sleep(seconds):
                 return await self._unless_closed(asyncio.sleep(seconds))
 
-    async def _encode(self, source: ImageLike, timeout_s: float) -> bytes:
-        if isinstance(source, bytes) and self._encoder.max_side is None:
-            return self._encoder.encode(source, timeout_s)
-        return await asyncio.to_thread(self._encoder.encode, source, timeout_s)
+    async def _encode(self, image: Any, timeout_s: float) -> bytes:
+        if isinstance(image, bytes) and self._encoder.max_side is None:
+            return self._encoder.encode(image, timeout_s)
+        return await asyncio.to_thread(self._encoder.encode, image, timeout_s)
 
     async def _parts(
-        self, source: ImageLike, inquiry: Inquiry, clock: Clock
+        self, image: Any, inquiry: Inquiry, clock: Clock
     ) -> AsyncGenerator[AnswerPart, None]:
-        image = await self._encode(source, clock.left_s())
-        async with aclosing(self._answers.parts(inquiry, image, clock)) as parts:
-            async for part in parts:
-                yield part
+        data = await self._encode(image, clock.left_s())
+        if self._closed:
+            raise cancelled()
+        try:
+            async with aclosing(self._answers(clock).parts_async(inquiry, data)) as parts:
+                async for part in parts:
+                    yield part
+        except asyncio.CancelledError:
+            if self._closed:
+                raise cancelled() from None
+            raise
 
     async def _unless_closed(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Wait for something that `close` cancels."""
@@ -193,18 +208,16 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
         sequencer = Sequencer(ordered)
         tasks: set[asyncio.Task[None]] = set()
 
-        async def work(source: Any, index: int) -> None:
+        async def work(image: Any, source: Any, index: int) -> None:
             try:
-                clock = self._clock(timeout_s)
-                plan = self._core.attempt(detach(source), maps, clock, source, index)
+                plan = self._core.attempt(image, maps, self._clock(timeout_s), source, index)
                 done.put_nowait(await self._run(plan))
-            except InvalidImageError as error:
-                done.put_nowait(self._core.failure(error, clock, source, index))
             except BaseException as error:  # the scorer is closed, or a bug: raised below
                 done.put_nowait(error)
 
         async def feed() -> None:
             """Start the work; at the end report how many images there were."""
+            files_wait = isinstance(sources, list | tuple)
             try:
                 each = _each(sources)
                 for index in itertools.count():
@@ -214,7 +227,11 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
                     except StopAsyncIteration:
                         done.put_nowait(index)
                         return
-                    task = asyncio.create_task(work(source, index))
+                    image: Any = source  # bytes cannot change
+                    if not isinstance(source, bytes):
+                        take = partial(self._encoder.take, source, files_wait=files_wait)
+                        image = await asyncio.to_thread(take)
+                    task = asyncio.create_task(work(image, source, index))
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
             except BaseException as error:  # from the caller's iterator: raised below

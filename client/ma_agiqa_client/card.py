@@ -2,9 +2,9 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ class ModelCard:
         """
         strings = {name: _string(parameters, name) for name in _STRINGS}
         mos_min, mos_max = _number(parameters, "mos_min"), _number(parameters, "mos_max")
-        if not mos_min < mos_max:
+        if not (mos_min < mos_max and math.isfinite(mos_max - mos_min)):
             raise _malformed("mos_max", str(mos_max), f"a number above mos_min = {mos_min}")
         return cls(
             mos_min=mos_min,
@@ -108,7 +108,7 @@ def _number(parameters: Mapping[str, str], name: str) -> float:
 
 def _version(parameters: Mapping[str, str]) -> int:
     text = parameters.get("version", "0")
-    if not text.isdecimal():
+    if not re.fullmatch("[0-9]{1,18}", text):
         raise _malformed("version", text, "a whole number")
     return int(text)
 
@@ -122,21 +122,22 @@ def _metrics(parameters: Mapping[str, str]) -> Mapping[str, Any]:
 
 def _quantiles(parameters: Mapping[str, str]) -> tuple[float, ...]:
     values = _json(parameters, "mos_quantiles")
-    expected = "a JSON list of 101 finite numbers in ascending order"
-    if not isinstance(values, list) or len(values) != len(_PERCENTS):
+    try:
+        quantiles = np.array(values, np.float64)
+    except (TypeError, ValueError, OverflowError):  # no numbers, or too large for a float
+        quantiles = np.array([np.nan])
+    ascending = np.isfinite(quantiles).all() and (np.diff(quantiles) >= 0).all()
+    if quantiles.shape != _PERCENTS.shape or not ascending:
+        expected = "a JSON list of 101 finite numbers in ascending order"
         raise _malformed("mos_quantiles", parameters["mos_quantiles"], expected)
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
-        raise _malformed("mos_quantiles", parameters["mos_quantiles"], expected)
-    if any(after < before for before, after in pairwise(values)):
-        raise _malformed("mos_quantiles", parameters["mos_quantiles"], expected)
-    return tuple(float(value) for value in values)
+    return tuple(quantiles.tolist())
 
 
 def _json(parameters: Mapping[str, str], name: str) -> Any:
     text = _string(parameters, name)
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _malformed(name, text, "JSON") from error
 
 

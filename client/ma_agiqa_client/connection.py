@@ -1,21 +1,27 @@
 """How a channel to a server is set up: address, TLS, headers, keepalive, compression."""
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-import grpc  # type: ignore[import-untyped]
+import grpc
 
 __all__ = ["Compression", "Tls"]
 
 Compression: TypeAlias = Literal["gzip", "deflate"]
 
 _MAX_MESSAGE_BYTES = 2**31 - 1
-_LOOPBACK = ("localhost:", "127.", "[::1]:", "unix:")
+_COMPRESSION = {"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
+_TARGET = re.compile(
+    r"(?:dns:(?://[^/]*/)?|ipv[46]:)?"  # the schemes of gRPC
+    r"(?P<host>\[[0-9a-fA-F:.%\w]+\]|[^\s:/?#@,\[\]]+):(?P<port>[0-9]+)(?:,[^\s/?#@]+:[0-9]+)?"
+)
+_LOOPBACK = re.compile(r"localhost|127\.[0-9.]+|0\.0\.0\.0|\[::1?\]", re.IGNORECASE)
 _AUTHORIZATION = ("authorization", "triton-grpc-protocol-authorization")
 """One for proxies, one for Triton itself, which only looks at headers with this prefix."""
 
@@ -94,14 +100,28 @@ class Connection:
                     "'-', '_' and '.', and not 'grpc-' at the start."
                 )
 
+    def open_channel(self, url: str, grpc_module: Any) -> Any:
+        """Make a channel of `grpc` or `grpc.aio`; it connects at the first call."""
+        options = self._channel_args(url)
+        if self.tls:
+            return grpc_module.secure_channel(url, self.tls.credentials(), options=options)
+        return grpc_module.insecure_channel(url, options=options)
+
+    def call_options(self, timeout_s: float) -> dict[str, Any]:
+        """Return the keyword arguments of one call of gRPC."""
+        return {
+            "timeout": max(timeout_s, 0.0),
+            "metadata": tuple(self.headers().items()),
+            "compression": _COMPRESSION[self.compression] if self.compression else None,
+        }
+
     def headers(self) -> dict[str, str]:
         """Return the headers of one call, with the trace context of the caller."""
         token = self.token() if callable(self.token) else self.token
         authorization = dict.fromkeys(_AUTHORIZATION, f"Bearer {token}") if token else {}
         return {**_trace_headers(), **(self.metadata or {}), **authorization}
 
-    def channel_args(self, url: str) -> list[tuple[str, int | str]]:
-        """Return all channel arguments; they replace those of Triton's client, sizes included."""
+    def _channel_args(self, url: str) -> list[tuple[str, int | str]]:
         arguments: list[tuple[str, int | str]] = [
             ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
@@ -127,18 +147,26 @@ class Connection:
 
 
 def check_url(url: str) -> str:
-    """Check that an address is one for gRPC, such as `localhost:8001` or `dns:///host:8001`.
+    """Check an address for gRPC, such as `localhost:8001`, `dns:///host:8001` or `unix:/a/socket`.
+
+    Returns:
+        The address without blanks around it and without slashes at its end.
 
     Raises:
-        ValueError: it begins with the scheme of another protocol, or is empty.
+        ValueError: it is the address of another protocol, or lacks a valid port.
     """
-    scheme, separator, rest = url.partition("://")
-    if not url or (separator and scheme in ("http", "https", "grpc", "grpcs")):
-        raise ValueError(
-            f"Got the address {url!r}; expected HOST:PORT of the server's gRPC port, "
-            f"such as {rest.rstrip('/') if ':' in rest else 'localhost:8001'}."
-        )
-    return url
+    if url.strip().startswith("unix:"):
+        return url.strip()
+    target = url.strip().rstrip("/")
+    found = _TARGET.fullmatch(target)
+    if found and 1 <= int(found["port"][:6]) <= 65535:
+        return target
+    reason = f" The port {found['port']} is not in 1 to 65535." if found else ""
+    host = target.rpartition("//")[2].partition(":")[0] or "localhost"
+    raise ValueError(
+        f"Got the address {url!r}; expected HOST:PORT of the server's gRPC port, such as "
+        f"{host}:8001.{reason}"
+    )
 
 
 def check_urls(url: str | Sequence[str]) -> tuple[str, ...]:
@@ -147,15 +175,32 @@ def check_urls(url: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         ValueError: as in `check_url`, or there is no address, or one is given twice.
     """
-    urls = (url,) if isinstance(url, str) else tuple(url)
+    urls = tuple(map(check_url, (url,) if isinstance(url, str) else url))
     if not urls or len(set(urls)) < len(urls):
         raise ValueError(f"Got the addresses {list(urls)}; expected at least one, each only once.")
-    return tuple(map(check_url, urls))
+    return urls
 
 
 def is_loopback(url: str) -> bool:
     """Return whether an address is on this machine."""
-    return url.rpartition("///")[2].startswith(_LOOPBACK) or url.startswith("unix:")
+    found = _TARGET.fullmatch(url)
+    return url.startswith("unix:") or bool(found and _LOOPBACK.fullmatch(found["host"]))
+
+
+def proxy_advice(url: str) -> str:
+    """Return a sentence about the proxy that calls to an address go through; empty if none does."""
+    found = _TARGET.fullmatch(url)
+    names = ("grpc_proxy", "https_proxy", "http_proxy")  # where gRPC looks, in this order
+    proxy = next((name for name in names if os.environ.get(name)), None)
+    if found is None or proxy is None or is_loopback(url):
+        return ""
+    direct = os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy") or ""  # noqa: SIM112
+    if any(part.strip() and found["host"].endswith(part.strip()) for part in direct.split(",")):
+        return ""
+    return (
+        f" Calls go through the proxy that the environment variable {proxy} names; if it cannot "
+        f"reach the server, set no_proxy={found['host']}."
+    )
 
 
 def _pem(name: str, path: str | PathLike[str] | None) -> bytes | None:

@@ -46,7 +46,14 @@ class ClientError(Exception):
 
 
 class InvalidImageError(ClientError):
-    """The image cannot be scored. Other images are not affected."""
+    """The image cannot be scored. Other images are not affected.
+
+    Attributes:
+        wrong_array: whether it was an array or Pillow image of another dtype, shape or range: a
+            mistake of the program that made it, rather than a fault of one image.
+    """
+
+    wrong_array: bool = False
 
 
 class ServerUnavailableError(ClientError):

@@ -4,6 +4,7 @@
 ...     print(scorer.score("cat.png").mos)
 """
 
+import os
 from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -16,10 +17,9 @@ from ma_agiqa_client._core.cancellation import CallGroup, cancelled
 from ma_agiqa_client._core.ordering import Sequencer, best_first
 from ma_agiqa_client._core.transport import Transport
 from ma_agiqa_client._wire.grpc import GrpcTransport
-from ma_agiqa_client._wire.images import ImageLike, check_sources, detach
+from ma_agiqa_client._wire.images import ImageLike, check_sources
 from ma_agiqa_client.card import ModelCard
-from ma_agiqa_client.errors import InvalidImageError
-from ma_agiqa_client.explain import MAX_ANSWER_TOKENS, AnswerChannel, AnswerPart
+from ma_agiqa_client.explain import MAX_ANSWER_TOKENS, AnswerPart
 from ma_agiqa_client.score import Failure, Score
 
 __all__ = ["Scorer"]
@@ -82,8 +82,11 @@ class Scorer(BaseScorer[Transport]):
 
         The server gathers the requests into batches. `sources` is consumed lazily, on the caller's
         thread: at most `max_in_flight` images ahead of the results taken so far. To stop early,
-        call `close()` on the iterator: it cancels the requests in flight. Arrays, buffers and files
-        may be reused or closed once the next image is asked for.
+        call `close()` on the iterator: it cancels the requests in flight.
+
+        Whatever an image is, it may be reused, changed, overwritten or closed once the next one is
+        asked for. So the files of a generator are read one after the other; those of a list or
+        tuple are read on several threads.
 
         Args:
             sources: images as `score` takes them, or one array of 4 dimensions; may be endless.
@@ -171,7 +174,7 @@ class Scorer(BaseScorer[Transport]):
         """
         clock, inquiry = self._clock(timeout_s), self._inquiry(question, max_tokens)
         image = self._encoder.encode(source, clock.left_s())
-        return self._answers.parts(inquiry, image, clock)
+        return self._parts(self._answers(clock).parts(inquiry, image))
 
     def model(self, *, timeout_s: float | None = None) -> ModelCard:
         """Ask which model is served and what its numbers mean.
@@ -191,8 +194,9 @@ class Scorer(BaseScorer[Transport]):
         if self._closed:
             return
         self._closed = True
+        if self._is_inherited():
+            return
         self._calls.cancel()
-        self._answers.close()
         for transport in self._transports:
             transport.close()
 
@@ -204,7 +208,6 @@ class Scorer(BaseScorer[Transport]):
 
     def _prepare(self) -> None:
         self._calls = CallGroup()
-        self._answers = AnswerChannel(self._urls[0], self._connection, self._core)
 
     def _run(self, plan: do.Plan[_T], calls: CallGroup) -> _T:
         """Carry out a plan on this thread; `_core/plan.py` has a picture of the plans."""
@@ -222,6 +225,14 @@ class Scorer(BaseScorer[Transport]):
             return result
         finally:
             plan.close()
+
+    def _parts(self, parts: Generator[AnswerPart, None, None]) -> Generator[AnswerPart, None, None]:
+        try:
+            yield from parts
+        except ValueError as error:
+            if self._closed:
+                raise cancelled() from error
+            raise
 
     def _unless_closed(self, error: Exception) -> Exception:
         """gRPC raises a ValueError if a channel is used that another thread has closed."""
@@ -251,41 +262,39 @@ class Scorer(BaseScorer[Transport]):
         pool = ThreadPoolExecutor(max_in_flight, thread_name_prefix="ma-agiqa")
         calls = CallGroup(self._calls)
         done: SimpleQueue[Score | Failure | BaseException] = SimpleQueue()
-        sequencer, in_flight = Sequencer(ordered), 0
+        sequencer, in_flight, process = Sequencer(ordered), 0, os.getpid()
+        files_wait = isinstance(sources, list | tuple)
 
-        def work(image: ImageLike, source: Any, index: int) -> None:
+        def work(image: Any, source: Any, index: int) -> None:
             try:
                 clock = self._clock(timeout_s)
                 done.put(self._run(self._core.attempt(image, maps, clock, source, index), calls))
-            except BaseException as error:  # the scorer is closed, or a bug: raised by `_next`
+            except BaseException as error:  # the scorer is closed, or a bug: raised by `finished`
                 done.put(error)
 
-        def submit(source: Any, index: int) -> None:
-            try:
-                pool.submit(copy_context().run, work, detach(source), source, index)
-            except InvalidImageError as error:
-                done.put(self._core.failure(error, self._clock(timeout_s), source, index))
+        def finished() -> list[Score | Failure]:
+            """Wait for the next outcome; return those whose turn it is."""
+            if os.getpid() != process:
+                raise RuntimeError("The process was forked while scoring. Call score_many again.")
+            outcome = done.get()
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return sequencer.add(outcome)
 
         try:
             for index, source in enumerate(sources):
-                submit(source, index)
+                image = self._encoder.take(source, files_wait=files_wait)
+                pool.submit(copy_context().run, work, image, source, index)
                 in_flight += 1
                 while in_flight == max_in_flight or not done.empty():
-                    for outcome in sequencer.add(_next(done)):
+                    for outcome in finished():
                         in_flight -= 1
                         yield outcome
             while in_flight:
-                for outcome in sequencer.add(_next(done)):
+                for outcome in finished():
                     in_flight -= 1
                     yield outcome
         finally:
-            calls.cancel()
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _next(done: "SimpleQueue[Score | Failure | BaseException]") -> Score | Failure:
-    """Wait for the next outcome; raise it if it is an error of the run."""
-    outcome = done.get()
-    if isinstance(outcome, BaseException):
-        raise outcome
-    return outcome
+            if os.getpid() == process:
+                calls.cancel()
+                pool.shutdown(wait=False, cancel_futures=True)

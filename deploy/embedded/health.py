@@ -14,6 +14,7 @@ from embedded.http import BusyError, RefusedError, TritonHttp
 
 ENSEMBLE = "ma_agiqa"
 """What the names of the ensembles that clients ask for begin with."""
+EMBEDDER = "mplug_owl2"
 
 SELF_TEST_TIMEOUT_S = 300.0
 """Generous: the first inference of a large model compiles and pages in its weights."""
@@ -50,11 +51,34 @@ def self_test(server: TritonHttp) -> ServedModel:
     """
     try:
         _score(server, ENSEMBLE, SELF_TEST_TIMEOUT_S, SELF_TEST_TIMEOUT_S)
-        parameters = server.get(f"/v2/models/{ENSEMBLE}/config", SELF_TEST_TIMEOUT_S)["parameters"]
+        for name in sorted(server.states(SELF_TEST_TIMEOUT_S)):
+            if name.startswith(ENSEMBLE):
+                _check_binding(server, name)
+        text = _parameters(server, ENSEMBLE)
     except RefusedError as error:
         raise NotScoringError(f"scoring a test image failed: {_phrase(error)}") from error
-    text = {name: value["string_value"] for name, value in parameters.items()}
     return ServedModel(name=text.get("name", ENSEMBLE), note=text.get("note", ""))
+
+
+def _check_binding(server: TritonHttp, ensemble: str) -> None:
+    """Refuse a scorer that was exported for another embedder than is served."""
+    bound = {
+        name.removeprefix("embedder_"): value
+        for name, value in _parameters(server, ensemble).items()
+        if name.startswith("embedder_") and value
+    }
+    served = _parameters(server, EMBEDDER) if bound else {}
+    for name, value in bound.items():
+        if served.get(name, value) != value:
+            raise NotScoringError(
+                f"{ensemble} was exported for another embedder than {EMBEDDER} is: its {name} is "
+                f"{served[name]}, not {value}; export the checkpoint of {ensemble} again"
+            )
+
+
+def _parameters(server: TritonHttp, model: str) -> dict[str, str]:
+    found = server.get(f"/v2/models/{model}/config", SELF_TEST_TIMEOUT_S)["parameters"]
+    return {name: value["string_value"] for name, value in found.items()}
 
 
 class Health:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from embedded.security import CLOSED_HEADER
 
 _HEADER_SIZE = "Inference-Header-Content-Length"
-_BUSY = (http.HTTPStatus.SERVICE_UNAVAILABLE, 499)  # 499: cancelled
+_LATE = "DEADLINE_EXCEEDED"  # what a step says when it drops a request; the status is 400
 _FAULTS = (OSError, http.client.HTTPException)
 
 
@@ -27,7 +27,9 @@ class BusyError(RefusedError):
 
 
 class TritonHttp:
-    """Asks one server; a connection for each request.
+    """Asks one server, by connections that stay open: it accepts no new one while it has too many.
+
+    Only one thread at a time may use it.
 
     Args:
         http_url: http://host:port of the server.
@@ -37,6 +39,12 @@ class TritonHttp:
     def __init__(self, http_url: str, closed_key: str):
         self._url = http_url
         self._headers = {CLOSED_HEADER: closed_key}
+        self._connections: dict[tuple[str, str], http.client.HTTPConnection] = {}
+
+    def close(self) -> None:
+        """Close the connections; the next request opens another."""
+        while self._connections:
+            self._connections.popitem()[1].close()
 
     def is_ok(self, url: str, timeout_s: float) -> bool:
         """Whether GET of an address of this server returns 200."""
@@ -89,23 +97,41 @@ class TritonHttp:
     ) -> tuple[bytes, int]:
         """The answer, and the size of its JSON part if tensors follow it."""
         address = urlsplit(url)
-        connection = http.client.HTTPConnection(
-            address.hostname or "", address.port, timeout=timeout_s
-        )
+        kind = method, address.netloc  # an image that is given up costs its connection, not GET's
+        kept = self._connections.pop(kind, None)
+        connection = kept or http.client.HTTPConnection(address.hostname or "", address.port)
+        sent = method, address.path, body, {**self._headers, **(headers or {})}
         try:
-            connection.request(method, address.path, body, {**self._headers, **(headers or {})})
-            response = connection.getresponse()
-            answer = response.read()
+            response, answer = _exchange(connection, timeout_s, *sent)
         except TimeoutError as error:
             raise BusyError(f"no answer within {timeout_s:.3g} s") from error
         except _FAULTS as error:
+            if kept:  # the server may have closed it
+                return self._ask(method, url, timeout_s, body, headers)
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise RefusedError(f"no answer from {address.netloc}: {reason}") from error
-        finally:
-            connection.close()
+        self._connections[kind] = connection
         if response.status != http.HTTPStatus.OK:
-            raise (BusyError if response.status in _BUSY else RefusedError)(_sentence(answer))
+            said = _sentence(answer)
+            busy = response.status == http.HTTPStatus.SERVICE_UNAVAILABLE or _LATE in said
+            raise (BusyError if busy else RefusedError)(said)
         return answer, int(response.headers.get(_HEADER_SIZE, len(answer)))
+
+
+def _exchange(
+    connection: http.client.HTTPConnection, timeout_s: float, *sent: Any
+) -> tuple[http.client.HTTPResponse, bytes]:
+    """Send a request and read the answer; close the connection if that fails."""
+    connection.timeout = timeout_s
+    if connection.sock:
+        connection.sock.settimeout(timeout_s)
+    try:
+        connection.request(*sent)
+        response = connection.getresponse()
+        return response, response.read()
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _parse(answer: bytes) -> Any:

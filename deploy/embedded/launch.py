@@ -2,7 +2,9 @@
 
 import compileall
 import contextlib
+import ctypes
 import errno
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,7 +103,7 @@ def check_repository(repository: Path, complete: bool, explain: bool = False) ->
         explain: it has to hold the model that answers questions.
 
     Raises:
-        RepositoryError: something is missing.
+        RepositoryError: something is missing, or a model asks for a GPU and there is none.
     """
     export = "run `python export/to_triton.py` to write one"
     if not repository.is_dir():
@@ -110,6 +112,17 @@ def check_repository(repository: Path, complete: bool, explain: bool = False) ->
         raise RepositoryError(
             f"The model repository {repository} has no {ANSWERING_MODEL}/config.pbtxt, which "
             f"--explain asks for: {export}."
+        )
+    wants_gpu = [
+        model
+        for model in models_to_load(repository, explain)
+        if re.search(r"kind:\s*KIND_GPU", (repository / model / "config.pbtxt").read_text())
+    ]
+    if wants_gpu and not _has_gpu():
+        raise RepositoryError(
+            f"The model repository {repository} was exported for a GPU ({', '.join(wants_gpu)}), "
+            "and CUDA finds none on this machine: start it where `nvidia-smi` lists one, or "
+            "export with --device cpu."
         )
     if not complete:
         return
@@ -123,6 +136,16 @@ def check_repository(repository: Path, complete: bool, explain: bool = False) ->
             f"The model repository {repository} has no version of maniqa_moe with a model.pt: "
             f"{export}."
         )
+
+
+def _has_gpu() -> bool:
+    """Whether CUDA's driver finds a device."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    return cuda.cuInit(0) == cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
 def find_ports(wanted: Ports | None, address: str = LOOPBACK) -> Ports:
@@ -165,9 +188,12 @@ def _bind(listener: socket.socket, address: str, service: str, port: int) -> Non
 
 
 def models_to_load(repository: Path, explain: bool) -> list[str]:
-    """Names of the repository's models; the one that answers questions only to `explain`."""
-    folders = (path for path in repository.iterdir() if path.is_dir() and path.name[0] != ".")
-    return sorted(path.name for path in folders if explain or path.name != ANSWERING_MODEL)
+    """Names of the repository's models; the one that answers questions only to `explain`.
+
+    Folders without a configuration are none: Triton could not load them.
+    """
+    names = (file.parent.name for file in repository.glob("[!.]*/config.pbtxt"))
+    return sorted(name for name in names if explain or name != ANSWERING_MODEL)
 
 
 def compile_models(repository: Path, models: Sequence[str]) -> None:

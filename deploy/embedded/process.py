@@ -1,7 +1,10 @@
 """One running tritonserver with its guard, from the launch to the last trace of it."""
 
 import contextlib
+import fcntl
+import os
 import secrets
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,10 +14,16 @@ from pathlib import Path
 from typing import IO, cast
 
 from embedded.errors import ServeError
-from embedded.guard import FAILED, READY, REAP_TIMEOUT_S, remove_regions
+from embedded.guard import (
+    FAILED,
+    READY,
+    REAP_TIMEOUT_S,
+    make_regions_private,
+    remove_regions,
+)
 from embedded.launch import Launch, Ports, Tracing, metrics_address, server_options
 from embedded.processes import group_members, is_alive, model_of_stub, reap_orphans
-from embedded.runtime import find_runtime
+from embedded.runtime import TritonRuntime, find_runtime
 from embedded.security import Security, write_key
 
 _GUARD = Path(__file__).resolve().parent / "guard.py"
@@ -47,23 +56,25 @@ class TritonServer:
 
         Raises:
             UnsupportedMachineError: it cannot run here.
-            ServeError: the log or a key cannot be written.
+            ServeError: the log, a key or a temporary file cannot be written.
         """
         runtime = find_runtime(launch.tritonserver)
         self._shm_prefix = launch.shm_prefix or f"ma-agiqa-{secrets.token_hex(6)}-"
         self._grace_s = _GRACE_FACTOR * launch.exit_timeout_s
         self._stubs: dict[int, str] = {}
         self._key_files: list[Path] = []
-        self._scratch = Path(tempfile.mkdtemp(prefix="ma-agiqa-serve-"))
+        self._scratch = _scratch_folder()
         try:
             remove_regions(self._shm_prefix)  # of a server that was killed together with its guard
             admin_key = launch.admin_key or secrets.token_hex(16)
             command = [
                 *(sys.executable, "-I", "-S", str(_GUARD)),
                 *(str(self._scratch), self._shm_prefix, str(self._grace_s)),
-                str(runtime.tritonserver),
-                *server_options(repository, models, ports, self._shm_prefix, launch, tracing),
-                *runtime.lay_out_backends(self._scratch),
+                *(str(log_file or ""), str(runtime.tritonserver)),
+                *server_options(
+                    self._plain_path(repository), models, ports, self._shm_prefix, launch, tracing
+                ),
+                *self._lay_out_backends(runtime),
                 *security.options(admin_key),
                 *launch.options,
             ]
@@ -94,6 +105,7 @@ class TritonServer:
 
     def mark_ready(self) -> None:
         """Grant the long grace period at the end, and note the processes of the models."""
+        make_regions_private(self._shm_prefix)  # before the first image, as the guard does later
         self._tell_guard(READY)
         self.note_processes()
 
@@ -128,6 +140,24 @@ class TritonServer:
         remove_regions(self._shm_prefix)
         self._remove_files()
 
+    def _plain_path(self, repository: Path) -> Path:
+        """The repository's path, or that of a link to it where Triton could not pass it on."""
+        if _is_plain(repository):
+            return repository
+        link = self._scratch / "models"
+        link.symlink_to(repository)
+        return link
+
+    def _lay_out_backends(self, runtime: TritonRuntime) -> list[str]:
+        try:
+            return runtime.lay_out_backends(self._scratch)
+        except OSError as error:  # shutil.Error is one, and holds a list of those of every file
+            reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error
+            raise ServeError(
+                f"The backends, 3 MB, cannot be copied to {self._scratch} ({reason}): free some "
+                "space there, name another folder by the variable TMPDIR, or raise `ulimit -f`."
+            ) from error
+
     def _tell_guard(self, word: bytes) -> None:
         with contextlib.suppress(BrokenPipeError):
             self._stdin.write(word)
@@ -145,15 +175,43 @@ class TritonServer:
                 file.unlink()
 
 
+def _is_plain(path: Path) -> bool:
+    """Whether Triton can start a stub with this path: it is a word of a shell's command line."""
+    return shlex.quote(str(path)) == str(path)
+
+
+def _scratch_folder() -> Path:
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="ma-agiqa-serve-"))
+    except OSError as error:
+        raise ServeError(f"No folder for temporary files can be made: {error}.") from error
+    if not _is_plain(folder):
+        folder.rmdir()
+        raise ServeError(
+            f"The folder for temporary files, {folder.parent}, has a space or another character "
+            "in its path that Triton cannot pass on: name another by the variable TMPDIR."
+        )
+    return folder
+
+
 def _open_log(log_file: Path | None) -> contextlib.AbstractContextManager[IO[bytes] | None]:
-    """Open the log; None stands for stderr of this process."""
+    """Open the log, for this server alone; None stands for stderr of this process."""
     if log_file is None:
         return contextlib.nullcontext()
     try:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        return log_file.open("wb")
+        log = log_file.open("ab")
+        if log_file.is_file():
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by the guard until its end
+            os.truncate(log.fileno(), 0)
+    except BlockingIOError:
+        log.close()
+        raise ServeError(
+            f"Another server writes to the log file {log_file}: name another with --log-file."
+        ) from None
     except OSError as error:
         raise ServeError(
             f"The log file {log_file} cannot be written ({error.strerror}): "
             "name another with --log-file."
         ) from error
+    return log

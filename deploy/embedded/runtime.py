@@ -110,6 +110,7 @@ def find_runtime(program: Path | None = None) -> TritonRuntime:
 
 def _wheel_runtime() -> WheelRuntime:
     _check_platform()
+    _check_paths()
     package = _find_wheel()
     _check_numpy()
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -145,6 +146,18 @@ def _check_platform() -> None:
             "The embedded server runs on Linux with glibc on x86-64 or aarch64, "
             f"this is {found}: use such a machine, {_OTHER_WAYS}."
         )
+
+
+def _check_paths() -> None:
+    """Python in the stub knows no letters but ASCII, whatever the locale is."""
+    spec = importlib.util.find_spec("ma_agiqa")
+    for folder in (sys.prefix, *((spec and spec.submodule_search_locations) or ())):
+        if not folder.isascii():
+            raise UnsupportedMachineError(
+                f"The embedded server cannot import Python packages from {folder}, whose path has "
+                "letters that are not ASCII: move them to a path without, and install them there "
+                f"again (`make install`), {_OTHER_WAYS}."
+            )
 
 
 def _find_wheel() -> Path:

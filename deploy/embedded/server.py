@@ -15,6 +15,7 @@ from pathlib import Path
 
 from embedded.drain import drain
 from embedded.errors import ServeError, ServerFailedError
+from embedded.guard import previous_log
 from embedded.health import NotScoringError, ServedModel, self_test
 from embedded.http import TritonHttp
 from embedded.launch import (
@@ -51,9 +52,11 @@ class EmbeddedTriton:
         ports: the ports listened on; chosen in `start` if `free_ports`.
         log_file: everything that tritonserver and its models write, from this start only; None if
             they write to stderr of this process.
+        http: asks the server for what is closed to others.
         model: what the ensemble's configuration says about the model; None without self-test.
     """
 
+    http: TritonHttp
     ports: Ports
     log_file: Path | None
     model: ServedModel | None
@@ -117,11 +120,6 @@ class EmbeddedTriton:
         """Address of the Prometheus metrics."""
         return f"http://{self._launch.local_address}:{self.ports.metrics}/metrics"
 
-    @property
-    def http(self) -> TritonHttp:
-        """Asks the server for what is closed to others."""
-        return TritonHttp(self.http_url, self.security.closed_key)
-
     def __enter__(self) -> "EmbeddedTriton":
         self.start()
         return self
@@ -155,10 +153,11 @@ class EmbeddedTriton:
         """Stop the server and remove what it used; does nothing if it does not run.
 
         Args:
-            failed: the server does not score any more, so do not wait for what it computes.
+            failed: the server no longer scores, so do not wait for what it computes.
         """
         server, self._server = self._server, None
         if server:
+            self.http.close()
             server.stop(failed)
 
     @property
@@ -185,7 +184,7 @@ class EmbeddedTriton:
         self._wanted_ports = self.ports
         if self.log_file:
             with contextlib.suppress(OSError):
-                self.log_file.replace(self.log_file.with_suffix(".previous.log"))
+                self.log_file.replace(previous_log(self.log_file))
         self.start()
 
     def drain(self, timeout_s: float) -> bool:
@@ -222,6 +221,7 @@ class EmbeddedTriton:
     def _start_once(self) -> None:
         self.ports = find_ports(self._wanted_ports, self._launch.address)
         self.log_file = self._choose_log_file()
+        self.http = TritonHttp(self.http_url, self.security.closed_key)
         try:
             models = models_to_load(self.repository, self._explain)
             compile_models(self.repository, models)

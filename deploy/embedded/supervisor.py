@@ -1,4 +1,4 @@
-"""Watches a running server and starts it again when it does not score any more."""
+"""Watches a running server, and restarts it when it no longer scores."""
 
 import time
 from collections import deque
@@ -92,7 +92,7 @@ class _Watch:
         """Look at the processes often, and score a test image at intervals.
 
         Raises:
-            ServerFailedError: tritonserver has ended, or does not score any more.
+            ServerFailedError: tritonserver has ended, or no longer scores.
         """
         next_s = time.monotonic() + self._interval_s
         while True:
@@ -124,7 +124,6 @@ class _Watch:
     def _failure(self, reason: str, dead: list[str]) -> ServerFailedError:
         died = f"The process of model {', '.join(dead)} ended unexpectedly. " if dead else ""
         return ServerFailedError(
-            f"{died}The server does not score any more: {reason}. "
-            f"{where_is(self._server.log_file)}",
+            f"{died}The server no longer scores: {reason}. {where_is(self._server.log_file)}",
             self._server.log_file,
         )

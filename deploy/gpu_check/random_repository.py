@@ -19,6 +19,7 @@ from ma_agiqa.benchmark.random_weights import write_random_weights
 from ma_agiqa.benchmark.scorer import random_scorer
 from ma_agiqa.checkpoints import ModelCard, load_scorer, save_checkpoint
 from ma_agiqa.checkpoints.card import official_card, utc_now
+from ma_agiqa.checkpoints.embedder_binding import EmbedderIdentity
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config
 from ma_agiqa.lmm.sources import DEMO_EMBEDDER
 from ma_agiqa.networks.scorer import MAAGIQAConfig
@@ -47,7 +48,8 @@ def main(preset: str, device: str, dtype: str, output: Path) -> None:
     scorer, card = random_scorer(config, torch.device("cpu")), _card(preset, embedder)
     save_checkpoint(output / "checkpoint", scorer, card)
     source = Source(scorer, card, "0" * 64)
-    NewVersion(source, output / "repository", embedder, dtype, device == "gpu").publish()
+    identity = EmbedderIdentity.of(embedder, dtype)
+    NewVersion(source, output / "repository", identity, device == "gpu").publish()
     click.echo(output / "repository")
 
 

@@ -59,7 +59,7 @@ def compare(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[st
 @click.command()
 @url_option
 @repository_option
-@click.option("--rounds", default=7, show_default=True, help="Rounds that count.")
+@click.option("--rounds", default=7, show_default=True, help="Number of rounds to measure.")
 @positive("--seconds", 3.0, "How long each contestant is measured in each round.")
 @click.option(
     "--in-flight",

@@ -12,6 +12,7 @@ itself, such as the request log of the served steps, becomes fields of its own n
 not in that format (tables, what libraries print) becomes `message` alone, so nothing is lost.
 """
 
+import io
 import json
 import re
 import sys
@@ -60,5 +61,4 @@ def _json_object(text: str) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    sys.stdin.reconfigure(errors="replace")
-    convert(sys.stdin, sys.stdout)
+    convert(io.TextIOWrapper(sys.stdin.buffer, errors="replace"), sys.stdout)

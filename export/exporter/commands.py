@@ -14,12 +14,15 @@ from exporter import rollout, versions
 from exporter.formats import ARITHMETICS
 from exporter.model_control import ModelControl, read_credentials, read_key
 from exporter.new_version import KEEP, REPOSITORY, NewVersion, Source
+from ma_agiqa.checkpoints.embedder_binding import EmbedderIdentity
 from ma_agiqa.errors import ConfigError, MAAGIQAError
 from ma_agiqa.lmm.sources import DEMO_EMBEDDER, DTYPE_ALIASES, DTYPES, PAPER_EMBEDDER
 
 DEMO_CHECKPOINT = Path(__file__).resolve().parents[2] / "training" / "checkpoints" / "demo"
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+_DTYPE = click.Choice([*DTYPE_ALIASES, *DTYPES])
 
 _PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -131,15 +134,15 @@ def main() -> None:
 @click.option(
     "--embedder",
     metavar="SOURCE",
-    help=f"mPLUG-Owl2: hub id, local folder, or 'demo'. Default: 'demo' for the demo model, else "
-    f"{PAPER_EMBEDDER}.",
+    help="mPLUG-Owl2: hub id, local folder, or 'demo'. It must have the weights that the scorer "
+    f"was trained with. Default: where they were then; for the authors' file, {PAPER_EMBEDDER}.",
 )
 @click.option(
     "--dtype",
-    type=click.Choice([*DTYPE_ALIASES, *DTYPES]),
-    help="Type of mPLUG-Owl2's weights. Default: float32 for the demo model; else float16 on a "
-    "GPU, bfloat16 on a CPU. At the paper's size 16 bits take 16.1 GB, int8 8.2 and int4 4.7, at "
-    "a loss that `python -m ma_agiqa benchmark dtypes` shows on your images.",
+    type=_DTYPE,
+    help="Type of mPLUG-Owl2's weights. Default: that of the training; for the authors' file "
+    "float16 on a GPU, bfloat16 on a CPU. At the paper's size 16 bits take 16.1 GB, int8 8.2 and "
+    "int4 4.7, at a loss that `python -m ma_agiqa benchmark dtypes` shows on your images.",
 )
 @click.option(
     "--device",
@@ -182,23 +185,35 @@ def export(
             f"The checkpoint is of preset {source.card.preset!r}, not {preset!r}. Leave --preset "
             "out, or give another --checkpoint."
         )
-    is_demo = source.card.preset == "demo"
+    trained = source.card.embedder
     gpu = torch.cuda.is_available() if device == "auto" else device == "gpu"
-    embedder = embedder or (DEMO_EMBEDDER if is_demo else PAPER_EMBEDDER)
+    embedder = embedder or trained.get("source") or PAPER_EMBEDDER
     if Path(embedder).is_dir():  # servers are started in other folders
         embedder = str(Path(embedder).resolve())
-    dtype = dtype or ("float32" if is_demo else "float16" if gpu else "bfloat16")
-    dtype = DTYPE_ALIASES.get(dtype, dtype)
-    version = NewVersion(source, repository, embedder, dtype, gpu, arithmetic, keep).publish()
+    usual = "float32" if embedder == DEMO_EMBEDDER else "float16" if gpu else "bfloat16"
+    served = _long_name(dtype) or trained.get("dtype") or usual
+    identity = EmbedderIdentity.of(embedder, served)
+    new = NewVersion(source, repository, identity, gpu, arithmetic, keep, any_dtype=bool(dtype))
+    version = new.publish()
     click.echo(
         f"Wrote version {version} of {source.card.name} to {repository} "
-        f"(mPLUG-Owl2: {embedder}, {dtype}, on the {'GPU' if gpu else 'CPU'})."
+        f"(mPLUG-Owl2: {embedder}, {served}, on the {'GPU' if gpu else 'CPU'})."
     )
+
+
+def _long_name(dtype: str | None) -> str | None:
+    return DTYPE_ALIASES.get(dtype, dtype) if dtype else None
 
 
 @main.command()
 @_servers
 @_checkpoint
+@click.option(
+    "--dtype",
+    type=_DTYPE,
+    help="The type of mPLUG-Owl2's weights at the servers, where the checkpoint was trained in "
+    "another and you accept what that changes.",
+)
 @_scorer
 @_repository
 @_keep
@@ -206,6 +221,7 @@ def export(
 def activate(
     servers: Sequence[str],
     checkpoint: Path | None,
+    dtype: str | None,
     arithmetic: str,
     repository: Path,
     keep: int,
@@ -217,8 +233,8 @@ def activate(
     active one and must give the scores that it has in this process; then they switch, and no
     request fails. If one does not pass, all serve what they did.
 
-    mPLUG-Owl2, its dtype and the device stay as they are served: to change those, use `export` and
-    restart the servers.
+    mPLUG-Owl2, its dtype and the device stay as they are served, and a checkpoint that was trained
+    with another mPLUG-Owl2 is refused: to change those, use `export` and restart the servers.
 
     \b
     python export/to_triton.py activate localhost:8001 --checkpoint runs/my_model
@@ -226,7 +242,7 @@ def activate(
         --repository /shared/models --admin-key-file admin.key
     """
     source = Source.read(checkpoint or DEMO_CHECKPOINT)
-    new = NewVersion.for_running(source, repository, arithmetic, keep)
+    new = NewVersion.for_running(source, repository, arithmetic, keep, _long_name(dtype))
     with _connect(servers, **access) as controls:
         version = new.activate(controls)
     click.echo(f"Version {version} of {source.card.name} is active at {', '.join(servers)}.")

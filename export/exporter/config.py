@@ -31,8 +31,9 @@ class DeploymentSettings:
     """How the models run, as opposed to what they compute.
 
     Attributes:
-        embedder: source of mPLUG-Owl2, as `ma_agiqa.lmm.sources.build_embedder` takes it.
-        dtype: type that mPLUG-Owl2's weights are kept in, one of `ma_agiqa.lmm.sources.DTYPES`.
+        embedder: parameters of `mplug_owl2`: "embedder" is the source of mPLUG-Owl2 and "dtype" the
+            type that its weights are kept in, as `ma_agiqa.lmm.sources.build_embedder` takes
+            them; it refuses to load other "weights_sha256" or "prompts".
         gpu: whether mPLUG-Owl2 and the scorer run on the GPU, one instance on each.
         queue_delay_us: how long an idle model waits for more images, in microseconds.
         warmup_batches: batch sizes that are run before a model reports that it is ready.
@@ -40,8 +41,7 @@ class DeploymentSettings:
             networks, see `ma_agiqa.serving.admission`.
     """
 
-    embedder: str
-    dtype: str
+    embedder: Mapping[str, str]
     gpu: bool
     queue_delay_us: int
     warmup_batches: tuple[int, ...]
@@ -119,7 +119,7 @@ def _embedder(specs: Specs, settings: DeploymentSettings) -> ModelConfig:
         EMBEDDER,
         inputs,
         [specs[name] for name in (*_EMBEDDINGS, "NEXT_TOKEN")],
-        parameters={"embedder": settings.embedder, "dtype": settings.dtype},
+        parameters=settings.embedder,
         backend="python",
         # Each instance holds its own weights: 16.4 GB at the paper's size in 16 bits.
         instance_group=_instances(settings.gpu),
@@ -163,7 +163,7 @@ def _answer(specs: Specs, settings: DeploymentSettings) -> ModelConfig:
         [specs["IMAGE"], specs["QUESTION"]],
         [specs["TEXT"]],
         parameters={
-            "embedder": settings.embedder,  # for its tokenizer
+            "embedder": settings.embedder["embedder"],  # for its tokenizer
             "view_size": str(specs["SEMANTIC_VIEW"].shape[0]),
         },
         backend="python",

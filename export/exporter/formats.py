@@ -65,10 +65,10 @@ def choose_arithmetic(model: MAAGIQA, arithmetic: str, gpu: bool, mos_range: flo
         return model
     dtype = torch.float32 if arithmetic == "auto" else getattr(torch, arithmetic)
     fast = accelerate(model, dtype, gpu=gpu)
+    names: tuple[str, ...] = ("score",)
+    limit = SCORE_TOLERANCE * mos_range / 5
     if dtype == torch.float32:
         names, limit = ScorerOutput._fields, TORCHSCRIPT_TOLERANCE
-    else:
-        names, limit = ("score",), SCORE_TOLERANCE * mos_range / 5
     change = _largest_change(model, fast, names, limit)
     if change <= limit:
         logger.info(

@@ -32,9 +32,10 @@ Scorer = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
 class Embedder(Protocol):
     """What is used of a `ma_agiqa.lmm.embedder.PromptEmbedder`."""
 
-    image_size: int
+    @property
+    def image_size(self) -> int: ...
 
-    def __call__(self, views: Tensor) -> dict[str, Tensor]: ...
+    def __call__(self, views: Tensor, /) -> dict[str, Tensor]: ...
 
 
 def golden_images() -> list[bytes]:

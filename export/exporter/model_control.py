@@ -5,8 +5,9 @@ keeps it in a file that only its user can read.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -14,11 +15,11 @@ import numpy as np
 import torch
 from google.protobuf import json_format
 from torch import Tensor
-from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
+from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.grpc.model_config_pb2 import ModelConfig
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from exporter.golden import Golden, Scores, compare
+from exporter.golden import Golden, compare
 from exporter.versions import EMBEDDER
 from ma_agiqa.errors import CheckpointError, ConfigError
 
@@ -26,6 +27,7 @@ KEY_VARIABLE = "MA_AGIQA_ADMIN_KEY"
 _KEY_HEADER = "triton-grpc-protocol-admin-key"
 _TOKEN_HEADERS = ("authorization", "triton-grpc-protocol-authorization")
 _LOGS = Path(__file__).resolve().parents[2] / "logs"
+_EMBEDDINGS = ("SEMANTIC", "COHERENCE")
 _TIMEOUT_S = 1800.0
 """For one load; the paper's scorer reads 0.7 GB."""
 
@@ -129,57 +131,53 @@ class ModelControl:
         with self._explained(f"unload {model}"):
             self._client.unload_model(model, headers=self._headers, client_timeout=_TIMEOUT_S)
 
+    def parameters(self, model: str) -> dict[str, str]:
+        """The parameters in the configuration with which a model is loaded.
+
+        Raises:
+            CheckpointError: it is not loaded, or the server does not answer.
+        """
+        with self._explained(f"show the configuration of {model}"):
+            config = self._client.get_model_config(
+                model, headers=self._headers, client_timeout=_TIMEOUT_S
+            ).config
+        return {name: value.string_value for name, value in config.parameters.items()}
+
     def check(self, model: str, golden: Golden) -> float:
         """Send the golden images to an ensemble; return the largest difference.
 
         Raises:
             CheckpointError: it does not answer, or gives other scores than expected.
         """
-        where = f"{model} at {self.url}"
-        with self._explained(f"score with {model}"):
-            return compare(golden, self._scores(model, golden.images), where)
+        files = (np.array([[image]], dtype=np.object_) for image in golden.images)
+        rows = [self.ask(model, "IMAGE", file, "SCORE", "GATE") for file in files]
+        score, gate = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+        return compare(golden, (score, gate), f"{model} at {self.url}")
 
-    def embed(self, views: Tensor) -> dict[str, Tensor]:
-        """Have the server's `mplug_owl2` embed views, one at a time.
-
-        Args:
-            views: uint8 (N, side, side, 3).
-
-        Returns:
-            "semantic" and "coherence", each float32 (N, hidden).
+    def ask(self, model: str, name: str, array: np.ndarray, *outputs: str) -> list[np.ndarray]:
+        """Send one array to a model's input `name`; return its outputs.
 
         Raises:
-            CheckpointError: it does not answer.
+            CheckpointError: it does not answer, or lacks an output.
         """
-        pairs = []
-        for view in views.numpy():
-            tensor = InferInput("SEMANTIC_VIEW", [1, *view.shape], "UINT8")
-            tensor.set_data_from_numpy(view[None])
-            with self._explained(f"embed with {EMBEDDER}"):
-                pairs.append(_outputs(self._infer(EMBEDDER, tensor), "SEMANTIC", "COHERENCE"))
-        semantic, coherence = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
-        return {
-            "semantic": torch.from_numpy(semantic),
-            "coherence": torch.from_numpy(coherence),
-        }
+        tensor = InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+        tensor.set_data_from_numpy(array)
+        with self._explained(f"compute {outputs[0]} with {model}"):
+            result = self._client.infer(
+                model, [tensor], headers=self._headers, client_timeout=_TIMEOUT_S
+            )
+        arrays = [result.as_numpy(output) for output in outputs]
+        if any(array is None or array.size == 0 for array in arrays):
+            raise CheckpointError(
+                f"The server's answer lacks {' or '.join(outputs)}. Look for the reason in its log."
+            )
+        return arrays
 
     def __enter__(self) -> "ModelControl":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._client.close()
-
-    def _scores(self, model: str, images: Sequence[bytes]) -> Scores:
-        pairs = []
-        for image in images:
-            tensor = InferInput("IMAGE", [1, 1], "BYTES")
-            tensor.set_data_from_numpy(np.array([[image]], dtype=np.object_))
-            pairs.append(_outputs(self._infer(model, tensor), "SCORE", "GATE"))
-        score, gate = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
-        return score, gate
-
-    def _infer(self, model: str, tensor: InferInput) -> InferResult:
-        return self._client.infer(model, [tensor], headers=self._headers, client_timeout=_TIMEOUT_S)
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -196,27 +194,24 @@ class ModelControl:
             raise CheckpointError(f"The server at {self.url} did not {what}: {reason}.") from error
 
 
-def _outputs(result: InferResult, *names: str) -> tuple[np.ndarray, ...]:
-    arrays = tuple(result.as_numpy(name) for name in names)
-    if any(array is None or array.size == 0 for array in arrays):
-        raise CheckpointError(
-            f"The server's answer lacks {' or '.join(names)}. Look for the reason in its log."
-        )
-    return arrays
-
-
+@dataclass(frozen=True)
 class ServedEmbedder:
-    """The embedder of a running server, called as `ma_agiqa.lmm.embedder.PromptEmbedder` is."""
+    """The embedder of a running server, called as `ma_agiqa.lmm.embedder.PromptEmbedder` is.
 
-    def __init__(self, server: ModelControl, image_size: int) -> None:
-        """Name the server.
+    Attributes:
+        server: runs `mplug_owl2`.
+        image_size: side of the view that it takes, in pixels.
+    """
 
-        Args:
-            server: runs `mplug_owl2`.
-            image_size: side of the view that it takes, in pixels.
-        """
-        self.image_size = image_size
-        self._server = server
+    server: ModelControl
+    image_size: int
 
     def __call__(self, views: Tensor) -> dict[str, Tensor]:
-        return self._server.embed(views)
+        """Embed views, uint8 (N, side, side, 3), one at a time; raises `CheckpointError`."""
+        rows = [
+            self.server.ask(EMBEDDER, "SEMANTIC_VIEW", v[None], *_EMBEDDINGS) for v in views.numpy()
+        ]
+        return {
+            name.lower(): torch.from_numpy(np.concatenate(parts))
+            for name, parts in zip(_EMBEDDINGS, zip(*rows, strict=True), strict=True)
+        }

@@ -43,6 +43,8 @@ def locked(repository: Path) -> Iterator[None]:
     folder = os.open(repository, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(folder), os.stat(repository)):  # it has been replaced
+            raise BlockingIOError
         yield
     except BlockingIOError as error:
         raise ConfigError(
@@ -52,18 +54,29 @@ def locked(repository: Path) -> Iterator[None]:
         os.close(folder)
 
 
-def make_golden(repository: Path, scorer: torch.nn.Module, server: ModelControl) -> Golden:
+def make_golden(
+    repository: Path, scorer: torch.nn.Module, servers: Sequence[ModelControl]
+) -> Golden:
     """Score the golden images in process, with the embedder that the repository names.
 
     The demo's embedder is built here. Others (the paper's takes 16.4 GB) are asked of the server's
     `mplug_owl2`, which an activation never changes; the scorer runs in process in either case.
+
+    Raises:
+        CheckpointError: a server runs another embedder than the repository names.
     """
     served = versions.read_parameters(repository, versions.EMBEDDER)
+    for server in servers:
+        if server.parameters(versions.EMBEDDER) != served:
+            raise CheckpointError(
+                f"The server at {server.url} runs another {versions.EMBEDDER} than {repository} "
+                "has by now. Restart it; it then serves the active version."
+            )
     if (served["embedder"], served["dtype"]) == (DEMO_EMBEDDER, "float32"):
         embedder: Embedder = build_embedder(DEMO_EMBEDDER)
     else:
         view = versions.read_config(repository, versions.EMBEDDER).input[0]
-        embedder = ServedEmbedder(server, image_size=view.dims[0])
+        embedder = ServedEmbedder(servers[0], image_size=view.dims[0])
     tolerance = _GPU_TOLERANCE if versions.runs_on_gpu(repository) else _CPU_TOLERANCE
     return Golden.compute(embedder, scorer, tolerance)
 
@@ -190,8 +203,9 @@ def roll_back(repository: Path, servers: Sequence[ModelControl], to: int | None)
             f"{', '.join(map(str, kept)) or 'none'}, and {active} is active. Choose one with --to."
         )
     try:
+        versions.check_embedder(repository, version)
         scorer = _read_scorer(repository / versions.SCORER / str(version) / "model.pt")
-        golden = make_golden(repository, scorer, servers[0])
+        golden = make_golden(repository, scorer, servers)
         for server in servers:
             server.load(versions.ensemble_name(version))
             _check(server, version, golden)

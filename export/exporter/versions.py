@@ -13,14 +13,14 @@ included.
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from ma_agiqa.errors import ConfigError
-from ma_agiqa.files import write_whole
+from ma_agiqa.files import replace_folder, write_whole
 
 ENSEMBLE = "ma_agiqa"
 EMBEDDER = "mplug_owl2"
@@ -81,8 +81,7 @@ def write_config(repository: Path, config: ModelConfig) -> None:
     """
     if has_config(repository, config.name) and read_config(repository, config.name) == config:
         return
-    text = text_format.MessageToString(config, as_utf8=True)
-    write_whole(_config_file(repository, config.name), _HEADER + text)
+    write_whole(_config_file(repository, config.name), _text(config))
 
 
 def _config_file(repository: Path, model: str) -> Path:
@@ -120,15 +119,41 @@ def active_version(repository: Path) -> int | None:
     return version
 
 
+def stored_versions(repository: Path) -> list[int]:
+    """Numbers of the versions whose files are there, kept or not, in ascending order."""
+    folders = (repository / SCORER).glob("*")
+    return sorted(int(folder.name) for folder in folders if folder.name.isdigit())
+
+
 def next_version(repository: Path) -> int:
     """One more than the highest number there is, kept or not."""
-    folders = (repository / SCORER).glob("*")
-    return max((int(folder.name) for folder in folders if folder.name.isdigit()), default=0) + 1
+    return max([0, *stored_versions(repository)]) + 1
 
 
 def card_of(repository: Path, version: int) -> dict[str, str]:
     """The card of a kept version, as strings."""
     return read_parameters(repository, ensemble_name(version))
+
+
+def check_embedder(repository: Path, version: int) -> None:
+    """Check that a version goes with the embedder of the repository.
+
+    Raises:
+        ConfigError: its scorer was exported for other weights or another dtype. What was written
+            by a program that did not note them is accepted.
+    """
+    served, card = read_parameters(repository, EMBEDDER), card_of(repository, version)
+    for name, bound in bound_embedder(served).items():
+        if bound and card.get(name, bound) != bound:
+            raise ConfigError(
+                f"Version {version} in {repository} was exported for another mPLUG-Owl2 than is "
+                f"served there: {name} is {card[name]}, not {bound}. Export its checkpoint again."
+            )
+
+
+def bound_embedder(served: Mapping[str, str]) -> dict[str, str]:
+    """What the card of a scorer says about its embedder, from the parameters of `mplug_owl2`."""
+    return {f"embedder_{name}": served.get(name, "") for name in ("dtype", "weights_sha256")}
 
 
 def own_ensemble(active: ModelConfig, version: int) -> ModelConfig:
@@ -169,21 +194,35 @@ def set_active(repository: Path, version: int) -> None:
 
 def forget(repository: Path, version: int) -> None:
     """Remove a version: its ensemble first, then its place in the policy, then its files."""
-    ensemble = repository / ensemble_name(version)
-    if ensemble.exists():
-        shutil.rmtree(ensemble)
+    _remove(repository / ensemble_name(version))
     scorer = read_config(repository, SCORER)
     write_config(repository, serve_versions(scorer, kept_versions(repository)))
-    shutil.rmtree(repository / SCORER / str(version), ignore_errors=True)
+    _remove(repository / SCORER / str(version))
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder in one step, whose rest Triton does not see."""
+    hidden = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(hidden, ignore_errors=True)
+    if folder.exists():
+        folder.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _write_ensemble(repository: Path, config: ModelConfig) -> None:
     """Write an ensemble and its version 1, a folder without a model, in a way that git keeps."""
-    marker = repository / config.name / "1" / ".gitkeep"
-    if not marker.is_file():
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.touch()
-    write_config(repository, config)
+    folder = repository / config.name
+    if (folder / "1").is_dir():
+        write_config(repository, config)
+        return
+    with replace_folder(folder) as part:
+        (part / "1").mkdir()
+        (part / "1" / ".gitkeep").touch()
+        (part / "config.pbtxt").write_text(_text(config), encoding="utf-8")
+
+
+def _text(config: ModelConfig) -> str:
+    return _HEADER + text_format.MessageToString(config, as_utf8=True)
 
 
 def _renamed(config: ModelConfig, name: str) -> ModelConfig:

@@ -37,8 +37,9 @@ def test_both_scorers_have_the_same_methods():
 
 
 def test_all_but_the_iterators_are_awaited():
+    """`score` reads the image before it returns its coroutine."""
     awaited = {n for n, m in public(AsyncScorer).items() if inspect.iscoroutinefunction(m)}
-    assert awaited == set(public(AsyncScorer)) - {"score_many", "explain"}
+    assert awaited == set(public(AsyncScorer)) - {"score", "score_many", "explain"}
 
 
 def run(scripted, scenario, **options):
@@ -239,19 +240,19 @@ def test_a_task_that_is_cancelled_from_outside_ends_score_many():
         asyncio.run(asyncio.wait_for(main(), 10))
 
 
-def test_nothing_is_sent_once_the_scorer_is_closed(scripted):
+def test_nothing_is_sent_once_the_scorer_is_closed(scripted, monkeypatch):
+    """The scorer is closed while a file is being read."""
     began, release = threading.Event(), threading.Event()
 
-    class Slow:
-        """A file that is still being read when the scorer is closed."""
+    def read_slowly(*_):
+        began.set()
+        release.wait(10)
+        return b"1"
 
-        def read(self):
-            began.set()
-            release.wait(10)
-            return b"1"
+    monkeypatch.setattr("ma_agiqa_client._wire.images.read_file", read_slowly)
 
     async def scenario(scorer):
-        task = asyncio.create_task(scorer.score(Slow()))
+        task = asyncio.create_task(scorer.score("slow.png"))
         assert await asyncio.to_thread(began.wait, 10)
         await scorer.close()
         release.set()

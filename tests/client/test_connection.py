@@ -35,13 +35,13 @@ def test_compression_and_keepalive_are_checked():
 
 
 def test_keepalive_reaches_the_channel():
-    assert ("grpc.keepalive_time_ms", 1500) in Connection(keepalive_s=1.5).channel_args("a:1")
-    names = [name for name, _ in Connection().channel_args("a:1")]
+    assert ("grpc.keepalive_time_ms", 1500) in Connection(keepalive_s=1.5)._channel_args("a:1")
+    names = [name for name, _ in Connection()._channel_args("a:1")]
     assert not any("keepalive" in name for name in names)
 
 
 def test_calls_are_spread_over_the_addresses_of_a_name():
-    assert ("grpc.lb_policy_name", "round_robin") in Connection().channel_args("dns:///a:1")
+    assert ("grpc.lb_policy_name", "round_robin") in Connection()._channel_args("dns:///a:1")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_calls_are_spread_over_the_addresses_of_a_name():
 )
 def test_what_is_on_this_machine(url, expected):
     assert is_loopback(url) is expected
-    proxied = ("grpc.enable_http_proxy", 0) not in Connection().channel_args(url)
+    proxied = ("grpc.enable_http_proxy", 0) not in Connection()._channel_args(url)
     assert proxied is not expected
 
 

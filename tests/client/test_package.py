@@ -11,8 +11,8 @@ import ma_agiqa_client
 FOLDER = Path(ma_agiqa_client.__file__).parent
 FLOORS = [
     {"errors"},
-    {"card", "retry", "score"},
-    {"_core", "connection"},
+    {"card", "retry", "score", "connection"},
+    {"_core"},
     {"_wire", "explain"},
     {"_base"},
     {"scorer", "async_scorer"},

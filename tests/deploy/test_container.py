@@ -25,7 +25,7 @@ from tritonclient.utils import InferenceServerException
 from embedded.processes import model_of_stub
 from embedded.runtime import find_runtime
 from support.supervised import SERVE as SERVE_FILE
-from support.supervised import wait_until
+from support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVE = [sys.executable, str(SERVE_FILE)]
@@ -279,7 +279,7 @@ def test_what_is_in_flight_at_sigterm_is_answered(start, tmp_path, repository):
 def test_as_process_1_of_a_container_it_reaps_and_stops(start, tmp_path, repository):
     wrap = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
     if subprocess.run([*wrap, "true"], capture_output=True).returncode:
-        pytest.skip("this machine does not allow namespaces")
+        pytest.skip("needs the right to create namespaces")
     running = start(tmp_path, repository, wrap=wrap)
     (main,) = psutil.Process(running.process.pid).children()
     enter = ["nsenter", "--target", str(main.pid), "--pid", "--mount"]

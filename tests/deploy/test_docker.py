@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tomllib
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,17 +56,29 @@ def test_what_is_copied_exists_and_reaches_the_builder(dockerfile):
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES)
-def test_nobody_is_root(dockerfile):
+def test_no_image_runs_as_root(dockerfile):
     users = [arguments for word, arguments in instructions(dockerfile) if word == "USER"]
     assert users == ["1000:1000"]
 
 
 def test_the_server_is_of_a_pinned_release():
-    tag = dict(instructions("Dockerfile"))["ARG"]  # the last one; the first is TRITON
-    words = [arguments for word, arguments in instructions("Dockerfile") if word == "ARG"]
-    year, month = re.fullmatch(r"TRITON=(\d\d)\.(\d\d)-py3", words[0]).groups()
-    assert (int(year), int(month)) >= (26, 5)
-    assert tag.startswith("MODEL_REPOSITORY=")
+    tag = next(arguments for word, arguments in instructions("Dockerfile") if word == "ARG")
+    year, month = re.match(r"TRITON=(\d\d)\.(\d\d)-py3", tag).groups()
+    assert (int(year), int(month)) >= (26, 6)  # which fixes CVE-2026-47627
+
+
+def test_the_images_packages_are_the_pinned_ones_with_hashes():
+    """`make image-requirements` writes them."""
+    text = (DOCKER / "requirements.txt").read_text()
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+) ", text, re.MULTILINE))
+    lines = (ROOT / "constraints.txt").read_text().lower().splitlines()
+    constraints = dict(re.split(r" *== *", line.partition(";")[0].strip()) for line in lines)
+    constraints = {name.replace("_", "-"): version for name, version in constraints.items()}
+    assert {name: constraints.get(name, version) for name, version in pins.items()} == pins
+    assert len(re.findall(r"^ +--hash=sha256:", text, re.MULTILINE)) > len(pins)
+    project = tomllib.loads((ROOT / "training" / "pyproject.toml").read_text())["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["answers"], "click"]
+    assert {re.match(r"[\w-]+", name)[0] for name in needed} <= pins.keys()
 
 
 @pytest.mark.parametrize("file", COMPOSE)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from support.supervised import SERVE, Supervised, wait_until
+from support.supervised import SERVE, Supervised
+from support.waiting import wait_until
 
 
 class Serve:

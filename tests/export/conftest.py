@@ -1,15 +1,21 @@
 """A small checkpoint, and the repository that the command makes of it."""
 
+import dataclasses
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 import to_triton
+from exporter.new_version import NewVersion, Source
 from ma_agiqa.checkpoints import ModelCard, save_checkpoint
+from ma_agiqa.checkpoints.embedder_binding import EmbedderIdentity
 from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
+from support.servers import SHIPPED
 
 CONFIG = MAAGIQAConfig(
     backbone="vit_tiny_patch16_224",
@@ -35,7 +41,8 @@ def card() -> ModelCard:
         mos_quantiles=tuple(i / 20 for i in range(101)),
         created="2026-01-31T12:00:00+00:00",
         note="Random weights.",
-        metrics={"srcc": 0.5, "plcc": 0.5, "krcc": 0.5, "rmse": 1.0, "split": "test"},
+        embedder=dataclasses.asdict(EmbedderIdentity.of("demo", "float32")),
+        metrics={"srcc": 0.5, "plcc": 0.5, "krcc": 0.5, "rmse": float("nan"), "split": "test"},
     )
 
 
@@ -55,4 +62,45 @@ def exported(checkpoint, tmp_path_factory) -> Path:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Wrote version 1 of A ")
     assert "ONNX equals the model to" in done.stderr
+    return repository
+
+
+@pytest.fixture(scope="session")
+def source(checkpoint) -> Source:
+    return Source.read(checkpoint)
+
+
+@pytest.fixture
+def repository(tmp_path) -> Path:
+    """A copy of the shipped repository, next to whose version those of `new` fit."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    return Path(shutil.copytree(SHIPPED, tmp_path / "models", ignore=ignored))
+
+
+@pytest.fixture
+def new(source) -> Callable[..., NewVersion]:
+    """Makes a version of the small checkpoint, with the demo's embedder on the CPU."""
+
+    def make(repository: Path, dtype: str = "float32", **options: object) -> NewVersion:
+        identity = EmbedderIdentity.of("demo", dtype)
+        return NewVersion(source, repository, identity, gpu=False, any_dtype=True, **options)
+
+    return make
+
+
+@pytest.fixture
+def copied_scorer(monkeypatch) -> None:
+    """Stage the shipped networks instead of the small ones, without the time that writing takes."""
+
+    def stage(new: NewVersion, folder: Path) -> torch.nn.Module:
+        shutil.copytree(SHIPPED / "maniqa_moe" / "1", folder, dirs_exist_ok=True)
+        return new.source.scorer
+
+    monkeypatch.setattr(NewVersion, "stage", stage)
+
+
+@pytest.fixture
+def two_versions(repository, new, copied_scorer) -> Path:
+    """Versions 1 and 2, of which 2 is active."""
+    new(repository).publish()
     return repository

@@ -8,7 +8,10 @@ import pytest
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from exporter import versions
+from exporter.commands import DEMO_CHECKPOINT
 from exporter.config import DeploymentSettings, repository_configs
+from exporter.new_version import NewVersion, Source
+from ma_agiqa.checkpoints.embedder_binding import EmbedderIdentity
 from ma_agiqa.tensors import GATE_ORDER, tensor_specs
 from ma_agiqa_client._core import protocol
 
@@ -16,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 
 
 def configs_of_the_paper(gpu: bool = False) -> dict[str, ModelConfig]:
-    settings = DeploymentSettings("some/owl", "float16", gpu, 1000, warmup_batches=(1, 8))
+    settings = DeploymentSettings({"embedder": "some/owl"}, gpu, 1000, warmup_batches=(1, 8))
     specs = tensor_specs(448, 4096, 224, 28)
     return repository_configs(specs, {"name": 'a "b" \\ ü'}, settings)
 
@@ -88,9 +91,9 @@ def test_the_answering_model_streams_and_holds_no_weights():
 
 
 def test_the_shipped_configuration_is_what_is_written(tmp_path):
-    settings = DeploymentSettings("demo", "float32", False, 1000, warmup_batches=(1, 8))
-    configs = repository_configs(tensor_specs(224, 128, 224, 14), {}, settings)
-    for name in set(configs) - {"ma_agiqa", "meter"}:  # which hold the card, or a part of it
+    demo = EmbedderIdentity.of("demo", "float32")
+    configs = NewVersion(Source.read(DEMO_CHECKPOINT), tmp_path, demo, gpu=False).configs(1)
+    for name in set(configs) - {"ma_agiqa"}:  # whose card holds a time
         versions.write_config(tmp_path, configs[name])
         written, shipped = (root / name / "config.pbtxt" for root in (tmp_path, REPOSITORY))
         assert shipped.read_text(encoding="utf-8") == written.read_text(encoding="utf-8"), name

@@ -1,12 +1,8 @@
 """A checkpoint as a new version: formats, files, checks, and what is left after a failure."""
 
-import errno
-import functools
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +11,9 @@ import pytest
 import torch
 
 from exporter import formats, new_version, versions
-from exporter.new_version import NewVersion, Source
+from exporter.new_version import NewVersion
 from ma_agiqa.checkpoints.official import load_official
-from ma_agiqa.errors import CheckpointError, ConfigError, DataError
+from ma_agiqa.errors import CheckpointError, ConfigError
 from support.reference import GOLDEN, official_tensors
 
 SHIPPED = new_version.REPOSITORY
@@ -27,30 +23,6 @@ ADAPTERS = [f"{name}/1/model.py" for name in PYTHON_MODELS]
 
 def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-@pytest.fixture(scope="module")
-def source(checkpoint) -> Source:
-    return Source.read(checkpoint)
-
-
-@pytest.fixture
-def repository(exported, tmp_path) -> Path:
-    return Path(shutil.copytree(exported, tmp_path / "models"))
-
-
-@pytest.fixture
-def copied_scorer(exported, monkeypatch) -> None:
-    """Stage the networks of version 1 again, without the time that writing them takes."""
-
-    def stage(_: NewVersion, folder: Path) -> None:
-        shutil.copytree(exported / "maniqa_moe" / "1", folder)
-
-    monkeypatch.setattr(NewVersion, "stage", stage)
-
-
-def version(source: Source, repository: Path, **options: object) -> NewVersion:
-    return NewVersion(source, repository, "demo", "float32", gpu=False, **options)
 
 
 def test_the_repository_is_complete(exported):
@@ -72,6 +44,7 @@ def test_the_card_reaches_the_ensemble(exported, checkpoint, card):
     assert served["checkpoint_sha256"] == hashlib.sha256(weights).hexdigest()
     assert served["gate_activation"] == "sigmoid"
     assert served["version"] == "1"
+    assert json.loads(served["metrics"], parse_constant=pytest.fail)["rmse"] is None  # was NaN
 
 
 @torch.inference_mode()
@@ -107,11 +80,11 @@ def test_what_is_served_tells_no_path_of_this_machine(exported):
 )
 @torch.inference_mode()
 def test_the_scorer_is_served_in_the_arithmetic_asked_for(
-    tmp_path, source, monkeypatch, arithmetic, dtype, tolerance
+    tmp_path, source, new, monkeypatch, arithmetic, dtype, tolerance
 ):
     monkeypatch.setattr(new_version, "export_onnx", lambda *_: 0.0)
-    version(source, tmp_path, arithmetic=arithmetic).publish()
-    served = torch.jit.load(tmp_path / "maniqa_moe" / "1" / "model.pt")
+    new(tmp_path / "models", arithmetic=arithmetic).publish()
+    served = torch.jit.load(tmp_path / "models" / "maniqa_moe" / "1" / "model.pt")
     weights = {part.dtype for name, part in served.named_parameters() if ".swin." in name}
     assert weights == {dtype}
     inputs = torch.randint(0, 256, (3, 224, 224, 3), dtype=torch.uint8), *torch.randn(2, 3, 128)
@@ -138,125 +111,61 @@ def test_reference_weights_amplify_rounding_and_are_served_exactly():
     assert formats.choose_arithmetic(model, "auto", False, 5.0) is model
 
 
-def test_the_next_export_is_the_next_version(repository, source, copied_scorer):
+def test_the_next_export_is_the_next_version(repository, new, copied_scorer):
     before = files(repository)
-    left = repository / "maniqa_moe" / ".export-killed"
-    left.mkdir()
-    kept = (*ADAPTERS, "preprocess/warmup/warmup_image")
-    times = {name: (repository / name).stat().st_mtime_ns for name in kept}
-    assert version(source, repository).publish() == 2
-    assert not left.exists()
+    kept = ("mplug_owl2", "preprocess", *ADAPTERS, "preprocess/warmup/warmup_image")
+    times = {name: (repository / name).stat().st_ctime_ns for name in kept}
+    assert new(repository).publish() == 2
     after = files(repository)
     assert after["maniqa_moe/1/model.pt"] == before["maniqa_moe/1/model.pt"]
     assert "maniqa_moe/2/model.pt" in after
     assert versions.kept_versions(repository) == [1, 2]
     assert versions.active_version(repository) == 2
-    for name in ("preprocess", "mplug_owl2"):  # a running server must not load them again
-        path = f"{name}/config.pbtxt"
-        assert after[path] == before[path]
-    assert {name: (repository / name).stat().st_mtime_ns for name in kept} == times
+    # A running server loads again what has moved or changed: here, 16.4 GB for the paper's LMM.
+    assert {name: (repository / name).stat().st_ctime_ns for name in kept} == times
 
 
 def make_old(repository: Path) -> None:
-    """Give a repository the adapters and the parameter name of an older program."""
+    """Give a repository the adapters and the parameters of an older program."""
     for name in ADAPTERS:
         (repository / name).write_text("# old\n")
     config = versions.read_config(repository, "mplug_owl2")
-    config.parameters["weights"].CopyFrom(config.parameters.pop("embedder"))
+    del config.parameters["weights_sha256"]
     versions.write_config(repository, config)
 
 
-def test_an_old_repository_gets_the_adapters_of_this_program(repository, source, copied_scorer):
+def test_an_old_repository_gets_the_adapters_of_this_program(
+    repository, source, new, copied_scorer
+):
     make_old(repository)
     with pytest.raises(ConfigError, match=r"by another version of this program\. .* restart"):
         NewVersion.for_running(source, repository)
-    version(source, repository).publish()
+    new(repository).publish()
     for name in ADAPTERS:
         assert (repository / name).read_bytes() == (SHIPPED / name).read_bytes()
-    assert NewVersion.for_running(source, repository).embedder == "demo"
-
-
-def test_an_export_that_is_killed_leaves_a_repository_that_starts(
-    repository, source, copied_scorer, tmp_path
-):
-    """Killed before each of the moves that put files into place, one after another."""
-    for name in ADAPTERS:
-        (repository / name).write_text("# old\n")
-    moves, killed = -1, True
-    while killed:
-        moves += 1
-        copy = shutil.copytree(repository, tmp_path / f"killed-{moves}")
-        killed = is_killed_after(moves, version(source, copy).publish)
-        assert_starts(copy)
-    assert versions.active_version(copy) == 2
-    assert moves == 1 + len(ADAPTERS) + 3  # version, adapters, and three configurations
-
-
-def is_killed_after(moves: int, action: Callable[[], object]) -> bool:
-    """Run an action in another process, which ends without notice after so many moves of files."""
-    child = os.fork()
-    if child == 0:
-        left = iter(range(moves))
-
-        def limited(move: Callable[..., None], *paths: object) -> None:
-            move(*paths) if next(left, None) is not None else os._exit(9)
-
-        os.rename = functools.partial(limited, os.rename)
-        os.replace = functools.partial(limited, os.replace)
-        try:
-            action()
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-
-
-def assert_starts(repository: Path) -> None:
-    policy = versions.read_config(repository, "maniqa_moe").version_policy.specific.versions
-    assert {versions.active_version(repository), *versions.kept_versions(repository)} <= set(policy)
-    for number in policy:
-        assert (repository / "maniqa_moe" / str(number) / "model.pt").is_file()
-    for model in repository.glob("*/config.pbtxt"):
-        assert versions.read_config(repository, model.parent.name).name == model.parent.name
-    for name in ADAPTERS:
-        whole = (b"# old\n", (SHIPPED / name).read_bytes())
-        assert (repository / name).read_bytes() in whole
+    assert NewVersion.for_running(source, repository).embedder.source == "demo"
 
 
 @pytest.mark.parametrize(
     "name", ["TORCHSCRIPT_TOLERANCE", pytest.param("ONNX_TOLERANCE", marks=pytest.mark.slow)]
 )
-def test_a_failed_check_writes_nothing(repository, source, monkeypatch, name):
+def test_a_failed_check_writes_nothing(repository, new, monkeypatch, name):
     before = files(repository)
     monkeypatch.setattr(formats, name, -1.0)
     with pytest.raises(CheckpointError, match="Nothing was written"):
-        version(source, repository).publish()
+        new(repository).publish()
     assert files(repository) == before
 
 
-def test_a_failed_move_leaves_no_half_version(repository, source, monkeypatch, copied_scorer):
-    before = set(files(repository))
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "rename", full)
-    with pytest.raises(DataError, match=r"The disk of .*No space left"):
-        version(source, repository).publish()
-    assert set(files(repository)) == before
-
-
-def test_a_version_that_fits_no_more_is_removed(repository, source, copied_scorer):
-    new = NewVersion(source, repository, "demo", "bfloat16", gpu=False)
+def test_a_version_that_fits_no_more_is_removed(repository, new, copied_scorer):
+    other = new(repository, "bfloat16")
     with pytest.raises(ConfigError, match="needs another mPLUG-Owl2, or tensors of other sizes"):
-        new.activate(())
-    assert new.publish() == 2
+        other.activate(())
+    assert other.publish() == 2
     assert versions.kept_versions(repository) == [2]
-    assert_starts(repository)
 
 
-def test_networks_that_do_not_fit_are_refused(tmp_path, source, tiny_owl):
-    wide = {**tiny_owl["config"], "hidden_size": 64, "num_attention_heads": 4}
-    type(tiny_owl["build"]())(**wide).save_pretrained(tmp_path / "narrow")
-    with pytest.raises(CheckpointError, match=r"of width 128; .* gives 64.* --embedder"):
-        NewVersion(source, tmp_path / "models", str(tmp_path / "narrow"), "float32", gpu=False)
-    assert not (tmp_path / "models").exists()
+def test_a_folder_that_cannot_be_replaced_is_refused(repository, new, monkeypatch):
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == repository)
+    with pytest.raises(ConfigError, match=r"it is a mount point, or .*\. Give a folder in it, "):
+        new(repository, "bfloat16").publish()

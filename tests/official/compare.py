@@ -18,9 +18,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from ma_agiqa.benchmark.embedder import load, random_images, timed_pass
-from ma_agiqa.benchmark.machine import describe, seconds, use_threads
-from ma_agiqa.benchmark.operations import count_operations
+from ma_agiqa.benchmark.embedder import load, random_images
+from ma_agiqa.benchmark.machine import count_operations, describe, seconds, use_threads
 from ma_agiqa.benchmark.preprocess import Views, generated_file, prepare_once
 from ma_agiqa.benchmark.scorer import random_scorer, sample_inputs
 from ma_agiqa.checkpoints import load_scorer
@@ -28,13 +27,13 @@ from ma_agiqa.lmm.embedder import CLIP_MEAN, CLIP_STD, PROMPTS, PromptEmbedder
 from ma_agiqa.lmm.mplug_owl2.loading import FLOATS
 from ma_agiqa.networks.fast_maniqa import accelerate
 from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
-from official.authors import AuthorsEmbedder, AuthorsPreprocess, AuthorsScorer
+from official.authors import Authors, give_weights
 
 _CPU = torch.device("cpu")
 
 
 def compare_embedder(
-    authors: AuthorsEmbedder, weights: Path, dtype: str, device: str, batch: int, rounds: int
+    authors: Authors, weights: Path, dtype: str, device: str, batch: int, rounds: int
 ) -> dict[str, float]:
     """Embed a batch of random images in every round, after one round that is not counted.
 
@@ -42,19 +41,21 @@ def compare_embedder(
         Seconds per image of both, operations per image of the authors' code, the largest absolute
         difference of an embedding, and the smallest cosine of an image's embeddings.
     """
-    loaded = load(str(weights), dtype, device)
-    images = random_images(loaded.embedder, batch)
-    pixels = loaded.embedder.pixels(images)
-    ours, theirs = [], []
-    for _ in range(rounds + 1):
-        ours.append(timed_pass(loaded, images))
-        theirs.append(authors.embed(pixels, PROMPTS))
-    pairs = [(ours[0][1][name].cpu(), theirs[0][1][name]) for name in PROMPTS]
+    embedder, _ = load(str(weights), dtype, device)
+    images = random_images(embedder, batch)
+    pixels = embedder.pixels(images).cpu()
+    prompts = {name: list(ids) for name, ids in PROMPTS.items()}
+    made = embedder(images)
+    ours, theirs = [], [authors.ask(pixels=pixels, prompts=prompts)]
+    for _ in range(rounds):
+        ours.append(seconds(lambda: embedder(images), device))
+        theirs.append(authors.ask(pixels=pixels, prompts=prompts))
+    pairs = [(made[name].cpu(), theirs[0]["features"][name]) for name in PROMPTS]
     cosines = [torch.nn.functional.cosine_similarity(a, b).min().item() for a, b in pairs]
     return {
-        "authors_s": median(time for time, _ in theirs[1:]) / batch,
-        "ours_s": median(time for time, _ in ours[1:]) / batch,
-        "authors_flop": authors_flop(loaded.embedder),
+        "authors_s": median(answer["seconds"] for answer in theirs[1:]) / batch,
+        "ours_s": median(ours) / batch,
+        "authors_flop": authors_flop(embedder),
         "difference": max((a - b).abs().max().item() for a, b in pairs),
         "cosine": min(cosines),
     }
@@ -74,7 +75,7 @@ def authors_flop(embedder: PromptEmbedder) -> float:
 
 @torch.inference_mode()
 def compare_scorer(
-    authors: AuthorsScorer, model: MAAGIQA, dtype: torch.dtype | None, batch: int, rounds: int
+    authors: Authors, model: MAAGIQA, dtype: torch.dtype | None, batch: int, rounds: int
 ) -> dict[str, float]:
     """Score a batch of made-up inputs in every round.
 
@@ -91,21 +92,23 @@ def compare_scorer(
     device = next(model.parameters()).device
     measured = model if dtype is None else accelerate(model, dtype)
     inputs = sample_inputs(model.config, batch, device)
-    authors.load(model)
-    given, (_, expected) = measured(*inputs).score.flatten().cpu(), authors.score(inputs)
+    given = tuple(part.cpu() for part in inputs)
+    give_weights(authors, model)
+    first = measured(*inputs).score.flatten().cpu()
+    expected = authors.ask(inputs=given)["score"]
     ours, theirs = [], []
     for _ in range(rounds):
         ours.append(seconds(lambda: measured(*inputs), device))
-        theirs.append(authors.score(inputs)[0])
+        theirs.append(authors.ask(inputs=given)["seconds"])
     return {
         "authors_s": median(theirs) / batch,
         "ours_s": median(ours) / batch,
-        "difference": float((given - expected).abs().max()),
+        "difference": float((first - expected).abs().max()),
     }
 
 
 def compare_preprocess(
-    authors: AuthorsPreprocess, files: Sequence[bytes], semantic_size: int, rounds: int
+    authors: Authors, files: Sequence[bytes], semantic_size: int, rounds: int
 ) -> dict[str, float]:
     """Turn all files into the networks' inputs, normalized floats, in every round.
 
@@ -119,16 +122,19 @@ def compare_preprocess(
         return [network_inputs(prepare_once(data, semantic_size)) for data in files]
 
     made = [torch.stack(inputs) for inputs in zip(*prepare(), strict=True)]
-    *_, expected = authors.prepare(files)
-    ours, quality, semantic = [], [], []
+    names = [f"{index}.jpg" for index in range(len(files))]  # the ending that their code wants
+    for name, data in zip(names, files, strict=True):
+        Path(authors.folder.name, name).write_bytes(data)
+    job = {"folder": authors.folder.name, "names": names}
+    first = authors.ask(**job)
+    expected = first["quality"], first["semantic"]
+    ours, theirs = [], []
     for _ in range(rounds):
         ours.append(seconds(prepare, _CPU))
-        quality_s, semantic_s, _ = authors.prepare(files)
-        quality.append(quality_s)
-        semantic.append(semantic_s)
+        theirs.append(authors.ask(**job))
     return {
-        "authors_quality_s": median(quality) / len(files),
-        "authors_semantic_s": median(semantic) / len(files),
+        "authors_quality_s": median(answer["quality_s"] for answer in theirs) / len(files),
+        "authors_semantic_s": median(answer["semantic_s"] for answer in theirs) / len(files),
         "ours_s": median(ours) / len(files),
         "difference": max(float((a - b).abs().max()) for a, b in zip(made, expected, strict=True)),
     }
@@ -174,9 +180,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     use_threads(given.threads)
     where = (given.python, given.checkout)
     if given.subject == "embedder":
-        with AuthorsEmbedder(*where, given.weights, given.dtype, given.device) as authors:
+        how = {"dtype": given.dtype, "device": given.device}
+        with Authors("embedder", *where, weights=str(given.weights.resolve()), **how) as authors:
             result = compare_embedder(
-                authors, given.weights, given.dtype, given.device, given.batch, given.rounds
+                authors, given.weights, **how, batch=given.batch, rounds=given.rounds
             )
     elif given.subject == "scorer":
         device = torch.device(given.device)
@@ -185,14 +192,14 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
             if given.checkpoint
             else random_scorer(MAAGIQAConfig(), device)
         )
-        with AuthorsScorer(*where, given.device) as authors:
+        with Authors("scorer", *where, device=given.device) as authors:
             dtype = FLOATS.get(given.dtype)
             result = compare_scorer(authors, model, dtype, given.batch, given.rounds)
     else:
         files = [path.read_bytes() for path in given.images] or [
             generated_file(given.side, given.side, "JPEG", seed) for seed in range(8)
         ]
-        with AuthorsPreprocess(*where, given.semantic_size) as authors:
+        with Authors("preprocess", *where, side=given.semantic_size) as authors:
             result = compare_preprocess(authors, files, given.semantic_size, given.rounds)
     print(f"machine  {describe(given.device)}")
     for name, value in result.items():

@@ -16,7 +16,7 @@ from ma_agiqa.benchmark.scorer import random_scorer, sample_inputs
 from ma_agiqa.lmm.embedder import CLIP_STD, PROMPTS, PromptEmbedder
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Model
 from ma_agiqa.lmm.sources import DEMO_EMBEDDER, embedder_config
-from official.authors import AuthorsCodeError, AuthorsEmbedder, AuthorsPreprocess, AuthorsScorer
+from official.authors import Authors, AuthorsCodeError
 from official.compare import authors_flop, compare_preprocess, compare_scorer, main
 from support.tiny_scorer import CONFIG
 
@@ -97,7 +97,7 @@ def checkout(tmp_path):
 
 def test_the_scorers_get_the_same_weights_and_inputs(checkout):
     model = random_scorer(CONFIG, torch.device("cpu"))
-    with AuthorsScorer(sys.executable, checkout, "cpu") as authors:
+    with Authors("scorer", sys.executable, checkout, device="cpu") as authors:
         result = compare_scorer(authors, model, torch.float32, batch=2, rounds=1)
     assert min(result["authors_s"], result["ours_s"]) > 0
     with torch.inference_mode():
@@ -108,12 +108,10 @@ def test_the_scorers_get_the_same_weights_and_inputs(checkout):
 
 def test_preprocessing_gets_the_same_files(checkout):
     files = [generated_file(*size, "PNG") for size in ((90, 60), (60, 90), (70, 70))]
-    with AuthorsPreprocess(sys.executable, checkout, 56) as authors:
+    with Authors("preprocess", sys.executable, checkout, side=56) as authors:
         result = compare_preprocess(authors, files, 56, rounds=1)
-        *_, (quality, semantic) = authors.prepare(files)
     # Newer transformers resize with torchvision, which rounds some pixels one level apart.
     assert result["difference"] <= 1.001 / 255 / min(CLIP_STD)
-    assert (quality.shape, semantic.shape) == ((3, 3, 224, 224), (3, 3, 56, 56))
 
 
 def test_other_pixels_are_seen(checkout, capsys):
@@ -138,15 +136,16 @@ def test_the_authors_operations_are_those_of_two_passes_with_heads(tiny_owl):
 
 def test_code_that_does_not_run_is_explained(checkout, tmp_path):
     with pytest.raises(AuthorsCodeError, match=r"has no models/MA_AGIQA\.py"):
-        AuthorsScorer(sys.executable, checkout / "models", "cpu")
+        Authors("scorer", sys.executable, checkout / "models", device="cpu")
     with pytest.raises(AuthorsCodeError, match="No such file"):
-        AuthorsScorer(str(tmp_path / "no_python"), checkout, "cpu")
+        Authors("scorer", str(tmp_path / "no_python"), checkout, device="cpu")
     (checkout / "models" / "MA_AGIQA.py").write_text("import a_missing_package")
     with pytest.raises(AuthorsCodeError, match="No module named 'a_missing_package'"):
-        AuthorsScorer(sys.executable, checkout, "cpu")
+        Authors("scorer", sys.executable, checkout, device="cpu")
     (checkout / "mplug_owl2" / "model").mkdir()
+    settings = {"weights": str(tmp_path), "dtype": "float32", "device": "cpu"}
     with pytest.raises(AuthorsCodeError, match="ended with status 1: ImportError"):
-        AuthorsEmbedder(sys.executable, checkout, tmp_path, "float32", "cpu")
+        Authors("embedder", sys.executable, checkout, **settings)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from load.bench import main
 from load.generator import LoadError, Target
 from load.images import read_images
-from load.one_process import Layout, OneProcess
+from load.one_process import OneProcess
 from load.served import measure_served
 from ma_agiqa.pipeline import ImageScorer
 from ma_agiqa_client import Scorer
@@ -71,11 +71,6 @@ def test_a_soak_sees_every_process():
     for name in ("tritonserver", "preprocess", "mplug_owl2", "maniqa_moe", "meter", "all"):
         assert re.search(rf"^{name} +[\d.]+ -> +[\d.]+ MiB", done.stdout, re.MULTILINE)
     assert re.search(r"^0.05 min, \d+ images, 0 errors", done.stdout, re.MULTILINE)
-
-
-def test_a_layout_describes_itself():
-    assert str(Layout(workers=1, threads=2, batch=8)) == "batch 8, 2 threads each"
-    assert str(Layout(workers=2, threads=1, batch=4)) == "batch 4, 2 at once, 1 thread each"
 
 
 def test_images_that_are_not_there(tmp_path):

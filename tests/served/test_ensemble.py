@@ -1,21 +1,20 @@
 """The shipped repository behind the real Triton, against the same networks in this process."""
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from ma_agiqa.checkpoints import checkpoint_sha256, load_scorer
 from ma_agiqa.images.views import decode, quality_view, semantic_view
 from ma_agiqa.lmm.sources import build_embedder
 from ma_agiqa.networks.scorer import ScorerOutput
-from ma_agiqa_client import Scorer
 from support.pictures import encoded, noise
-from support.triton_requests import infer
+from support.triton_requests import infer, statistics
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = ROOT / "training" / "checkpoints" / "demo"
@@ -67,48 +66,34 @@ def test_the_pristine_example_ranks_above_its_degraded_versions(client):
         assert all(scores[name] > scores[other] for other in degraded), subject
 
 
-def test_the_best_of_n(server):
-    with Scorer(server.grpc_url) as scorer:
-        names = [score.source.stem for score in scorer.rank(EXAMPLES, top=2)]
-    assert names == ["village_pristine", "portrait_pristine"]
-
-
 def test_the_card_names_the_shipped_checkpoint(client):
     parameters = client.get_model_config("ma_agiqa").config.parameters
     assert parameters["checkpoint_sha256"].string_value == checkpoint_sha256(CHECKPOINT)
     assert "demo" in parameters["note"].string_value.lower()
 
 
-def batch_sizes(client, model: str) -> dict[int, int]:
-    """Executions by batch size since the server started."""
-    statistics = client.get_inference_statistics(model).model_stats
-    return {b.batch_size: b.compute_infer.count for m in statistics for b in m.batch_stats}
+def executions(found) -> dict[int, int]:
+    """Executions by batch size, of a model's statistics."""
+    return {batch.batch_size: batch.compute_infer.count for batch in found.batch_stats}
 
 
 def test_200_concurrent_requests_of_mixed_sizes_are_batched(client, record_property):
     sizes = np.random.default_rng(0).integers(16, 700, (200, 2))
     files = [encoded(noise(seed, height, width)) for seed, (height, width) in enumerate(sizes)]
     models = ("preprocess", "mplug_owl2", "maniqa_moe")
-    before = {model: batch_sizes(client, model) for model in models}
+    before = {model: statistics(client, model) for model in models}
     with ThreadPoolExecutor(64) as pool:
         answers = list(pool.map(lambda file: infer(client, file), files))
     assert all(np.isfinite(answer["SCORE"]).all() for answer in answers)
     for model in models:
-        after = batch_sizes(client, model)
-        run = {size: count - before[model].get(size, 0) for size, count in after.items()}
+        expected = before[model].inference_count + 200
+        after = statistics(client, model, lambda found, n=expected: found.inference_count >= n)
+        run = Counter(executions(after))
+        run.subtract(executions(before[model]))
         run = {size: count for size, count in run.items() if count}
         record_property(f"{model} executions by batch size", str(run))
         assert sum(size * count for size, count in run.items()) == 200
         assert sum(run.values()) < 100, f"{model} hardly batched: {run}"
-
-
-@pytest.mark.parametrize("bad", [b"", b"text, not an image", encoded(noise(0, 50, 50))[:200]])
-def test_a_bad_image_is_an_invalid_argument_without_internals(client, bad):
-    with pytest.raises(InferenceServerException) as caught:
-        infer(client, bad)
-    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
-    for inside in ("Traceback", ".py", str(ROOT), "site-packages"):
-        assert inside not in caught.value.message()
 
 
 def test_one_bad_image_does_not_fail_its_batch(client):
@@ -126,11 +111,3 @@ def test_one_bad_image_does_not_fail_its_batch(client):
         outcomes = list(pool.map(outcome, files))
     assert outcomes[1::2] == ["StatusCode.INVALID_ARGUMENT"] * 30
     np.testing.assert_allclose(outcomes[::2], alone.item(), atol=TOLERANCE)
-
-
-def test_a_request_of_another_shape_is_refused(client):
-    tensor = np.array([[b"a", b"b"]], dtype=np.object_)
-    image = tritonclient.grpc.InferInput("IMAGE", [1, 2], "BYTES")
-    image.set_data_from_numpy(tensor)
-    with pytest.raises(InferenceServerException, match="unexpected shape"):
-        client.infer("ma_agiqa", [image])

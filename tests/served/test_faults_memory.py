@@ -19,6 +19,7 @@ from support.pictures import encoded, noise
 from support.servers import SHIPPED
 from support.supervised import Supervised
 from support.triton_requests import infer
+from support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.faults
@@ -139,7 +140,7 @@ def test_a_batch_beyond_the_memory_is_halved_and_the_server_lives(tmp_path):
             mixed = [*files[:7], white, *files[8:16]]
             answers = list(scorer.score_many(mixed, max_in_flight=16))
             assert [bool(score.error) for score in answers] == [i == 7 for i in range(16)]
-        assert "batch of 32" in (tmp_path / "log").read_text()
+        wait_until(lambda: "batch of 32" in (tmp_path / "log").read_text())
         assert server.text() == ""
     finally:
         assert server.stop() == 0

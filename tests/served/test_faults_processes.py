@@ -5,6 +5,7 @@ import signal
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ from exporter.golden import golden_images
 from ma_agiqa_client import Retry, Scorer
 from support.constant_load import ConstantLoad
 from support.servers import SHIPPED
-from support.slow_request import SlowRequest
-from support.supervised import Supervised, kill, wait_until
+from support.slow_line import SlowLine
+from support.supervised import Supervised, kill
+from support.waiting import wait_until
 
 COUNT = 150
-PATIENT = {"timeout_s": 150.0, "retry": Retry(budget_s=140)}
+PATIENT = {"timeout_s": 150.0, "retry": Retry(budget_s=140, connect_budget_s=60)}
 
 of_both = pytest.mark.parametrize(
     "supervised", ["stand-in", pytest.param("shipped", marks=pytest.mark.slow)], indirect=True
@@ -97,7 +99,7 @@ def test_a_stub_that_stops_is_noticed_by_the_canary(supervised):
     (stub,) = [pid for pid in supervised.pids("stub") if pid in supervised.pids("/mplug_owl2/")]
     os.kill(stub, signal.SIGSTOP)
     stopped = time.monotonic()
-    noticed = supervised.wait_for("does not score any more: ma_agiqa fails", lines) - stopped
+    noticed = supervised.wait_for("no longer scores: ma_agiqa fails", lines) - stopped
     back = supervised.wait_for("Serving again", lines) - stopped
     print(f"stopped: noticed after {noticed:.1f} s, served again after {back:.1f} s")
     assert noticed < 15
@@ -114,14 +116,20 @@ def test_half_open_and_slow_connections_do_no_harm(supervised):
         try:
             for number, half_open in enumerate(sockets):
                 half_open.sendall(preface[: number % (len(preface) + 1)])
-            slow = SlowRequest(supervised.url, golden_images()[0])
-            for _ in range(10):  # one byte at a time, for as long as others are served
-                slow.send(1)
-                assert scorer.score(golden_images()[0]).mos == pytest.approx(expected, abs=1e-3)
-            slow.send(slow.left // 2)
-            assert scorer.score(golden_images()[0]).mos == pytest.approx(expected, abs=1e-3)
-            slow.send(slow.left)
-            assert slow.score() == pytest.approx(expected, abs=1e-3)
+            with (
+                SlowLine(supervised.url) as slow,
+                Scorer(slow.url, **PATIENT) as patient,
+                ThreadPoolExecutor(1) as pool,
+            ):
+                answer = pool.submit(patient.score, golden_images()[0])
+                # One byte at a time, for as long as others are served, and then half of it.
+                for count in (*[1] * 10, len(golden_images()[0]) // 2):
+                    slow.let(count)
+                    mos = scorer.score(golden_images()[0]).mos
+                    assert mos == pytest.approx(expected, abs=1e-3)
+                assert not answer.done()
+                slow.let(1 << 30)
+                assert answer.result(60).mos == pytest.approx(expected, abs=1e-3)
         finally:
             for half_open in sockets:
                 half_open.close()

@@ -43,10 +43,9 @@ def test_a_store_may_be_begun_by_a_server_and_ended_in_process(server, images, t
 
 def test_the_served_configuration_is_the_identity(server):
     embedder = ServedEmbedder(server.grpc_url)
-    identity = embedder.identity()
     embedder.close()
-    found = [identity[name] for name in ("source", "dtype", "image_size", "hidden_size")]
-    assert found == ["demo", "float32", 224, 128]
+    assert (embedder.identity.source, embedder.identity.dtype) == ("demo", "float32")
+    assert (embedder.image_size, embedder.hidden_size) == (224, 128)
     assert embedder.max_batch_size == 32
 
 
@@ -58,7 +57,7 @@ def test_a_batch_is_no_larger_than_the_server_takes(server, images, tmp_path):
 
 
 def test_another_served_model_is_refused(server, images, tmp_path):
-    with pytest.raises(ConfigError, match="source is 'demo' there, but 'some/embedder' is wanted"):
+    with pytest.raises(ConfigError, match="its source is 'demo', not 'some/embedder'"):
         ensure(tmp_path / "store", images, source="some/embedder", url=server.grpc_url)
     assert not FeatureStore.exists(tmp_path / "store")
 

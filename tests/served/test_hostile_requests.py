@@ -16,11 +16,10 @@ import grpc
 import numpy as np
 import psutil
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from embedded.server import EmbeddedTriton
-from support.hostile_files import costly_files, mutated_files, png
+from support.hostile_files import costly_files, mutated_file, png
 from support.servers import SHIPPED, serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -194,21 +193,7 @@ def test_what_does_no_harm_may_pass(infer, name):
 
 
 def test_mutated_files_end_as_a_score_or_as_an_invalid_argument(infer, record_property):
-    files: list[bytes] = []
-
-    @settings(
-        max_examples=FUZZ_CASES,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(mutated_files())
-    def collect(data: bytes) -> None:
-        files.append(data)
-
-    collect()
+    files = [mutated_file(seed) for seed in range(FUZZ_CASES)]
     with ThreadPoolExecutor(4) as pool:  # within the queues
         outcomes = Counter(pool.map(lambda data: infer(request(elements(data))), files))
     record_property("outcomes", str(outcomes))

@@ -1,38 +1,40 @@
 """The metrics of the running server: every family, and what one scored image does to them."""
 
-import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
 from ma_agiqa.tensors import GATE_ORDER
 from support.triton_requests import infer
+from support.waiting import settled
 
+COUNTED = ("ma_agiqa_", "nv_inference_")
+FLUSHED_S = 1.2  # longer than the steps keep numbers to themselves
 IMAGE = (Path(__file__).resolve().parents[2] / "examples" / "coffee_blur.jpg").read_bytes()
 
 
 def read(url: str) -> dict[str, float]:
-    """Value of each series by its full name, from Prometheus' text format."""
+    """Value of each series that counts images or requests, from Prometheus' text format."""
     with urllib.request.urlopen(url, timeout=30) as answer:
         lines = answer.read().decode().splitlines()
-    rows = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    rows = (line.rpartition(" ") for line in lines if line.startswith(COUNTED))
     return {name: float(value) for name, _, value in rows}
 
 
 def change(server, act: Callable[[], object], until: str) -> dict[str, float]:
     """What `act` adds to the series, read when the series `until` has moved and all is flushed."""
-    time.sleep(1.2)  # longer than the steps keep numbers to themselves
-    before = read(server.metrics_url)
+
+    def current() -> dict[str, float]:
+        return read(server.metrics_url)
+
+    before = settled(current, still_s=FLUSHED_S)
     act()
-    end = time.monotonic() + 30
-    while read(server.metrics_url).get(until, 0) == before.get(until, 0):
-        assert time.monotonic() < end, f"{until} did not move"
-        time.sleep(0.1)
-    time.sleep(1.2)
-    after = read(server.metrics_url)
+    after = settled(current, lambda now: now.get(until) != before.get(until), still_s=FLUSHED_S)
     return {n: after[n] - before.get(n, 0) for n in after if after[n] != before.get(n, 0)}
 
 
@@ -91,3 +93,24 @@ def test_a_canary_is_scored_and_left_out_of_the_scores(server, client):
     assert SCORED not in moved
     assert moved[METER_REQUESTS] == 1
     assert not [name for name in moved if name.startswith(("ma_agiqa_score", "ma_agiqa_gate"))]
+
+
+def test_direct_calls_of_the_meter_do_not_poison_the_scores(stand_in):
+    """Anyone who may score may call it, with any numbers; the next score counts as ever."""
+
+    def send():
+        with InferenceServerClient(stand_in.grpc_url) as client:
+            for score, gate in ((np.nan, 0.1), (-1e30, 0.1), (np.inf, 1.0), (3.0, np.nan)):
+                tensors = []
+                for name, value, width in (("SCORE", score, 1), ("GATE", gate, 3)):
+                    tensor = InferInput(f"UNCOUNTED_{name}", [8, width], "FP32")
+                    values = np.full((8, width), value, np.float32)
+                    tensors.append(tensor.set_data_from_numpy(values))
+                client.infer("meter", tensors)
+            answers.append(infer(client, IMAGE))
+
+    answers: list[dict[str, np.ndarray]] = []
+    moved = change(stand_in, send, SCORED)
+    assert moved[SCORED] == moved["ma_agiqa_score_count"] == 1
+    assert moved["ma_agiqa_score_sum"] == pytest.approx(answers[0]["SCORE"].sum(), abs=1e-4)
+    assert moved[SCORED.replace("scored", "implausible")] == 32

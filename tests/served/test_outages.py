@@ -8,8 +8,8 @@ import pytest
 from embedded.server import EmbeddedTriton
 from ma_agiqa_client import Retry, Scorer, ServerUnavailableError
 from support.pictures import picture
-from support.servers import SHIPPED, kill, serving, stop
-from support.triton_requests import statistics
+from support.servers import kill, serving, stop
+from support.triton_requests import images_computed
 
 COUNT = 150
 
@@ -26,10 +26,6 @@ def own_server(stand_in_repository):
         yield running
 
 
-def completed(server: EmbeddedTriton) -> int:
-    return statistics(server).inference_count
-
-
 def check_restart(server: EmbeddedTriton, repository, how, images) -> None:
     """End a server in the middle of a run and start it again at the same ports; all are scored."""
     scores, done, second = [], threading.Event(), []
@@ -38,7 +34,7 @@ def check_restart(server: EmbeddedTriton, repository, how, images) -> None:
         how(server)
         with serving(repository, at=server) as running:
             done.wait(120)
-            second.append(completed(running))
+            second.append(images_computed(running))
 
     other = threading.Thread(target=restart)
     try:
@@ -60,13 +56,6 @@ def test_a_restart_in_the_middle_is_waited_out(slow_server, slow_repository, ima
     check_restart(slow_server, slow_repository, how, images)
 
 
-@pytest.mark.slow
-def test_a_restart_of_the_shipped_model_is_waited_out(images):
-    """Its networks take seconds to load."""
-    with serving(SHIPPED) as running:
-        check_restart(running, SHIPPED, kill, images)
-
-
 def test_a_server_that_is_gone_keeps_what_is_finished_and_reports_the_rest(slow_server, images):
     scores, began = [], 0.0
     with Scorer(slow_server.grpc_url, retry=Retry(budget_s=1)) as scorer:
@@ -84,10 +73,10 @@ def test_a_server_that_is_gone_keeps_what_is_finished_and_reports_the_rest(slow_
 
 
 def test_two_servers_share_the_work_and_one_is_enough(stand_in, own_server, images):
-    before = completed(stand_in)
+    before = images_computed(stand_in)
     with Scorer([stand_in.grpc_url, own_server.grpc_url], timeout_s=120) as scorer:
         scores = list(scorer.score_many(images, max_in_flight=16))
-        shares = completed(stand_in) - before, completed(own_server)
+        shares = images_computed(stand_in) - before, images_computed(own_server)
         kill(own_server)
         scores += scorer.score_many(images[:50], max_in_flight=16)
     assert [str(score.error) for score in scores if score.error] == []
@@ -96,11 +85,11 @@ def test_two_servers_share_the_work_and_one_is_enough(stand_in, own_server, imag
 
 def test_a_name_with_two_addresses_is_balanced(stand_in, own_server, images):
     """gRPC's own round robin, over the two addresses of one target."""
-    before = completed(stand_in)
+    before = images_computed(stand_in)
     target = f"ipv4:{stand_in.grpc_url},{own_server.grpc_url}"
     with Scorer(target) as scorer:
         assert all(score.error is None for score in scorer.score_many(images[:100]))
-    shares = completed(stand_in) - before, completed(own_server)
+    shares = images_computed(stand_in) - before, images_computed(own_server)
     assert min(shares) > 20
 
 

@@ -1,39 +1,23 @@
 """Rewards by a real Triton, in the order of calls of the trainers that take them.
 
-The trainers themselves are not installed. Their calls were read in ddpo-pytorch (scripts/train.py),
-flow_grpo (flow_grpo/rewards.py, scripts/train_sd3.py), TRL (DDPOTrainer.compute_rewards and step)
-and verl-omni (VisualRewardManager, MultiVisualRewardManager, http_scorer_client), and are repeated
-here with what each does to the result.
+The trainers themselves are not installed. Their calls were read in ddpo-pytorch (scripts/train.py)
+and flow_grpo (flow_grpo/rewards.py, scripts/train_sd3.py), and are repeated here with what each
+does to the result. TRL, verl-omni and reward servers are in tests/client/rewards.
 """
 
-import asyncio
-import os
-import pickle
-import re
 import subprocess
 import sys
-import threading
 from collections import defaultdict
 from concurrent import futures
-from http.client import HTTPConnection
-from inspect import iscoroutinefunction, signature
 from pathlib import Path
 
 import numpy as np
 import pytest
-import requests
 import torch
 from PIL import Image
-from requests.adapters import HTTPAdapter
-from requests.adapters import Retry as HttpRetry
 
-from ma_agiqa_client import Retry, Scorer, ServerUnavailableError, rewards
-from ma_agiqa_client._programs.embedded import DEFAULT_URL, listens
-from ma_agiqa_client.rewards._server import RewardServer
-from support.pictures import encoded, picture
-from support.servers import kill, serving
-
-aiohttp = pytest.importorskip("aiohttp")
+from ma_agiqa_client import Scorer, rewards
+from support.pictures import picture
 
 ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = 1e-6  # of the reward: float32
@@ -50,10 +34,6 @@ def sample() -> torch.Tensor:
     return torch.from_numpy(PIXELS).permute(0, 3, 1, 2).float() / 255
 
 
-def jpeg(pixels: np.ndarray) -> bytes:
-    return encoded(pixels, "JPEG")
-
-
 @pytest.fixture(scope="module")
 def expected(stand_in):
     """The normalized score of each picture, each asked for alone."""
@@ -61,13 +41,6 @@ def expected(stand_in):
         scores = np.array([scorer.score(pixels).normalized for pixels in PIXELS])
     assert np.ptp(scores) > 0.05  # else a mixed-up order would not be seen
     return scores
-
-
-@pytest.fixture(scope="module")
-def expected_jpeg(stand_in):
-    """The same of the pictures as JPEG files."""
-    with Scorer(stand_in.grpc_url) as scorer:
-        return np.array([scorer.score(jpeg(pixels)).normalized for pixels in PIXELS])
 
 
 @pytest.fixture
@@ -97,7 +70,7 @@ def test_ddpo_pytorch(expected):
 
 
 def brightness(device):
-    """Another reward beside it, of the trainer's own."""
+    """Another reward, of the trainer's own."""
     return lambda images, prompts, metadata: (images.mean((1, 2, 3)).tolist(), {})
 
 
@@ -141,191 +114,6 @@ def test_flow_grpo(expected, weights):
     other = weights.get("brightness", 0) * sample().mean((1, 2, 3)).numpy()
     total = np.tile(other + weights["ma_agiqa"] * expected, 2)
     assert average == pytest.approx(total[:, None].repeat(3, 1), abs=3 * TOLERANCE)
-
-
-@pytest.mark.usefixtures("environment")
-def test_trl_ddpo_trainer(expected):
-    """compute_rewards and the first lines of step."""
-    reward_fn = rewards.ddpo_trainer_reward()
-    pairs = [[sample(), PROMPTS, METADATA] for _ in range(2)]
-    results = []
-    for images, prompts, metadata in pairs:
-        reward, meta = reward_fn(images, prompts, metadata)
-        results.append((torch.as_tensor(reward, device="cpu"), meta))
-    scores, metas = zip(*results, strict=True)
-    for index, data in enumerate(pairs):
-        data.extend([scores[index], metas[index]])
-    logged = [pairs[-1][3][index].item() for index in range(BATCH)]  # as the image hook does
-    assert logged == pytest.approx(expected.tolist(), abs=TOLERANCE)
-    assert torch.cat(scores).numpy() == pytest.approx(np.tile(expected, 2), abs=TOLERANCE)
-
-
-async def run_single(function, pixels, **entry):
-    """One sample in verl-omni: the arguments by keyword, filtered as the multi manager does."""
-    given = {
-        "data_source": "prompts",
-        "solution_image": torch.from_numpy(pixels).permute(2, 0, 1),  # uint8 CHW
-        "ground_truth": "a cat",
-        "extra_info": {"num_turns": None, "rollout_reward_scores": {}},
-        **entry,
-    }
-    parameters = signature(function).parameters.values()
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        given = {k: v for k, v in given.items() if k in signature(function).parameters}
-    assert iscoroutinefunction(function)
-    result = await function(**given)
-    extra = {f"reward/ma_agiqa/{k}": v for k, v in result.items() if k != "score"}
-    return {"reward_score": float(result["score"]), "reward_extra_info": extra}
-
-
-def test_verl_omni(stand_in, expected):
-    async def rollout():
-        calls = [run_single(rewards.compute_score, p, url=stand_in.grpc_url) for p in PIXELS]
-        return await asyncio.gather(*calls)
-
-    results = asyncio.run(rollout())
-    scores = torch.tensor([one["reward_score"] for one in results]).unsqueeze(-1)
-    assert scores.numpy() == pytest.approx(expected[:, None], abs=TOLERANCE)
-    assert {tuple(one["reward_extra_info"]) for one in results} == {
-        ("reward/ma_agiqa/ma_agiqa_mos", "reward/ma_agiqa/ma_agiqa_failed")
-    }
-
-
-@pytest.fixture
-def reward_server(stand_in):
-    with Scorer(stand_in.grpc_url) as scorer:
-        running = RewardServer("127.0.0.1", 0, scorer)
-        thread = threading.Thread(target=running.run)
-        thread.start()
-        yield running
-        running.stop()
-        thread.join()
-
-
-def deqa_client(url):
-    """flow_grpo's client of a reward server: a session that retries, JPEGs, pickles both ways."""
-    session = requests.Session()
-    retries = HttpRetry(total=1000, backoff_factor=1, status_forcelist=[500], allowed_methods=False)
-    session.mount("http://", HTTPAdapter(max_retries=retries))
-
-    def score(images, prompts, metadata):
-        images = (images * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
-        images = images.transpose(0, 2, 3, 1)
-        scores = []
-        for batch in np.array_split(images, np.ceil(len(images) / 4)):
-            body = pickle.dumps({"images": [jpeg(image) for image in batch]})
-            response = session.post(url, data=body, timeout=120)
-            scores += pickle.loads(response.content)["outputs"]
-        return scores, {}
-
-    return score
-
-
-def test_flow_grpo_asks_a_reward_server(reward_server, expected_jpeg):
-    score = deqa_client(reward_server.address)
-    with futures.ThreadPoolExecutor(max_workers=8) as executor:
-        pending = [executor.submit(score, sample(), PROMPTS, METADATA) for _ in range(4)]
-        for one in pending:
-            scores, _ = one.result()
-            assert scores == pytest.approx(expected_jpeg.tolist(), abs=TOLERANCE)
-
-
-async def http_scorer(session, url, pixels, tries=3):
-    """verl-omni's client: one image, pickles both ways, retries of 408, 429 and 5xx."""
-    payload = {"images": [jpeg(pixels)], "prompts": ["a cat"], "metadata": {}}
-    for _ in range(tries):
-        async with session.post(url, data=pickle.dumps(payload)) as response:
-            body = await response.read()
-            if response.status == 200:
-                answer = pickle.loads(body)
-                assert "error" not in answer
-                return {"score": float(answer["scores"][0])}
-            error = RuntimeError(f"HTTP {response.status}: {pickle.loads(body)['error']}")
-            if response.status < 500 and response.status not in (408, 429):
-                break
-    raise error
-
-
-def test_verl_omni_asks_a_reward_server(reward_server, expected_jpeg):
-    async def rollout():
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session:
-            url = reward_server.address
-            calls = [http_scorer(session, url, PIXELS[i % BATCH]) for i in range(60)]
-            return await asyncio.gather(*calls)
-
-    scores = [one["score"] for one in asyncio.run(rollout())]
-    assert scores == pytest.approx(np.resize(expected_jpeg, 60).tolist(), abs=TOLERANCE)
-
-
-def test_a_damaged_image_reaches_the_trainer_as_a_sentence(reward_server):
-    body = pickle.dumps({"images": [jpeg(PIXELS[0]), jpeg(PIXELS[1])[:100]]})
-    response = requests.post(reward_server.address, data=body, timeout=60)
-    assert response.status_code == 422
-    assert pickle.loads(response.content)["error"].startswith("Image 1 of the batch has no reward.")
-
-
-def test_a_server_that_goes_away_is_an_error_and_the_fallback_is_one_only_if_asked_for(
-    stand_in_repository,
-):
-    """It is killed between two batches."""
-    with (
-        serving(stand_in_repository) as server,
-        Scorer(server.grpc_url, retry=Retry(budget_s=1)) as scorer,
-    ):
-        strict = rewards.ma_agiqa_score(scorer=scorer)
-        lenient = rewards.ma_agiqa_score(scorer=scorer, fallback=-0.5)
-        before = [score(sample(), PROMPTS, METADATA)[0].tolist() for score in (strict, lenient)]
-        assert before[0] == before[1]
-        kill(server)
-        with pytest.raises(ServerUnavailableError, match="Image 0 of the batch"):
-            strict(sample(), PROMPTS, METADATA)
-        scores, info = lenient(sample(), PROMPTS, METADATA)
-    assert scores.tolist() == [-0.5] * BATCH
-    assert info["failed"].all()
-
-
-COMMAND = """
-import runpy, sys
-from pathlib import Path
-from ma_agiqa_client._programs import serving
-
-script = Path(sys.argv.pop(1))
-serving.find_serve_script = lambda: script
-runpy.run_module("ma_agiqa_client.rewards", run_name="__main__")
-"""
-
-
-@pytest.mark.xdist_group("default_port")
-def test_the_command_with_a_server_of_its_own(expected_jpeg, stand_in_repository, tmp_path):
-    """No --url, and nothing at the default address: a server is started, and stopped at the end."""
-    if listens(DEFAULT_URL):
-        pytest.skip(f"something listens at {DEFAULT_URL}, so no server would be started")
-    script = tmp_path / "serve.py"
-    options = [str(ROOT / "deploy" / "serve.py"), "--repository", str(stand_in_repository)]
-    script.write_text(
-        f"import os, sys\nos.execv(sys.executable, [sys.executable, *{options}, *sys.argv[1:]])\n"
-    )
-    environment = {k: v for k, v in os.environ.items() if k != "MA_AGIQA_URL"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, script, "--port", "0"],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    try:
-        said = [process.stderr.readline() for _ in range(3)]
-        assert "Demo model" in said[1]
-        where = re.search(r"http://(\S+)$", said[2])[1]
-        grpc_url = re.search(r"runs at (\S+) ", said[1])[1]
-        connection = HTTPConnection(where, timeout=60)
-        connection.request("POST", "/", pickle.dumps({"images": [jpeg(p) for p in PIXELS]}))
-        scores = pickle.loads(connection.getresponse().read())["scores"]
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
-    assert scores == pytest.approx(expected_jpeg.tolist(), abs=TOLERANCE)
-    assert process.returncode == 0
-    assert not listens(grpc_url)
 
 
 def test_the_example_repairs_the_picture(server, tmp_path):

@@ -156,7 +156,7 @@ def stage(repository: Path, weights: bytes | None) -> tuple[int, ModelConfig]:
 def test_the_oldest_of_too_many_goes(repository, own_server, control, other_checkpoint, tmp_path):
     network = load_scorer(other_checkpoint)[0]
     torch.jit.script(network).save(tmp_path / "model.pt")
-    golden = rollout.make_golden(repository, network, control)
+    golden = rollout.make_golden(repository, network, [control])
     with ConstantLoad(own_server.grpc_url, threads=2) as load:
         load.wait_for(4)
         while len(versions.kept_versions(repository)) < 3:
@@ -188,7 +188,7 @@ def test_a_run_of_the_command_line_has_one_version(
 ):
     network = load_scorer(other_checkpoint)[0]
     torch.jit.script(network).save(tmp_path / "model.pt")
-    golden = rollout.make_golden(repository, network, control)
+    golden = rollout.make_golden(repository, network, [control])
     with Scorer(own_server.grpc_url) as scorer:
         before = scorer.model().version
         wanted = scorer.score(golden_images()[0]).mos
@@ -219,7 +219,7 @@ def test_a_failed_check_leaves_the_old_version_serving(
     repository, own_server, control, tmp_path, fault, reason
 ):
     network = load_scorer(DEMO_CHECKPOINT)[0]
-    golden = rollout.make_golden(repository, network, control)
+    golden = rollout.make_golden(repository, network, [control])
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(1.02 if fault == "other weights" else float("nan"))
@@ -288,10 +288,10 @@ def test_a_dead_server_is_reported_and_nothing_changes(repository):
     before = state(repository)
     kept = versions.kept_versions(repository)[0]
     with (
-        ModelControl("127.0.0.1:9", "") as nobody,
-        pytest.raises(CheckpointError, match=r"not rolled back; .* did not load"),
+        ModelControl("127.0.0.1:9", "") as dead,
+        pytest.raises(CheckpointError, match=r"not rolled back; .* did not show the"),
     ):
-        rollout.roll_back(repository, [nobody], kept)
+        rollout.roll_back(repository, [dead], kept)
     assert state(repository) == before
 
 

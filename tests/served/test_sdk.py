@@ -1,10 +1,8 @@
 """The SDK against a real Triton: every kind of input, order, bad images, the wrong model."""
 
-import asyncio
 import io
 import re
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +11,6 @@ import torch
 from PIL import Image
 
 from ma_agiqa_client import (
-    AsyncScorer,
-    ClientError,
-    DeadlineExceededError,
     InvalidImageError,
     Scorer,
     WrongModelError,
@@ -101,85 +96,17 @@ def test_the_order_of_60_mixed_images_is_kept(scorer):
     assert len(set(alone)) == 60  # or another order would pass too
 
 
-def test_score_many_is_lazy_and_bounded(scorer):
-    taken = 0
-
-    def endless():
-        nonlocal taken
-        while True:
-            taken += 1
-            yield encoded(picture(taken))
-
-    scores = scorer.score_many(endless(), max_in_flight=6)
-    for received in range(1, 31):
-        assert next(scores).error is None
-        assert taken <= received + 6
-    scores.close()
-
-
-@pytest.mark.parametrize(
-    ("array", "reason"),
-    [
-        (np.full((8, 8, 3), np.nan), "NaN"),
-        (np.zeros((8, 8, 3), np.int32), "int32"),
-        (np.zeros((8, 8, 4), np.uint8), "shape"),
-        (np.full((8, 8, 3), 200.0), "200"),
-        (torch.full((3, 8, 8), -1.0), "-1"),
-        (torch.zeros(2, 3, 8, 8), "score_many"),
-        (np.zeros((3, 9000, 2), np.uint8), "9000|9,000|8192"),
-    ],
-)
-def test_arrays_that_cannot_be_scored_say_why(scorer, array, reason):
-    with pytest.raises(InvalidImageError, match=reason):
-        scorer.score(array)
-    assert [type(score.error) for score in scorer.score_many([array])] == [InvalidImageError]
-
-
-@pytest.mark.parametrize("name", sorted(BAD))
-def test_bad_images_are_typed(scorer, name):
-    with pytest.raises(InvalidImageError) as caught:
-        scorer.score(BAD[name])
-    message = str(caught.value)
-    assert message.endswith(".")
-    assert "Traceback" not in message
-    assert ".py" not in message
-    assert "ensemble" not in message
-
-
 def test_bad_images_do_not_disturb_their_neighbors(scorer):
     good = encoded(picture(5))
     alone = scorer.score(good).mos
     images = [data for bad in BAD.values() for data in (good, bad)] * 6
     scores = list(scorer.score_many(images))
     assert [score.mos for score in scores[0::2]] == [alone] * 24
-    assert all(isinstance(score.error, InvalidImageError) for score in scores[1::2])
-
-
-def test_a_reduced_image_is_another_image(stand_in, scorer):
-    large = picture(3, 900, 1200)
-    with Scorer(stand_in.grpc_url, max_side=64) as reducing:
-        assert reducing.score(large).mos != scorer.score(large).mos
-        assert reducing.score(large).mos == reducing.score(Image.fromarray(large)).mos
-        small = picture(3, 60, 60)
-        assert reducing.score(small).mos == scorer.score(small).mos
-
-
-def test_the_event_loops_scorer_gives_the_same_numbers(stand_in, scorer):
-    async def main():
-        async with AsyncScorer(stand_in.grpc_url) as scorer:
-            one = await scorer.score(EXAMPLES[0], maps=True)
-            many = [score async for score in scorer.score_many([*EXAMPLES, b"bad"])]
-            return one, many, await scorer.rank(EXAMPLES, top=3), await scorer.model()
-
-    one, many, ranked, card = asyncio.run(main())
-    expected = list(scorer.score_many(EXAMPLES))
-    assert card == scorer.model()
-    assert one.mos == scorer.score(EXAMPLES[0]).mos
-    assert one.patch_score.shape == one.patch_weight.shape == (14, 14)
-    assert isinstance(many.pop().error, InvalidImageError)
-    assert [score.mos for score in many] == [score.mos for score in expected]
-    best = sorted(expected, key=lambda score: -score.mos)[:3]
-    assert [score.source for score in ranked] == [score.source for score in best]
+    errors = [score.error for score in scores[1::2]]
+    assert {type(error) for error in errors} == {InvalidImageError}
+    for message in map(str, errors):
+        assert message.endswith(".")
+        assert not re.search(r"Traceback|\.py|ensemble", message), message
 
 
 def test_compressed_requests_score_the_same(stand_in, scorer):
@@ -187,20 +114,6 @@ def test_compressed_requests_score_the_same(stand_in, scorer):
     for algorithm in ("gzip", "deflate"):
         with Scorer(stand_in.grpc_url, compression=algorithm) as compressing:
             assert compressing.score(pixels).mos == scorer.score(pixels).mos
-
-
-def test_200_concurrent_requests_of_mixed_sizes_are_answered(scorer):
-    images = [encoded(picture(seed), ("PNG", "JPEG")[seed % 2]) for seed in range(200)]
-    with ThreadPoolExecutor(200) as pool:
-        scores = list(pool.map(scorer.score, images))
-    assert len(scores) == 200
-    assert all(np.isfinite(score.mos) for score in scores)
-
-
-def test_a_deadline_is_kept(scorer):
-    with pytest.raises(DeadlineExceededError):
-        scorer.score(picture(1), timeout_s=1e-4)
-    assert scorer.score(picture(1)).error is None
 
 
 @pytest.mark.parametrize("behind_s", [3600, -3600])
@@ -211,27 +124,6 @@ def test_a_clock_of_this_machine_that_is_wrong_costs_no_score(scorer, monkeypatc
     monkeypatch.setattr(wrong, lambda: now() - behind_s * 10**9)
     assert scorer.score(EXAMPLES[0], timeout_s=30).error is None
     assert all(score.error is None for score in scorer.score_many(EXAMPLES, timeout_s=30))
-
-
-def test_a_server_that_cannot_be_reached_is_a_client_error():
-    with Scorer("127.0.0.1:1") as scorer, pytest.raises(ClientError):
-        scorer.score(picture(1))
-
-
-def test_another_model_behind_the_address(tmp_path):
-    folder = tmp_path / "ma_agiqa"
-    (folder / "1").mkdir(parents=True)
-    (folder / "1" / "model.py").write_text(
-        "class TritonPythonModel:\n    def execute(self, requests):\n        return []\n"
-    )
-    tensors = '[ { name: "X", data_type: TYPE_FP32, dims: [ 1 ] } ]'
-    (folder / "config.pbtxt").write_text(f'backend: "python"\ninput {tensors}\noutput {tensors}\n')
-    with serving(tmp_path, self_test=False) as other, Scorer(other.grpc_url) as scorer:
-        with pytest.raises(WrongModelError, match=r"takes \['X'\].*expected IMAGE in and SCORE"):
-            scorer.score(EXAMPLES[0])
-        assert [type(s.error) for s in scorer.score_many(EXAMPLES[:3])] == [WrongModelError] * 3
-        with pytest.raises(WrongModelError):
-            scorer.model()
 
 
 def test_a_server_without_the_model(tmp_path):

@@ -4,9 +4,9 @@ import struct
 import zlib
 from functools import cache
 from pathlib import Path
+from random import Random
 
 import numpy as np
-from hypothesis import strategies as st
 from PIL import Image
 
 from support.pictures import encoded
@@ -46,28 +46,23 @@ def real_files() -> tuple[bytes, ...]:
         *((rgb, "TIFF", {"compression": c}) for c in ("jpeg", "packbits")),
         *((image, "TIFF", {}) for image in (palette, alpha, sixteen)),
         (rgb.convert("1"), "TIFF", {"compression": "group4"}),
+        *((rgb, "TIFF", {"compression": c}) for c in ("zstd", "lzma")),
+        (rgb, "AVIF", {"speed": 10}),
     ]
-    return tuple(encoded(image, name, **options) for image, name, options in variants)
+    files = tuple(encoded(image, name, **options) for image, name, options in variants)
+    pam = b"P7\nWIDTH 2\nHEIGHT 1\nDEPTH 4\nMAXVAL 255\nTUPLTYPE RGB_ALPHA\nENDHDR\n" + bytes(8)
+    return (*files, pam, b"P6 # made\n2 1\n4095\n" + bytes(12), rle_bmp(16, 4, b"\x10\7\0\0" * 4))
 
 
-def mutated_files() -> st.SearchStrategy[bytes]:
-    """Real files with one to six changes, most of them in the header."""
-    index = st.sampled_from(range(len(real_files())))
-    return st.builds(_mutated, index, st.lists(_CHANGES, min_size=1, max_size=6))
-
-
-_CHANGES = st.tuples(
-    st.sampled_from(WAYS),
-    st.one_of(st.integers(0, HEADER_BYTES), st.integers(0, 2**16)),
-    st.one_of(st.sampled_from(NUMBERS), st.integers(0, 2**32 - 1)),
-    st.sampled_from(("<H", ">H", "<I", ">I", "B")),
-)
-
-
-def _mutated(index: int, changes: list[tuple[str, int, int, str]]) -> bytes:
-    data = bytearray(real_files()[index])
-    for way, place, number, layout in changes:
-        _change(data, way, place % (len(data) + 1), number, layout)
+def mutated_file(seed: int) -> bytes:
+    """A real file with one to six changes, most of them in the header."""
+    random = Random(seed)
+    data = bytearray(random.choice(real_files()))
+    for _ in range(random.randint(1, 6)):
+        place = random.randint(0, HEADER_BYTES if random.random() < 0.5 else 2**16)
+        number = random.choice((random.choice(NUMBERS), random.randrange(2**32)))
+        layout = random.choice(("<H", ">H", "<I", ">I", "B"))
+        _change(data, random.choice(WAYS), place % (len(data) + 1), number, layout)
     return bytes(data)
 
 
@@ -108,14 +103,115 @@ def costly_files(size: int) -> dict[str, bytes]:
     jpeg = encoded(Image.new("RGB", (16, 16)), "JPEG")
     progressive = encoded(Image.new("RGB", (1024, 1024)), "JPEG", progressive=True)
     scan = progressive[progressive.rindex(b"\xff\xda") : -2]
-    segment = b"\xff\xe1\xff\xffExif\0\0" + bytes(65527)
     return {
         "PNG of empty chunks": png(8, 8, png_chunk(b"teSt", b"") * (size // 12)),
-        "JPEG of fill bytes": jpeg[:2] + b"\xff" * size + jpeg[2:],
         "JPEG of empty segments": jpeg[:2] + b"\xff\xfe\0\2" * (size // 4) + jpeg[2:],
-        "JPEG of full segments": jpeg[:2] + segment * (size // len(segment)) + jpeg[2:],
         "JPEG of empty scans": progressive[:-2] + scan * (size // len(scan)) + b"\xff\xd9",
         "PPM of comments": b"P6\n" + b"#\n" * (size // 2) + b"8 8\n255\n" + bytes(192),
         "text PPM": b"P3 16 16 255\n" + b"#\n" * (size // 2) + b"1 " * 768,
         "GIF of junk": b"GIF89a\x08\0\x08\0\0\0\0" + b"\1" * size,
     }
+
+
+def bulky_files(size: int) -> dict[str, bytes]:
+    """Small pictures in files of about `size` bytes, which a decoder has to pass over."""
+    jpeg = encoded(Image.new("RGB", (16, 16)), "JPEG")
+    segment = b"\xff\xe1\xff\xffExif\0\0" + bytes(65527)
+    return {
+        "JPEG of fill bytes": jpeg[:2] + b"\xff" * size + jpeg[2:],
+        "JPEG of full segments": jpeg[:2] + segment * (size // len(segment)) + jpeg[2:],
+        "JPEG with a video behind it": jpeg + bytes(range(256)) * (size // 256),
+        "PNG with a long text": png(8, 8, png_chunk(b"tEXt", b"workflow\0" + bytes(size))),
+        "PNG with its tail": png(8, 8) + bytes(size),
+    }
+
+
+def rle_bmp(width: int, height: int, runs: bytes) -> bytes:
+    """A BMP of 8-bit gray values in runs: count and value; 0, 0 ends a row."""
+    palette = b"".join(bytes((i, i, i, 0)) for i in range(256))
+    sizes = (40, width, height, 1, 8, 1, len(runs), 0, 0, 256, 0)
+    start = 14 + 40 + len(palette)
+    head = b"BM" + struct.pack("<IHHI", start + len(runs), 0, 0, start)
+    return head + struct.pack("<IiiHHIIiiII", *sizes) + palette + runs
+
+
+def tiff(tags: dict[int, int | tuple[int, int, int]], blob: bytes = b"") -> bytes:
+    """A little-endian TIFF: each tag a number, or type, count and value; `blob` lies at 8."""
+    head = b"II*\0" + struct.pack("<I", 8 + len(blob)) + blob
+    entries = [(tag, *(v if isinstance(v, tuple) else (4, 1, v))) for tag, v in tags.items()]
+    body = b"".join(struct.pack("<HHII", *entry) for entry in sorted(entries))
+    return head + struct.pack("<H", len(entries)) + body + bytes(4)
+
+
+def gray_tiff(width: int, height: int, pixels: bytes, **tags: int) -> bytes:
+    """A TIFF of one strip; `tags` are named t273 and so on."""
+    plain = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: height}
+    given = {int(name[1:]): value for name, value in tags.items()}
+    return tiff({**plain, 279: len(pixels), **given}, pixels)
+
+
+def shared_blocks_tiff(
+    side: int, blocks: int, block: bytes, compression: int, tiles: bool
+) -> bytes:
+    """A TIFF whose strips, or square tiles, are all the same bytes."""
+    offsets, sizes = (struct.pack("<I", number) * blocks for number in (8, len(block)))
+    where = ((4, blocks, 8 + len(block)), (4, blocks, 8 + len(block) + len(offsets)))
+    tile = round(side / blocks**0.5)
+    layout: dict[int, int | tuple[int, int, int]] = (
+        {322: tile, 323: tile, 324: where[0], 325: where[1]}
+        if tiles
+        else {273: where[0], 278: max(1, side // blocks), 279: where[1]}
+    )
+    plain = {256: side, 257: side, 258: 8, 259: compression, 262: 1, 277: 1}
+    return tiff({**plain, **layout}, block + offsets + sizes)
+
+
+def zeros(size: int) -> bytes:
+    """This many zeros, deflated."""
+    deflate = zlib.compressobj(9)
+    return deflate.compress(bytes(size)) + deflate.flush()
+
+
+def many_scans(side: int, scans: int) -> bytes:
+    """A progressive gray JPEG with this many scans more than an encoder writes."""
+    jpeg = encoded(Image.new("L", (side, side)), "JPEG", progressive=True)
+    last = jpeg[jpeg.rindex(b"\xff\xda") : -2]
+    return jpeg[:-2] + last * scans + b"\xff\xd9"
+
+
+def structured_file(seed: int) -> bytes:
+    """A file whose structure makes a decoder do far more than its bytes or pixels let expect."""
+    choose = Random(seed).choice
+    kind = choose(range(9))
+    side = choose((8, 64, 512, 2048, 4096, 8192))
+    blocks = choose((1, 4, 64, 1024, 4096))
+    scans = choose((0, 5, 20, 90))
+    match kind:
+        case 0:
+            return shared_blocks_tiff(side, blocks, many_scans(64, scans), 7, choose((False, True)))
+        case 1:
+            return shared_blocks_tiff(side, blocks, zeros(2**20), 8, choose((False, True)))
+        case 2:
+            tile = choose((1024, 8192, 32768, 65520))
+            data = zeros(min(tile * tile, 2**27))
+            extent = {256: 16, 257: side, 258: 8, 259: 8, 262: 1, 277: 1}
+            return tiff({**extent, 322: tile, 323: tile, 324: 8, 325: len(data)}, data)
+        case 3:
+            count = choose((10, 100_000, 2_000_000))
+            blob = struct.pack("<II", 1, 3) * count
+            tag = choose((282, 283, 50_000, 34_665))
+            extent = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 8, 279: 64}
+            return tiff({**extent, tag: (5, count, 8)}, blob)
+        case 4:
+            runs = choose((b"\1\7\0\0", b"\xff\7", b"\0\2\0\xff", b"\2\1\0\0"))
+            return rle_bmp(side, choose((1, 255, side)), runs * side)
+        case 5:
+            return many_scans(min(side, 4096), scans)
+        case 6:
+            return gray_tiff(side, side, zeros(side * side), t259=8)
+        case 7:
+            return png(side, choose((1, side)), png_chunk(b"zTXt", b"a\0\0" + zeros(2**25)))
+        case _:
+            image = Image.new("RGB", (choose((1, side)), side))
+            name = choose(("GIF", "WEBP", "AVIF", "PPM", "TIFF"))
+            return encoded(image, name)

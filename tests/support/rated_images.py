@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def write_images(folder: Path, count: int, side: int = 40) -> list[RatedImage]:
-    """Noise on a ramp, each image another; rows as `data.csv` beside them has them."""
+    """Noise on a ramp, each image a different one; rows as in the `data.csv` next to them."""
     rng = np.random.default_rng(count)
     (folder / "images").mkdir(parents=True)
     images = []

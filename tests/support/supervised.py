@@ -1,5 +1,6 @@
 """deploy/serve.py as a process of its own, for tests that harm it."""
 
+import contextlib
 import json
 import os
 import signal
@@ -7,19 +8,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
+
+from support.waiting import wait_until
+
 SERVE = Path(__file__).resolve().parents[2] / "deploy" / "serve.py"
-
-
-def wait_until(true: Callable[[], bool], timeout_s: float = 120.0) -> float:
-    """Wait for a condition; return the seconds it took, or fail."""
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() - began < timeout_s, "it never came true"
-        time.sleep(0.05)
-    return time.monotonic() - began
 
 
 class Supervised:
@@ -75,13 +71,11 @@ class Supervised:
     def pids(self, program: str) -> list[int]:
         """Living processes below it whose command line begins with a program, or names a file."""
         found = []
-        for pid in _descendants(self.process.pid):
-            try:
-                command = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-            except OSError:
-                continue
-            if any(program in part for part in command[:2]):
-                found.append(pid)
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                command = process.cmdline()[:2]
+                if process.status() != psutil.STATUS_ZOMBIE and program in " ".join(command):
+                    found.append(process.pid)
         return found
 
     def regions(self) -> list[Path]:
@@ -105,22 +99,6 @@ class Supervised:
     def _listen(self) -> None:
         for line in self.process.stderr:
             self.said.append((time.monotonic(), line))
-
-
-def _descendants(pid: int) -> list[int]:
-    parents = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if fields[0] != "Z":
-            parents[int(folder.name)] = int(fields[1])
-    found, new = [], [pid]
-    while new:
-        new = [child for child, parent in parents.items() if parent in new]
-        found += new
-    return found
 
 
 def kill(pid: int) -> float:

@@ -22,7 +22,10 @@ def test_a_file_that_cannot_be_written_is_said(tmp_path):
         write_whole(tmp_path / "file" / "below", "text")
 
 
-def test_a_folder_is_replaced_as_a_whole(tmp_path):
+@pytest.mark.parametrize("in_one_step", [True, False])
+def test_a_folder_is_replaced_as_a_whole(tmp_path, monkeypatch, in_one_step):
+    if not in_one_step:
+        monkeypatch.setattr("ma_agiqa.files._exchange", lambda *_: False)
     folder = tmp_path / "new" / "folder"
     for name in ("first", "second"):
         with replace_folder(folder) as part:
@@ -38,3 +41,14 @@ def test_an_error_leaves_the_folder_as_it_was(tmp_path):
         (part / "second" / "third").touch()
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["first"]
     assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
+
+
+def test_at_every_moment_there_is_a_folder(tmp_path, monkeypatch):
+    """The exchange is the one step that changes the folder's name."""
+    folder = tmp_path / "folder"
+    with replace_folder(folder) as part:
+        (part / "first").touch()
+    monkeypatch.setattr("os.replace", lambda *_: pytest.fail("not in one step"))
+    with replace_folder(folder) as part:
+        (part / "second").touch()
+    assert [path.name for path in folder.iterdir()] == ["second"]

@@ -28,12 +28,6 @@ FLOORS = (
 )
 """A room imports from itself and from lower floors (those before) only."""
 
-KNOWN = {
-    # until the served benchmarks move to deploy/load
-    ("benchmark", "commands"),
-    ("benchmark", "serving"),
-}
-
 SERVED_LIBRARIES = {
     *("torch", "transformers", "safetensors", "numpy", "cv2", "PIL"),  # the base dependencies
     "huggingface_hub",  # a dependency of transformers
@@ -84,19 +78,17 @@ def test_rooms_import_from_lower_floors_only():
             ours, theirs = room(module), room(target)
             if ours != theirs and floor[theirs] >= floor[ours]:
                 wrong.add((ours, theirs))
-    assert wrong <= KNOWN
+    assert wrong == set()
 
 
 def test_nothing_but_served_models_imports_what_is_for_serving():
     arrows = {(room(module), room(t)) for module, targets in graph().items() for t in targets}
     allowed = {("serving", name) for name in ("serving", "errors", "tensors")}
-    assert {arrow for arrow in arrows if "serving" in arrow} - KNOWN <= allowed
+    assert {arrow for arrow in arrows if "serving" in arrow} <= allowed
 
 
 def test_no_modules_import_one_another_in_a_circle():
     below = graph()
-    for module in list(below):
-        below[module] = {t for t in below[module] if (room(module), room(t)) not in KNOWN}
     while leaves := [module for module, targets in below.items() if not targets & below.keys()]:
         for module in leaves:
             del below[module]
@@ -109,8 +101,7 @@ def test_click_is_for_commands_alone():
         for path in PACKAGE.rglob("*.py")
         if any(name.split(".")[0] == "click" for name in imports(path))
     }
-    outside = {user for user in users if not user.startswith("commands/")} - {"__main__.py"}
-    assert outside <= {"benchmark/_served_command.py"}  # moves to deploy/load
+    assert {user for user in users if not user.startswith("commands/")} == {"__main__.py"}
 
 
 def served_closure() -> set[str]:
@@ -132,7 +123,8 @@ def served_closure() -> set[str]:
 def test_served_models_import_a_small_part_of_the_package():
     closure = served_closure()
     rooms = {room(module) for module in closure} - {"networks"}
-    assert rooms == {"errors", "tensors", "images", "lmm", "serving"}
+    needed = {"errors", "tensors", "images", "lmm", "serving"}
+    assert needed <= rooms <= needed | {"files", "file_hashes"}  # which check what is loaded
     assert {module for module in closure if room(module) == "networks"} == {
         "ma_agiqa.networks.exact_loading"
     }

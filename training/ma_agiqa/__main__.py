@@ -15,6 +15,7 @@ COMMANDS = {
     "ablate": "Train and compare the paper's ablations.",
     "baselines": "Compare with other quality metrics.",
     "figures": "Draw the paper's figures from predictions.",
+    "answers": "Draw what the LMM answers about images.",
     "benchmark": "Measure how fast everything is on this machine.",
     "synthetic": "Write the data set of the demo model.",
     "paper-weights": "Download the paper's weights.",

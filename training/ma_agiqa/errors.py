@@ -3,6 +3,7 @@
     MAAGIQAError
     ├── ImageError                 the bytes cannot be scored
     │   ├── InvalidImageError      not an image, truncated, or a format we do not read
+    │   │   └── CostlyImageError   takes far more time or memory than images of its size
     │   └── ImageTooLargeError     more bytes or pixels than the limit
     ├── CheckpointError            weights that do not fit the model, or cannot be read
     ├── ConfigError                a setting with an unknown name or an impossible value
@@ -26,6 +27,10 @@ class ImageError(MAAGIQAError):
 
 class InvalidImageError(ImageError):
     """The bytes are not an image, are truncated, or are of a format that is not read."""
+
+
+class CostlyImageError(InvalidImageError):
+    """Decoding takes far more time or memory than that of other images of the same size."""
 
 
 class ImageTooLargeError(ImageError):

@@ -26,6 +26,12 @@ class FileHashes:
         self._known = _read(self._cache)
         self._changed = False
 
+    @classmethod
+    def of_user(cls) -> "FileHashes":
+        """The hashes that this user's programs share, in the folder for caches."""
+        caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        return cls(Path(caches).expanduser() / "ma_agiqa" / "hashes.json")
+
     def sha256(self, path: str | os.PathLike[str]) -> str:
         """Hash of a file's content, in hexadecimal.
 
@@ -49,7 +55,8 @@ class FileHashes:
         if not self._changed:
             return
         try:
-            write_whole(self._cache, json.dumps(self._known))
+            # What another process has kept meanwhile stays.
+            write_whole(self._cache, json.dumps({**_read(self._cache), **self._known}))
             self._changed = False
         except DataError:
             return

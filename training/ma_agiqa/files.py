@@ -1,12 +1,16 @@
-"""Files and folders that are written whole or not at all, hashes, and a full disk explained."""
+"""Files and folders written whole or not at all, JSON, hashes, and a full disk explained."""
 
+import ctypes
 import errno
 import hashlib
+import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -18,7 +22,7 @@ _TORCH_WORDS = ("PytorchStreamWriter failed", "file write failed")
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> Path:
-    """Write a file next to its place and move it there; its folder is made.
+    """Write a file next to its place, to the disk, and move it there; its folder is made.
 
     Args:
         path: where the file goes.
@@ -28,11 +32,13 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> Path:
         DataError: the file cannot be written; a file that was there before is kept.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # another process may write it, too
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(content.encode() if isinstance(content, str) else content)
+        _sync(part)
         os.replace(part, path)
+        _sync(path.parent)
     except OSError as error:
         with suppress(OSError):
             part.unlink()
@@ -40,9 +46,22 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> Path:
     return path
 
 
+def json_text(values: Any) -> str:
+    """Write plain values as JSON, with null for numbers that are not finite."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        if isinstance(value, Mapping):
+            return {str(name): plain(item) for name, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return json.dumps(plain(values), indent=2, allow_nan=False) + "\n"
+
+
 @contextmanager
 def replace_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Fill a folder next to its place and move it there at the end.
+    """Fill a folder next to its place and move it there at the end, in one step.
 
     After an error or a crash the folder is what it was before, or does not exist.
 
@@ -61,11 +80,17 @@ def replace_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+    for path in (*part.rglob("*"), part):
+        _sync(path)
     shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
+    if not folder.exists():
+        os.replace(part, folder)
+    elif not _exchange(part, folder):  # two steps, where the system knows no better
         os.replace(folder, old)
-    os.replace(part, folder)
-    shutil.rmtree(old, ignore_errors=True)
+        os.replace(part, folder)
+    _sync(folder.parent)
+    for left in (part, old):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager
@@ -94,6 +119,23 @@ def sha256(path: str | os.PathLike[str]) -> str:
     """Hash a file's content; 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[attr-defined]
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file or the names in a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step; False where the system or its file system cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    names = os.fsencode(one), os.fsencode(other)
+    return rename is not None and rename(here, names[0], here, names[1], exchange) == 0
 
 
 def _free(folder: Path) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ma_agiqa.checkpoints import load_scorer
+from ma_agiqa.checkpoints.embedder_binding import EmbedderIdentity, check_binding
 from ma_agiqa.errors import ConfigError, InvalidImageError
 from ma_agiqa.images.tensor_views import quality_pixels, semantic_pixels
 from ma_agiqa.images.views import RGB, decode, quality_view, semantic_view
@@ -47,28 +48,36 @@ class ImageScorer:
         checkpoint: str | os.PathLike[str],
         embedder: str | None = None,
         device: str | torch.device = "cpu",
-        dtype: str = "float32",
+        dtype: str | None = None,
     ) -> "ImageScorer":
         """Load both networks.
 
         Args:
             checkpoint: path of the scorer, as `checkpoints.load_scorer` takes it.
             embedder: source of the embedder, as `lmm.sources.build_embedder` takes it; by default
-                the one that the checkpoint's card names.
+                the one that the checkpoint's card names. Its weights must be those that the scorer
+                was trained with.
             device: device of both networks.
-            dtype: what the embedder's weights are kept in, of `lmm.sources.DTYPES`; the scorer's
-                are float32.
+            dtype: what the embedder's weights are kept in, of `lmm.sources.DTYPES`; by default what
+                the scorer was trained with, else float32. The scorer's are float32.
 
         Raises:
             CheckpointError: weights that cannot be read or do not fit.
-            ConfigError: a dtype that cannot be used, an embedder that does not fit the scorer, or
-                a card that names none.
+            ConfigError: a dtype that cannot be used, an embedder that the scorer was not trained
+                with, or a card that names none.
         """
         scorer, card = load_scorer(checkpoint)
         source = embedder or card.embedder.get("source")
         if source is None:
             raise ConfigError(f"The card of {checkpoint} names no embedder. Give one (embedder=).")
-        return cls(build_embedder(source, device, dtype), scorer.to(device))
+        chosen, where = dtype or card.embedder.get("dtype") or "float32", f"embedder {source!r}"
+        identity = EmbedderIdentity.of(source, chosen)
+        check_binding(card, identity, where, any_dtype=dtype is not None)
+        loaded = build_embedder(source, device, chosen)
+        if identity.weights_sha256 is None:  # the files were downloaded just now
+            identity = EmbedderIdentity.of(source, chosen)
+            check_binding(card, identity, where, any_dtype=dtype is not None)
+        return cls(loaded, scorer.to(device))
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[bytes | RGB]) -> ScorerOutput:

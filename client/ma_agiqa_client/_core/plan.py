@@ -28,7 +28,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from tritonclient.utils import InferenceServerException  # type: ignore[import-untyped]
+from tritonclient.utils import InferenceServerException
 
 from ma_agiqa_client._core import protocol
 from ma_agiqa_client._core.balancing import Balancer
@@ -45,6 +45,7 @@ from ma_agiqa_client.retry import Clock, Outage, Retry
 from ma_agiqa_client.score import Failure, Score
 
 _CARD_AGE_S = 60.0
+_MAX_INT64 = 2**63 - 1  # what a request's parameter can hold
 _DEADLINE_SLACK_S = 0.1  # the server, which knows the deadline too, may cancel just before it
 
 logger = logging.getLogger(__name__)
@@ -142,7 +143,7 @@ class Core:
             card = yield from self._card(server, clock)
             left_s = clock.left_s()
             deadline_us = self.server_deadline_us(left_s)
-            request = protocol.build_request(image, maps, request_id, deadline_us)
+            request = protocol.InferRequest(image, maps, request_id, deadline_us)
             return card, (yield Infer(server, request, left_s))
 
         return (yield from self._try(ask, clock))
@@ -224,4 +225,5 @@ class Core:
         server whose clock is ahead refuses early: this client then has time left, learns the
         difference from the refusal, and sends the image again.
         """
-        return time.time_ns() // 1000 + round(min(left_s, 1e9) * 1e6) + self._clock_offset_us
+        deadline_us = time.time_ns() // 1000 + round(min(left_s, 1e9) * 1e6)
+        return min(deadline_us + self._clock_offset_us, _MAX_INT64)

@@ -10,17 +10,21 @@ microseconds of Unix time on the server's clock. Steps that would begin later re
 """
 
 import re
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from tritonclient.grpc import (  # type: ignore[import-untyped]
+from tritonclient.grpc import (
     InferInput,
     InferRequestedOutput,
+    service_pb2,
 )
 
 from ma_agiqa_client.card import ModelCard
+from ma_agiqa_client.connection import proxy_advice
 from ma_agiqa_client.errors import (
     AuthenticationError,
     ClientError,
@@ -47,7 +51,8 @@ DEADLINE = "deadline_unix_us"
 
 _WRAPPING = re.compile(r"in ensemble '[^']*', |\[request id: [^]]*\] ")
 _DEAD_STUB = re.compile(r"Stub process '[^']*' is not healthy")
-_EXPIRED = re.compile(r"DEADLINE_EXCEEDED.*server clock (\d+) us")
+_EXPIRED = re.compile(r"DEADLINE_EXCEEDED.*server clock (\d{1,19}) us")
+_SERVE_AN_EXPORT = "Serve an ensemble written by export/to_triton.py."
 _ASK_FOR_A_KEPT_ONE = (
     "Ask for a version that is kept (`python export/to_triton.py list` lists them), "
     "or check the address."
@@ -56,19 +61,50 @@ _ASK_FOR_A_KEPT_ONE = (
 
 @dataclass(frozen=True)
 class InferRequest:
-    """A request for one image, as Triton's client takes it.
+    """A request for one image.
 
     Attributes:
-        inputs: the tensor IMAGE.
-        outputs: the outputs that are asked for.
-        parameters: values that every step of the ensemble can read.
-        request_id: appears in the server's log and traces.
+        image: bytes of the image file.
+        maps: whether the patch maps are asked for.
+        request_id: appears in the server's log and traces; any text.
+        deadline_unix_us: until when the answer is wanted, on the server's clock.
     """
 
-    inputs: list[InferInput]
-    outputs: list[InferRequestedOutput]
-    parameters: dict[str, int]
+    image: bytes
+    maps: bool
     request_id: str
+    deadline_unix_us: int
+
+    @property
+    def inputs(self) -> list[InferInput]:
+        """The tensor IMAGE, as the methods of Triton's own client take it."""
+        tensor = np.empty((1, 1), np.object_)  # `np.bytes_` would strip trailing zeros
+        tensor[0, 0] = self.image
+        infer_input = InferInput(IMAGE, [1, 1], "BYTES")
+        infer_input.set_data_from_numpy(tensor)
+        return [infer_input]
+
+    @property
+    def outputs(self) -> list[InferRequestedOutput]:
+        """The outputs that are asked for, as the methods of Triton's own client take them."""
+        return [InferRequestedOutput(name) for name in self._names()]
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """Values that every step of the ensemble can read."""
+        return {DEADLINE: self.deadline_unix_us}
+
+    def message(self, model: str) -> Any:
+        """Return the protobuf `ModelInferRequest` to a model."""
+        message = service_pb2.ModelInferRequest(model_name=model, id=self.request_id)
+        add_bytes(message, IMAGE, [1, 1], self.image)
+        for name in self._names():
+            message.outputs.add(name=name)
+        message.parameters[DEADLINE].int64_param = self.deadline_unix_us
+        return message
+
+    def _names(self) -> tuple[str, ...]:
+        return (SCORE, GATE, PATCH_SCORE, PATCH_WEIGHT) if self.maps else (SCORE, GATE)
 
 
 class Result(Protocol):
@@ -83,26 +119,10 @@ def model_name(version: int | None) -> str:
     return MODEL_NAME if version is None else f"{MODEL_NAME}_v{version}"
 
 
-def build_request(image: bytes, maps: bool, request_id: str, deadline_unix_us: int) -> InferRequest:
-    """Wrap one encoded image.
-
-    Args:
-        image: bytes of the image file.
-        maps: whether to ask for the patch maps as well.
-        request_id: any text.
-        deadline_unix_us: deadline of the answer, on the server's clock.
-    """
-    tensor = np.empty((1, 1), np.object_)  # `np.bytes_` would strip trailing zeros
-    tensor[0, 0] = image
-    infer_input = InferInput(IMAGE, [1, 1], "BYTES")
-    infer_input.set_data_from_numpy(tensor)
-    names = (SCORE, GATE, PATCH_SCORE, PATCH_WEIGHT) if maps else (SCORE, GATE)
-    return InferRequest(
-        inputs=[infer_input],
-        outputs=[InferRequestedOutput(name) for name in names],
-        parameters={DEADLINE: deadline_unix_us},
-        request_id=request_id,
-    )
+def add_bytes(message: Any, name: str, shape: Sequence[int], value: bytes) -> None:
+    """Add a tensor of one BYTES element to a protobuf `ModelInferRequest`."""
+    message.inputs.add(name=name, datatype="BYTES", shape=shape)
+    message.raw_input_contents.append(struct.pack("<I", len(value)) + value)
 
 
 def read_card(config: Any) -> ModelCard:
@@ -181,7 +201,8 @@ def to_client_error(
         case "UNAVAILABLE":
             return ServerUnavailableError(
                 f"The server at {url} is not available: {sentence.rstrip('.')}. "
-                "Check that it runs, and that the address and any certificates are correct."
+                "Check that it runs, that this is its gRPC port (by default 8001, while 8000 is "
+                f"HTTP), and any certificates.{proxy_advice(url)}"
             )
         case "DEADLINE_EXCEEDED":
             return deadline_exceeded(url, timeout_s)
@@ -222,15 +243,20 @@ def server_clock_us(message: str) -> int | None:
 
 
 def _output(result: Result, name: str, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
-    array = result.as_numpy(name)
+    try:
+        array = result.as_numpy(name)
+    except Exception as error:  # the tensor's bytes do not fit its shape or type
+        raise ServerError(
+            f"The server's output {name} cannot be read ({error}). {_SERVE_AN_EXPORT}"
+        ) from error
     given = None if array is None else array.shape
     if array is None or len(array.shape) != len(shape):
         raise _unexpected(name, given, shape)
     if any(size not in (None, got) for got, size in zip(array.shape, shape, strict=True)):
         raise _unexpected(name, given, shape)
-    if not np.isfinite(array).all():
+    if array.dtype.kind != "f" or not array.size or not np.isfinite(array).all():
         raise ServerError(
-            f"The server's output {name} contains NaN or infinity. "
+            f"The server's output {name} contains values that are not finite numbers. "
             "The cause is the served weights or their precision, not the image."
         )
     return array
@@ -239,8 +265,7 @@ def _output(result: Result, name: str, shape: tuple[int | None, ...]) -> npt.NDA
 def _unexpected(name: str, given: Any, shape: tuple[int | None, ...]) -> ServerError:
     expected = tuple("any" if size is None else size for size in shape)
     return ServerError(
-        f"The server's output {name} has shape {given}; expected {expected}. "
-        "Serve an ensemble written by export/to_triton.py."
+        f"The server's output {name} has shape {given}; expected {expected}. {_SERVE_AN_EXPORT}"
     )
 
 

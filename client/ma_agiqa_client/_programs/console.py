@@ -15,11 +15,19 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
 
+class RichConsole(rich.console.Console):
+    """rich's console, but a reader that goes away is an error, as for every other output."""
+
+    def on_broken_pipe(self) -> None:
+        """Leave the error that is being handled to the program."""
+        raise
+
+
 class Console:
     """Standard error; messages do not disturb the progress bar."""
 
     def __init__(self) -> None:
-        self._console = rich.console.Console(stderr=True)
+        self._console = RichConsole(stderr=True)
         self._server_error = ""
 
     def print(self, message: str) -> None:
@@ -29,11 +37,11 @@ class Console:
 
     def failure(self, image: str, error: ClientError) -> None:
         """Name an image that failed; a reason that lies with the server is printed only once."""
-        if isinstance(error, InvalidImageError):
-            self.print(f"  {image}: {error}")
-        elif str(error) != self._server_error:
+        if not isinstance(error, InvalidImageError):
+            if str(error) == self._server_error:
+                return
             self._server_error = str(error)
-            self.print(f"  {image}: {error}")
+        self.print(f"  {printable(image)}: {error}")
 
     @contextmanager
     def progress(self, total: int, *, hidden: bool) -> Iterator[tuple[Progress, TaskID]]:

@@ -98,7 +98,10 @@ _SERVER = (
         "--tls", is_flag=True, help="Encrypt the connection; the other --tls options imply it."
     ),
     click.option(
-        "--tls-ca", metavar="PEM", type=_PEM, help="CA certificates to trust instead of the usual."
+        "--tls-ca",
+        metavar="PEM",
+        type=_PEM,
+        help="CA certificates to trust instead of the usual ones.",
     ),
     click.option(
         "--tls-cert", metavar="PEM", type=_PEM, help="This client's certificate, for mutual TLS."

@@ -1,81 +1,109 @@
-"""How calls reach a server from threads: Triton's gRPC client."""
+"""How calls reach a server from threads, by gRPC."""
 
-from collections.abc import Callable
-from concurrent.futures import Future
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from tritonclient.grpc import InferenceServerClient  # type: ignore[import-untyped]
-from tritonclient.utils import InferenceServerException  # type: ignore[import-untyped]
+import grpc
+from tritonclient.grpc import (
+    InferResult,
+    service_pb2,
+    service_pb2_grpc,
+)
+from tritonclient.utils import InferenceServerException
 
 from ma_agiqa_client._core.protocol import InferRequest, Result, model_name
-from ma_agiqa_client._core.transport import PendingResult
-from ma_agiqa_client.connection import Connection, check_url
+from ma_agiqa_client.connection import Connection
+
+GRACE_S = 1.0
+"""Seconds after its deadline at which a call counts as failed, whether or not gRPC has ended it.
+
+In a process that was forked while gRPC was at work, gRPC may never do so.
+"""
 
 
 class GrpcTransport:
-    """One gRPC channel, kept open: Triton's client leaks memory if one is made for each call."""
+    """One gRPC channel, kept open."""
 
     def __init__(self, url: str, connection: Connection) -> None:
         """Prepare the channel; it connects at the first call.
 
         Raises:
-            ValueError: `url` is not an address for gRPC, or a certificate cannot be read.
+            ValueError: a certificate cannot be read.
         """
         self._connection = connection
         self._model = model_name(connection.version)
-        self._client = InferenceServerClient(
-            check_url(url),
-            creds=connection.tls.credentials() if connection.tls else None,
-            channel_args=connection.channel_args(url),
-        )
+        self._channel = connection.open_channel(url, grpc)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
-    def infer(self, request: InferRequest, timeout_s: float) -> PendingResult:
+    def infer(self, request: InferRequest, timeout_s: float) -> "_Pending":
         """Send an image to the ensemble."""
-        pending = _Pending()
-        pending.call = self._client.async_infer(
-            self._model,
-            request.inputs,
-            pending.finish,
-            outputs=request.outputs,
-            request_id=request.request_id,
-            parameters=request.parameters,
-            client_timeout=timeout_s,
-            headers=self._connection.headers(),
-            compression_algorithm=self._connection.compression,
-        )
-        return pending
+        return self._start(self._stub.ModelInfer, request.message(self._model), timeout_s)
 
     def model_config(self, timeout_s: float) -> Any:
         """Return the ensemble's configuration, the protobuf `ModelConfig`."""
-        return self._call(self._client.get_model_config, timeout_s).config
+        request = service_pb2.ModelConfigRequest(name=self._model)
+        return self._start(self._stub.ModelConfig, request, timeout_s).message().config
 
     def model_ready(self, timeout_s: float) -> bool:
         """Return whether the ensemble and all its models are loaded."""
-        return bool(self._call(self._client.is_model_ready, timeout_s))
+        request = service_pb2.ModelReadyRequest(name=self._model)
+        return bool(self._start(self._stub.ModelReady, request, timeout_s).message().ready)
+
+    @contextmanager
+    def stream(self, request: Any, timeout_s: float) -> Iterator[Iterator[Any]]:
+        """Ask for several answers; they end with the context."""
+        options = self._connection.call_options(timeout_s)
+        with failures():
+            answers = self._stub.ModelStreamInfer(iter([request]), **options)
+            try:
+                yield answers
+            finally:
+                answers.cancel()
 
     def close(self) -> None:
         """Close the channel; calls in flight are cancelled."""
-        self._client.close()
+        self._channel.close()
 
-    def _call(self, method: Callable[..., Any], timeout_s: float) -> Any:
-        return method(self._model, headers=self._connection.headers(), client_timeout=timeout_s)
+    def _start(self, method: Any, request: Any, timeout_s: float) -> "_Pending":
+        call = method.future(request, **self._connection.call_options(timeout_s))
+        return _Pending(call, timeout_s)
 
 
 class _Pending:
-    """A call of Triton's client, which answers on a thread of gRPC, as something to wait for."""
+    """A call in flight."""
 
-    def __init__(self) -> None:
-        self._answer: Future[Result] = Future()
-        self.call: Any = None
+    def __init__(self, call: Any, timeout_s: float) -> None:
+        self._call = call
+        self._timeout_s = min(timeout_s, 1e9) + GRACE_S
 
-    def finish(self, result: Result | None, error: InferenceServerException | None) -> None:
-        if error is not None:
-            self._answer.set_exception(error)
-        elif result is not None:
-            self._answer.set_result(result)
+    def message(self) -> Any:
+        """Wait for the answer, a protobuf message."""
+        with failures():
+            return self._call.result(self._timeout_s)
 
     def result(self) -> Result:
-        return self._answer.result()
+        """Wait for the answer to an image."""
+        result: Result = InferResult(self.message())
+        return result
 
     def cancel(self) -> None:
-        self.call.cancel()
+        """Cancel the call: `result` raises. Does nothing once it is answered."""
+        self._call.cancel()
+
+
+@contextmanager
+def failures() -> Iterator[None]:
+    """Raise what a transport raises in place of gRPC's own errors."""
+    status, message = "", ""
+    try:
+        yield
+        return
+    except grpc.RpcError as error:
+        status, message, cause = str(error.code()), error.details() or "", error
+    except (grpc.FutureTimeoutError, asyncio.TimeoutError) as error:
+        status, message, cause = str(grpc.StatusCode.DEADLINE_EXCEEDED), "gRPC is silent", error
+    except grpc.FutureCancelledError as error:
+        status, message, cause = str(grpc.StatusCode.CANCELLED), "this client cancelled it", error
+    raise InferenceServerException(message, status) from cause

@@ -6,20 +6,23 @@ Pixels in memory are sent as PPM (`arrays.py`), which keeps them exactly.
 
 import io
 import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import IO, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ma_agiqa_client._wire.arrays import encode_array, is_array, is_batch, on_the_cpu
+from ma_agiqa_client._wire.pictures import FORMATS, as_served, open_picture
 from ma_agiqa_client.errors import InvalidImageError
 
-MAX_IMAGE_BYTES = 2**31 - 2**16
-"""Maximum size of an image in a gRPC message; servers accept far less."""
+MAX_IMAGE_BYTES = 64 * 2**20
+"""Maximum size of an image file: the server does not accept more."""
 
+_MAX_READ_BYTES = 2**31 - 2**16  # of images that are scaled down before they are sent
 _WEB = ("http://", "https://")
 
 
@@ -41,6 +44,22 @@ ImageLike: TypeAlias = (
 )
 
 
+class UnchangingFile(os.PathLike[str]):
+    """The path of a file that does not change while it waits to be sent, so it is read late."""
+
+    path: str
+
+    def __fspath__(self) -> str:
+        return self.path
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """In place of an image that could not be read when it was given."""
+
+    error: InvalidImageError
+
+
 @dataclass(frozen=True)
 class Encoder:
     """Turns images into bytes.
@@ -57,40 +76,69 @@ class Encoder:
         if self.max_side is not None and self.max_side < 1:
             raise ValueError(f"max_side is {self.max_side}; expected at least 1 pixel, or None.")
 
-    def encode(self, image: ImageLike, timeout_s: float = 60.0) -> bytes:
+    def take(self, image: ImageLike, *, files_wait: bool = False) -> Any:
+        """Read an image that the caller may change, overwrite or close afterwards.
+
+        Args:
+            image: as `encode` takes it.
+            files_wait: whether paths are only read by `encode`, because the caller cannot know when
+                the next image is asked for.
+
+        Returns:
+            What `encode` takes, and the caller cannot change: bytes, a web address, a path if
+            `files_wait`, or an `Unreadable`.
+        """
+        if isinstance(image, UnchangingFile) or (isinstance(image, str) and _is_address(image)):
+            return image
+        if files_wait and isinstance(image, str | os.PathLike):
+            return image
+        try:
+            return self._bytes(image)
+        except InvalidImageError as error:
+            return Unreadable(error)
+
+    def encode(self, image: "ImageLike | Unreadable", timeout_s: float = 60.0) -> bytes:
         """Return the bytes to send for an image.
 
         Args:
-            image: path of an image file; the bytes of one; a binary file object, which is read to
-                its end; a web address if `fetch_urls`; a Pillow image, whose EXIF orientation is
-                applied and whose alpha channel is dropped, as the server does with files; or an
-                array or tensor as `encode_array` takes it.
+            image: path of a regular file; the bytes of an image file; a binary file object, which
+                is read to its end; a web address if `fetch_urls`; a Pillow image, whose EXIF
+                orientation is applied and whose alpha channel is dropped, as the server does with
+                files; an array or tensor as `encode_array` takes it; or what `take` returned.
             timeout_s: seconds that fetching may take.
 
         Returns:
             The file's bytes unchanged, or binary PPM (PGM for gray).
 
         Raises:
-            InvalidImageError: the image is unreadable or empty, or an array of another dtype, shape
-                or range.
+            InvalidImageError: the image is unreadable, empty or too large, or an array of another
+                dtype, shape or range.
         """
-        if self.max_side is not None:
-            return _reduced(self._bytes(image, timeout_s), self.max_side)
-        return self._bytes(image, timeout_s)
+        if isinstance(image, Unreadable):
+            raise image.error
+        if isinstance(image, str) and _is_address(image):
+            data = self._fetched(image, timeout_s)
+        else:
+            data = self._bytes(image)
+        if self.max_side is None:
+            return data
+        return _checked(_reduced(data, self.max_side), "The image to send", MAX_IMAGE_BYTES)
 
-    def _bytes(self, image: ImageLike, timeout_s: float) -> bytes:
-        if isinstance(image, str) and image.lower().startswith(_WEB):
-            return _checked(self._fetched(image, timeout_s), f"The image at {image}")
+    def _bytes(self, image: ImageLike) -> bytes:
+        limit = MAX_IMAGE_BYTES if self.max_side is None else _MAX_READ_BYTES
         if isinstance(image, str | os.PathLike):
-            return _from_file(image)
-        if isinstance(image, bytes | bytearray | memoryview):
-            return _checked(bytes(image), "The given bytes")
+            return _checked(read_file(image, limit), "The file", limit)
+        if isinstance(image, bytes):
+            return _checked(image, "The image", limit)
+        if isinstance(image, bytearray | memoryview):
+            return _checked(bytes(image), "The image", limit)
         if isinstance(image, Image.Image):
-            return _from_pillow(image)
+            return _checked(_to_ppm(as_served(image)), "The Pillow image", limit)
         if is_array(image):
-            return _checked(encode_array(image), "The array")
+            return _checked(encode_array(image), "The array", limit)
         if hasattr(image, "read"):
-            return _from_file_object(image)
+            subject = "The file object, read from its current position,"
+            return _checked(_from_file_object(image), subject, limit)
         raise InvalidImageError(
             f"Got an object of type {type(image).__name__}. Expected a path, bytes, a binary file, "
             "a Pillow image, a NumPy array or a torch tensor."
@@ -104,24 +152,28 @@ class Encoder:
             )
         from ma_agiqa_client._wire.fetch import fetch  # urllib is slow to import, and rarely used
 
-        return fetch(address, timeout_s)
+        data = fetch(address, timeout_s, MAX_IMAGE_BYTES)
+        return _checked(data, f"The image at {address}", MAX_IMAGE_BYTES)
 
 
-def detach(image: Any) -> Any:
-    """Copy what the caller may overwrite or close before it is sent.
+def read_file(path: str | os.PathLike[str], limit: int = MAX_IMAGE_BYTES) -> bytes:
+    """Read a file up to one byte above a limit.
 
     Raises:
-        InvalidImageError: a file object cannot be read.
+        InvalidImageError: it cannot be read, or is not a regular file. Pipes, sockets and devices
+            are not waited for.
     """
-    if isinstance(image, np.ndarray):
-        return image.copy()
-    if isinstance(image, bytearray | memoryview):
-        return bytes(image)
-    if is_array(image):
-        return image.clone() if hasattr(image, "clone") else image
-    if hasattr(image, "read") and not isinstance(image, os.PathLike | Image.Image):
-        return _from_file_object(image)
-    return image
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
+            raise OSError(None, "it is a pipe, a socket or a device")
+        with open(path, "rb", opener=_open_at_once) as file:
+            return file.read(limit + 1)
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InvalidImageError(
+            f"The file {os.fspath(path)!r} cannot be read: {reason}. "
+            "Expected the path of a readable image file."
+        ) from error
 
 
 def check_sources(sources: Any) -> Any:
@@ -143,76 +195,50 @@ def check_sources(sources: Any) -> Any:
     return on_the_cpu(sources)
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; 16-bit gray keeps its high byte, as on the server."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-    return image
+def _is_address(text: str) -> bool:
+    return text.lower().startswith(_WEB)
 
 
-def _from_file(path: str | os.PathLike[str]) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_IMAGE_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InvalidImageError(
-            f"The file {os.fspath(path)!r} cannot be read: {reason}. "
-            "Expected the path of a readable image file."
-        ) from error
-    return _checked(data, "The file")
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting, should it have become a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _from_file_object(file: Any) -> bytes:
     try:
         data = file.read()
-    except (OSError, ValueError) as error:  # ValueError: it is closed, or text it cannot decode
+    except Exception as error:  # it is closed, or text, or fails in a way of its own
         raise InvalidImageError(
             f"The file object cannot be read ({error}). Open it with mode 'rb'."
         ) from error
-    if not isinstance(data, bytes):
+    if not isinstance(data, bytes | bytearray):
         raise InvalidImageError(
             f"The file object gave {type(data).__name__}; expected bytes. Open it with mode 'rb'."
         )
-    return _checked(data, "The file object, read from its current position,")
+    return bytes(data)
 
 
-def _checked(data: bytes, subject: str) -> bytes:
+def _checked(data: bytes, subject: str, limit: int) -> bytes:
     if not data:
         raise InvalidImageError(f"{subject} has 0 bytes. Expected an encoded image, such as a PNG.")
-    if len(data) > MAX_IMAGE_BYTES:
+    if len(data) > limit:
         raise InvalidImageError(
-            f"{subject} has more than {MAX_IMAGE_BYTES:,} bytes, which is too large for a request. "
+            f"{subject} has more than {limit:,} bytes, which the server does not accept. "
             "Compress it or scale it down."
         )
     return data
 
 
-def _from_pillow(image: Image.Image) -> bytes:
-    try:
-        image = upright(image)
-        if image.mode == "F":
-            raise InvalidImageError(
-                "The Pillow image has mode F, whose range is not known. Convert it to RGB first."
-            )
-        return encode_array(np.asarray(image if image.mode == "L" else image.convert("RGB")))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InvalidImageError(
-            f"The Pillow image cannot be decoded ({error}). Open an intact file."
-        ) from error
+def _to_ppm(image: Image.Image) -> bytes:
+    return encode_array(np.asarray(image))
 
 
 def _reduced(data: bytes, max_side: int) -> bytes:
     """Scale a large image down, as PPM; return the same bytes if it is small or unreadable."""
     try:
-        with Image.open(io.BytesIO(data)) as decoded:
-            if max(decoded.size) <= max_side:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            if max(opened.size) <= max_side:
                 return data
-            small = ImageOps.exif_transpose(decoded)
-            if small.mode not in ("L", "I", "I;16", "F"):
-                small = small.convert("RGB")
-            small.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return _to_ppm(open_picture(io.BytesIO(data), max_side, quickly=False))
+    except Exception:  # Pillow's readers raise errors of every kind; the server says what is wrong
         return data
-    return _from_pillow(small)

@@ -1,23 +1,27 @@
 """The page: what it shows and what it does. `app.py` starts it."""
 
-import base64
+import asyncio
 import io
 from bisect import bisect_right
 from dataclasses import dataclass
 
-from nicegui import events, run, ui
-from PIL import Image
+from nicegui import app, events, run, ui
 
 from ma_agiqa_client._core.ordering import order
 from ma_agiqa_client._programs.console import printable
+from ma_agiqa_client._programs.web_guard import WebGuard
+from ma_agiqa_client._wire.images import MAX_IMAGE_BYTES
+from ma_agiqa_client._wire.pictures import open_picture
 from ma_agiqa_client.card import ModelCard
-from ma_agiqa_client.cli.maps import LEGEND, lay_over, open_image
+from ma_agiqa_client.cli._report import data_uri
+from ma_agiqa_client.cli.maps import LEGEND, lay_over
 from ma_agiqa_client.cli.output import meaning
 from ma_agiqa_client.cli.rows import Row
-from ma_agiqa_client.errors import ClientError
+from ma_agiqa_client.errors import ClientError, InvalidImageError
 from ma_agiqa_client.scorer import Scorer
 
-_MAX_IMAGE_BYTES = 64 << 20  # the server's limit
+_MAX_BODY_BYTES = MAX_IMAGE_BYTES + (1 << 20)  # an image and what surrounds it in a form
+_AT_A_TIME = 16  # images that are in memory to be scored, of all visitors
 _SIDE = 480
 _REFRESH_S = 0.3
 _RECONNECT_S = 60.0  # a visitor whose network fails for less time keeps the images
@@ -36,6 +40,8 @@ body { font-feature-settings: "tnum"; }
 .drop .q-uploader__list::before { content: "Drop images here"; font-size: 18px; opacity: .7; }
 .drop .q-uploader__file { display: none; }
 """  # noqa: E501
+
+_room = asyncio.Semaphore(_AT_A_TIME)
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,8 @@ class _Card:
 
 
 def serve(scorer: Scorer, card: ModelCard, *, host: str, port: int) -> None:
-    """Serve the page until the process is asked to stop."""
+    """Serve the page until the process is told to end."""
+    app.add_middleware(WebGuard, host=host, max_body_bytes=_MAX_BODY_BYTES, has_pages=True)
     ui.run(
         lambda: _Page(scorer, card),
         host=host,
@@ -109,7 +116,7 @@ class _Page:
                     label="Or choose them with +",
                     multiple=True,
                     auto_upload=True,
-                    max_file_size=_MAX_IMAGE_BYTES,
+                    max_file_size=MAX_IMAGE_BYTES,
                     on_upload=self._take,
                     on_rejected=lambda: ui.notify("An image can have at most 64 MiB."),
                 )
@@ -138,9 +145,10 @@ class _Page:
         self._waiting += 1
         self._changed = True
         try:
-            data = await event.file.read()
             name = printable(event.file.name)
-            result = await run.io_bound(_score, self._scorer, name, data)
+            async with _room:
+                data = await event.file.read()
+                result = await run.io_bound(_score, self._scorer, name, data)
             if result:  # None if the process is about to end
                 self._fresh.append(result)
         finally:
@@ -219,24 +227,21 @@ def _facts(row: Row) -> None:
 
 
 def _score(scorer: Scorer, name: str, data: bytes) -> _Result:
-    """Score an uploaded file and draw its picture and map. Runs in a separate thread."""
+    """Score an uploaded file and draw its picture and map. Runs in a separate thread.
+
+    What the server does not score is not opened here either.
+    """
     try:
         row = Row.from_score(name, scorer.score(data, maps=True))
     except ClientError as error:
-        row = Row(name, error=str(error))
+        return _Result(Row(name, error=str(error)), "", "")
     try:
-        image = open_image(io.BytesIO(data), _SIDE)
-    except (OSError, SyntaxError, ValueError):
-        return _Result(row.without_patches(), "", "")
-    picture = _data_uri(image)
-    drawn = _data_uri(lay_over(image, row.patches)) if row.patches else picture
-    return _Result(row.without_patches(), picture, drawn)
-
-
-def _data_uri(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=80, method=2)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+        image = open_picture(io.BytesIO(data), _SIDE, quickly=True)
+    except InvalidImageError:
+        return _Result(row.without_map(), "", "")
+    picture = data_uri(image)
+    drawn = picture if row.map is None else data_uri(lay_over(image, row.map))
+    return _Result(row.without_map(), picture, drawn)
 
 
 def _color(normalized: float) -> str:

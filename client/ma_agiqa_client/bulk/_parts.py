@@ -145,8 +145,8 @@ class Job:
         """Split the input; start the job in the output folder, or continue it.
 
         Raises:
-            JobError: the input cannot be read or lacks a column, or the folder belongs to another
-                job.
+            JobError: the input cannot be read or lacks a column, the first column has neither text
+                nor bytes, or the folder belongs to another job.
         """
         files = [_describe(file, columns) for name in inputs for file in _parquet_files(name)]
         description = {
@@ -236,9 +236,37 @@ def _describe(name: str, columns: Sequence[str]) -> dict[str, Any]:
                     f"{name} has no column {missing[0]}; it has "
                     f"{', '.join(file.schema_arrow.names)}. Give another with --column or --keep."
                 )
+            kind = value_type(file.schema_arrow.field(columns[0]).type)
+            if not (is_text(kind) or is_bytes(kind) or pa.types.is_null(kind)):
+                raise JobError(
+                    f"The column {columns[0]} of {name} has the type {kind}; expected paths or "
+                    f"URIs (text), or the bytes of image files. {_advice(columns[0], kind)}"
+                )
             return {"file": name, "bytes": source.size(), "rows": file.metadata.num_rows}
     except (OSError, pa.ArrowException) as error:
         raise JobError(f"The input {name} cannot be read: {error}") from error
+
+
+def value_type(kind: Any) -> Any:
+    """Return the type of a column's values, also if they are encoded as a dictionary."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def is_text(kind: Any) -> bool:
+    """Return whether a type is text."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def is_bytes(kind: Any) -> bool:
+    """Return whether a type is bytes."""
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _advice(column: str, kind: Any) -> str:
+    if pa.types.is_struct(kind):  # as the library `datasets` writes images
+        fields = ", ".join(f"{column}.{field.name}" for field in kind)
+        return f"Write one of its fields ({fields}) to a column of its own."
+    return "Give another with --column."
 
 
 def _claim(store: Store, description: dict[str, Any]) -> None:

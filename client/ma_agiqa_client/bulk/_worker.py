@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ma_agiqa_client.bulk._parts import JobError, Part, Store, locate
+from ma_agiqa_client.bulk._parts import JobError, Part, Store, is_bytes, locate, value_type
 from ma_agiqa_client.connection import Tls
 from ma_agiqa_client.errors import (
     AuthenticationError,
@@ -135,12 +135,8 @@ class PartScorer:
     def _result(self, table: Any, outcomes: list[Score | Failure]) -> Any:
         """Build the table of results: one row per image, with its score or its error."""
         column, keep = self._settings.column, self._settings.keep
-        is_bytes = pa.types.is_binary(table[column].type) or pa.types.is_large_binary(
-            table[column].type
-        )
-        names = [
-            name for name in dict.fromkeys((column, *keep)) if not (is_bytes and name == column)
-        ]
+        without = column if is_bytes(value_type(table[column].type)) else None
+        names = [name for name in dict.fromkeys((column, *keep)) if name != without]
         data = {name: table[name] for name in names}
         data |= {name: _floats(getattr(one, name, None) for one in outcomes) for name in _NUMBERS}
         gates = [None if one.error else one.gate for one in outcomes]

@@ -3,10 +3,9 @@
 Only the images in flight are in memory.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.cli._find import Found
@@ -23,6 +22,17 @@ from ma_agiqa_client.scorer import Scorer
 
 _MIN_TO_STOP = 4
 _UNLOADED = "has no available versions"  # Triton's words for a model that it knows, but unloaded
+
+
+@dataclass(frozen=True)
+class _Image(Found):
+    """An image that is sent.
+
+    Attributes:
+        stamp: that of its file before it is read.
+    """
+
+    stamp: Stamp | None = None
 
 
 @dataclass
@@ -79,7 +89,7 @@ class Batch:
         self._maps = maps
         self._journal = journal
         self._on_failure = on_failure
-        self._waiting: deque[tuple[Found, Stamp | None]] = deque()
+        self._unavailable = 0
         self.counts = _Counts()
 
     def rows(self) -> Iterator[Row]:
@@ -90,71 +100,64 @@ class Batch:
             OSError: the journal cannot be written.
         """
         yield from self._earlier_rows()
-        listing = iter(self._listing)
-        yield from self._new_rows(listing)
-        yield from self._rows_not_tried(listing)
-
-    def _earlier_rows(self) -> Iterator[Row]:
-        if self._journal is None:
-            return
-        for found in self._listing:
-            row = None if found.problem else self._journal.find(found.path)
-            if row:
-                self.counts.scored += 1
-                self.counts.resumed += 1
-                yield Row(**{**vars(row), "image": found.path})
-
-    def _new_rows(self, listing: Iterator[Found]) -> Iterator[Row]:
-        """Score until the end of the listing, or until the server is no longer available."""
-        unavailable = 0
+        listing, problems = iter(self._listing), list[Found]()
         outcomes = self._scorer.score_many(
-            self._to_send(listing), max_in_flight=self._concurrency, maps=self._maps
+            self._to_send(listing, problems), max_in_flight=self._concurrency, maps=self._maps
         )
         with closing(outcomes):
             for outcome in outcomes:
-                yield from self._problems()
                 yield self._finish(outcome)
-                gone = isinstance(outcome.error, ServerUnavailableError)
-                unavailable = unavailable + 1 if gone else 0
-                if unavailable >= max(self._concurrency, _MIN_TO_STOP):
-                    return
-        yield from self._problems()
-
-    def _to_send(self, listing: Iterator[Found]) -> Iterator[str]:
-        for found in listing:
-            if found.problem:
-                self._waiting.append((found, None))
-            elif self._journal is None:
-                self._waiting.append((found, None))
-                yield found.path
-            elif not self._journal.find(found.path):
-                self._waiting.append((found, stamp(found.path)))
-                yield found.path
-
-    def _problems(self) -> Iterator[Row]:
-        """Yield rows for the next folders that could not be read."""
-        while self._waiting and self._waiting[0][0].problem:
-            found, _ = self._waiting.popleft()
+        for image in self._to_send(listing, problems, anyway=True):
+            self.counts.unserved += 1
+            self.counts.not_tried += 1
+            yield Row(image.path, error="Not tried: the server went away.")
+        for found in problems:
             yield self._fail(found.path, InvalidImageError(found.problem))
 
+    def _earlier_rows(self) -> Iterator[Row]:
+        for found in self._listing if self._journal else ():
+            row = self._earlier(found)
+            if row:
+                self.counts.scored += 1
+                self.counts.resumed += 1
+                yield replace(row, image=found.path)
+
+    def _earlier(self, found: Found) -> Row | None:
+        return None if self._journal is None or found.problem else self._journal.find(found.path)
+
+    def _to_send(
+        self, listing: Iterator[Found], problems: list[Found], *, anyway: bool = False
+    ) -> Iterator[_Image]:
+        """Yield what has no score yet, until the server is gone, unless `anyway`."""
+        while anyway or self._unavailable < max(self._concurrency, _MIN_TO_STOP):
+            found = next(listing, None)
+            if found is None:
+                return
+            if found.problem:
+                problems.append(found)
+            elif not self._earlier(found):
+                yield _Image(found.path, stamp=stamp(found.path) if self._journal else None)
+
     def _finish(self, outcome: Score | Failure) -> Row:
-        found, before = self._waiting.popleft()
+        image: _Image = outcome.source
+        gone = isinstance(outcome.error, ServerUnavailableError)
+        self._unavailable = self._unavailable + 1 if gone else 0
         if isinstance(outcome.error, WrongModelError):
             raise WrongModelError(
                 f"The run cannot continue with {self._card.name}, the model it began with: "
                 f"{outcome.error} Run it again: scores kept by --resume are not lost."
             ) from outcome.error
         if outcome.error:
-            return self._fail(found.path, outcome.error)
-        row = Row.from_score(found.path, outcome)
+            return self._fail(image.path, outcome.error)
+        row = Row.from_score(image.path, outcome)
         if row.model != self._card.name:
             raise WrongModelError(
                 f"The server has changed from the model {self._card.name} to {row.model} during "
                 "the run. Scores of two models cannot be compared: run it again."
             )
         self.counts.scored += 1
-        if self._journal is not None and before:
-            self._journal.add(row, before)
+        if self._journal is not None and image.stamp:
+            self._journal.add(row, image.stamp)
         return row
 
     def _fail(self, image: str, error: ClientError) -> Row:
@@ -165,19 +168,3 @@ class Batch:
             self.counts.unloaded += _UNLOADED in str(error)
         self._on_failure(image, error)
         return Row(image, error=str(error))
-
-    def _rows_not_tried(self, listing: Iterator[Found]) -> Iterator[Row]:
-        """Yield the images in flight when the server went away, then the rest, path by path."""
-        yield from self._skip()
-        for _ in self._to_send(listing):
-            yield from self._skip()
-        yield from self._skip()
-
-    def _skip(self) -> Iterator[Row]:
-        while self._waiting:
-            yield from self._problems()
-            if self._waiting:
-                found, _ = self._waiting.popleft()
-                self.counts.unserved += 1
-                self.counts.not_tried += 1
-                yield Row(found.path, error="Not tried: the server went away.")

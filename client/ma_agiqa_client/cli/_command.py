@@ -69,14 +69,17 @@ def main(**values: Any) -> None:
     """Predict how people would rate AI-generated images, and list the best first."""
     options = Options(server=ServerOptions.take_from(values), **values)
     options.check()
-    listing = Listing(_paths(options.paths), options.recursive)
+    own = (options.maps, options.copy_best)
+    listing = Listing(_paths(options.paths), options.recursive, own)
     expected = sum(1 for _ in listing)
     if not expected:
         raise click.UsageError(
             f"There are no images in {', '.join(map(printable, options.paths))}. "
-            f"Expected files that end in {', '.join(EXTENSIONS)}."
+            f"Expected files that end in {', '.join(EXTENSIONS)}. {listing.passed_over()}"
         )
     console = Console()
+    if notice := listing.passed_over():
+        console.print(notice)
     with _exit_statuses(options, console):
         sys.exit(_run(options, listing, expected, console))
 
@@ -85,10 +88,19 @@ def _paths(arguments: Sequence[str]) -> list[str]:
     paths: list[str] = []
     for argument in arguments:
         try:
-            paths += split_list(sys.stdin.buffer.read()) if argument == "-" else expand(argument)
+            paths += split_list(_standard_input()) if argument == "-" else expand(argument)
         except FileNotFoundError as error:
             raise click.UsageError(printable(str(error))) from error
+        except ValueError as error:
+            raise click.UsageError(
+                f"The list on standard input cannot be read: {error}. Give one path per line, in "
+                "UTF-8."
+            ) from error
     return paths
+
+
+def _standard_input() -> bytes:
+    return sys.stdin.buffer.read() if sys.stdin else b""  # None: it is closed
 
 
 @contextmanager
@@ -146,16 +158,26 @@ def _run(options: Options, listing: Listing, expected: int, console: Console) ->
         explanations = None
         if options.explains:
             explanations = Explanations(scorer, options.question, output, console)
-        Delivery(options, card, output, expected, console, explanations).run(batch)
-        return _conclude(batch, card, options, console)
+        delivery = Delivery(options, card, output, expected, console, explanations)
+        delivery.run(batch)
+        status = _conclude(batch, card, options, console)
+        return status if delivery.is_complete() else EXIT_NOT_WRITTEN
 
 
 @contextmanager
 def _open_output(options: Options) -> Iterator[IO[str]]:
-    """Open the file of --output, or standard output; bytes that are not UTF-8 are kept."""
+    """Open the file of --output, or standard output.
+
+    In CSV, names that are not UTF-8 keep their bytes. What the encoding of standard output lacks
+    is written as an escape sequence of Python, such as `\\u732b`.
+    """
     if options.output is None:
-        if options.writes == "csv" and isinstance(sys.stdout, io.TextIOWrapper):
+        if sys.stdout is None:
+            raise OSError("standard output is closed; give a file with --output")
+        if isinstance(sys.stdout, io.TextIOWrapper) and options.writes == "csv":
             sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+        elif isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         yield sys.stdout
         return
     with open(options.output, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:

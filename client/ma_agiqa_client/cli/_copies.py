@@ -4,6 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
+from ma_agiqa_client.cli._find import COPIES_MARK
+from ma_agiqa_client.cli.maps import Failures, fitting
 from ma_agiqa_client.cli.rows import Row, best_first
 
 
@@ -20,21 +22,25 @@ class BestFolder:
         self._folder = Path(folder)
         self._ranked = ranked
         self._rows: list[Row] = []
+        self.failures = Failures()
 
     def add(self, row: Row) -> None:
         """Note a row that has a score."""
         if row.error is None:
-            self._rows.append(row.without_patches())
+            self._rows.append(row.without_map())
 
     def finish(self) -> None:
-        """Copy the files.
+        """Copy the files; those that cannot be copied go to `failures`.
 
         Raises:
-            OSError: a file cannot be read or written.
+            OSError: the folder cannot be written.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / COPIES_MARK).touch()
         rows = self._rows if self._ranked else best_first(self._rows)
         digits = max(4, len(str(len(rows))))
         for rank, row in enumerate(rows, 1):
-            name = f"{rank:0{digits}d}_{os.path.basename(row.image)}"
-            shutil.copy2(row.image, self._folder / name)
+            stem, ending = os.path.splitext(os.path.basename(row.image))
+            with self.failures.of(row.image, "It was not copied"):
+                name = fitting(f"{rank:0{digits}d}_{stem}", ending)
+                shutil.copy2(row.image, self._folder / name)

@@ -83,6 +83,10 @@ class Delivery:
                 sink.finish()
         self._report_missing(batch.counts.unserved)
 
+    def is_complete(self) -> bool:
+        """Return whether every map and copy could be written."""
+        return not any(sink.failures.unwritten for sink in (self._maps, self._best) if sink)
+
     def _pass_on(self, rows: Iterator[Row]) -> None:
         for row in rows:
             for sink in self._sinks:
@@ -103,8 +107,9 @@ class Delivery:
         return self._writer.streams and self._options.output is None and sys.stdout.isatty()
 
     def _report_missing(self, unserved: int) -> None:
-        for image, reason in self._maps.failures if self._maps else ():
-            self._console.print(f"  {image}: {reason}")
+        for sink in (self._maps, self._best):
+            for image, reason in sink.failures if sink else ():
+                self._console.print(f"  {printable(image)}: {reason}")
         if self._selection.ungrouped:
             self._console.print(
                 f"{self._selection.ungrouped} images do not match --group-by and were left out."

@@ -11,10 +11,10 @@ import json
 import os
 import stat
 import sys
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from ma_agiqa_client.card import ModelCard
-from ma_agiqa_client.cli.rows import Row
+from ma_agiqa_client.cli.rows import Row, pack_map
 
 Stamp: TypeAlias = tuple[int, int]
 """Size of a file in bytes, and its modification time in nanoseconds."""
@@ -39,7 +39,7 @@ class Journal:
         Args:
             path: the JSONL file.
             card: the model that gives the scores.
-            maps: whether a row counts as finished only if it has its patch maps.
+            maps: whether a row counts as finished only if it has its patch map.
 
         Raises:
             JournalError: another run uses the file, it is another kind of file, or it has scores
@@ -80,8 +80,8 @@ class Journal:
             "size": size,
             "modified_ns": modified_ns,
         }
-        if row.patches:
-            record["patches"] = row.patches.to_dict()
+        if row.map is not None:
+            record["map"] = pack_map(row.map)
         line = memoryview(json.dumps(record, allow_nan=False).encode("ascii") + b"\n")
         while line:
             line = line[self._file.write(line) :]
@@ -133,16 +133,18 @@ class Journal:
             row = Row.from_dict(record)
             when = (int(record["size"]), int(record["modified_ns"]))
             model, checksum = row.model, str(record["checkpoint_sha256"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._malformed(number, _reason(error)) from error
+            key = _key(row.image, when)
+        except Exception as error:  # whatever a line of another file leads to
+            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise self._malformed(number, reason) from error
         if (model, checksum) != (self._card.name, self._card.checkpoint_sha256):
             raise JournalError(
                 f"{self._path} has scores of the model {model} (checksum {checksum[:12]}), but "
                 f"the server has {self._card.name} ({self._card.checkpoint_sha256[:12]}). Scores "
                 "of two models cannot be compared: serve the first model, or give another file."
             )
-        if not maps or row.patches:
-            self._offsets[_key(row.image, when)] = offset
+        if not maps or row.map is not None:
+            self._offsets[key] = offset
 
     def _malformed(self, number: int, reason: str) -> JournalError:
         return JournalError(
@@ -164,8 +166,3 @@ def _key(image: str, stamp: Stamp) -> _Key:
     """Compute a digest, so that a million finished images fit in memory."""
     text = f"{os.path.abspath(image)}\0{stamp[0]}\0{stamp[1]}"
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()
-
-
-def _reason(error: Exception) -> str:
-    shown: Any = f"no {error}" if isinstance(error, KeyError) else error
-    return str(shown)

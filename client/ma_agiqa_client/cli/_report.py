@@ -16,11 +16,14 @@ from importlib.resources import files
 from typing import IO, Any
 
 import numpy as np
+from PIL import Image
 
+from ma_agiqa_client._wire.pictures import open_picture
 from ma_agiqa_client.card import ModelCard
-from ma_agiqa_client.cli.maps import COLORS, LEGEND, open_image
+from ma_agiqa_client.cli.maps import COLORS, LEGEND, shares_of
 from ma_agiqa_client.cli.output import meaning
-from ma_agiqa_client.cli.rows import Patches, Row
+from ma_agiqa_client.cli.rows import Map, Row
+from ma_agiqa_client.errors import InvalidImageError
 
 _BLOCK = 40
 _QUALITY = 75
@@ -60,7 +63,7 @@ class Report:
             return
         record = row.to_dict()
         self._images.append({name: record.get(name) for name in _SHOWN})
-        self._maps = self._maps or row.patches is not None
+        self._maps = self._maps or row.map is not None
         self._spool.write(json.dumps(_picture(row, self._side)) + "\n")
 
     def finish(self) -> None:
@@ -122,27 +125,32 @@ def _picture(row: Row, side: int) -> dict[str, Any]:
     """Return thumbnail (a data URI; None if Pillow cannot decode the image), size and map."""
     picture: dict[str, Any] = {"thumbnail": None, "size": [1, 1], "map": None}
     try:
-        image = open_image(row.image, side)
-    except (OSError, SyntaxError, ValueError):
+        image = open_picture(row.image, side, quickly=True)
+    except InvalidImageError:
         pass  # there is still a score; the page says that there is no preview
     else:
-        buffer = io.BytesIO()
-        image.save(buffer, "WEBP", quality=_QUALITY, method=2)
-        data = base64.b64encode(buffer.getvalue()).decode("ascii")
-        picture |= {"thumbnail": f"data:image/webp;base64,{data}", "size": list(image.size)}
-    if row.patches:
-        picture["map"] = _map(row.patches)
+        picture |= {"thumbnail": data_uri(image), "size": list(image.size)}
+    if row.map is not None:
+        picture["map"] = _map(row.map)
     return picture
 
 
-def _map(patches: Patches) -> dict[str, Any]:
+def data_uri(image: Image.Image) -> str:
+    """Return a picture as a data URI, a compressed WebP."""
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=_QUALITY, method=2)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def _map(values: Map) -> dict[str, Any]:
     """Return the map as bytes 0-255 between its minimum and its maximum."""
-    quality = patches.quality
-    low, high = float(quality.min()), float(quality.max())
-    span = high - low
-    shares = (quality - low) / span if span > 0 else np.zeros_like(quality)
-    values = base64.b64encode(np.rint(shares * 255).astype(np.uint8).tobytes()).decode("ascii")
-    return {"shape": list(quality.shape), "low": low, "high": high, "values": values}
+    levels = np.rint(shares_of(values) * 255).astype(np.uint8)
+    return {
+        "shape": list(values.shape),
+        "low": float(values.min()),
+        "high": float(values.max()),
+        "values": base64.b64encode(levels.tobytes()).decode("ascii"),
+    }
 
 
 def _json_script(name: str, data: Any) -> str:

@@ -1,18 +1,18 @@
 """Selection of the images to show: the best, the good, or the best of each group."""
 
-import heapq
-import itertools
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from ma_agiqa_client.cli.rows import Row
+from ma_agiqa_client.cli.rows import Row, best_first
 
 Grouping = Callable[[str], str | None]
 """Returns the group of a path, or None if it is in no group."""
 
 PARENT = "parent"
+
+_SPARE = 1000  # rows that are kept beyond those that are shown, so that they are sorted rarely
 
 
 def parse_grouping(text: str) -> Grouping:
@@ -42,26 +42,8 @@ def parse_grouping(text: str) -> Grouping:
     return group
 
 
-@dataclass(frozen=True)
-class _Best:
-    """The best `size` rows so far; of equal rows, the first ones."""
-
-    size: int
-    heap: "list[tuple[float, int, Row]]"
-
-    def offer(self, mos: float, order: int, row: Row) -> None:
-        entry = (mos, -order, row)
-        if len(self.heap) < self.size:
-            heapq.heappush(self.heap, entry)
-        else:
-            heapq.heappushpop(self.heap, entry)
-
-    def rows(self) -> list[Row]:
-        return [row for _, _, row in sorted(self.heap, key=lambda entry: (-entry[0], -entry[1]))]
-
-
 class Selection:
-    """Decides row by row, and keeps no more rows than it will show.
+    """Decides row by row, and keeps few more rows than it will show.
 
     Without any rule, every row passes, including failures. With a rule, failures do not pass.
     """
@@ -84,14 +66,8 @@ class Selection:
         self._top = 1 if top is None and grouping else top
         self._min_mos = min_mos
         self._grouping = grouping
-        self._best: dict[str, _Best] = {}
-        self._order = itertools.count()
+        self._best: dict[str | None, list[Row]] = {}
         self.ungrouped = 0
-
-    @property
-    def chooses(self) -> bool:
-        """Whether there is any rule."""
-        return self._top is not None or self._min_mos is not None
 
     @property
     def ranks(self) -> bool:
@@ -100,7 +76,7 @@ class Selection:
 
     def take(self, row: Row) -> Iterator[Row]:
         """Yield the row if it can be shown at once."""
-        if not self.chooses:
+        if self._top is None and self._min_mos is None:
             yield row
             return
         if row.mos is None or (self._min_mos is not None and row.mos < self._min_mos):
@@ -108,16 +84,16 @@ class Selection:
         if self._top is None:
             yield row
             return
-        group = self._grouping(row.image) if self._grouping else ""
-        if group is None:
+        group = self._grouping(row.image) if self._grouping else None
+        if group is None and self._grouping:
             self.ungrouped += 1
             return
-        best = self._best.setdefault(group, _Best(self._top, []))
-        best.offer(
-            row.mos, next(self._order), replace(row, group=group if self._grouping else None)
-        )
+        best = self._best.setdefault(group, [])
+        best.append(replace(row, group=group))
+        if len(best) > self._top + (0 if self._grouping else _SPARE):
+            best[:] = best_first(best)[: self._top]
 
     def rest(self) -> Iterator[Row]:
         """Yield the rows kept for the end: best first, groups in the order they appeared."""
         for best in self._best.values():
-            yield from best.rows()
+            yield from best_first(best)[: self._top]

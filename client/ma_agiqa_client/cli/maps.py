@@ -3,17 +3,23 @@
 The network stretches the whole picture onto its square grid, so the map covers the whole picture.
 """
 
+import errno
+import hashlib
 import os
 import re
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from ma_agiqa_client._wire.images import upright
-from ma_agiqa_client.cli.rows import Patches, Row
+from ma_agiqa_client._wire.pictures import open_picture
+from ma_agiqa_client.cli._find import MAP_ENDING
+from ma_agiqa_client.cli.rows import Map, Row
+from ma_agiqa_client.errors import InvalidImageError
 
 COLORS = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
 """Colors of the map, evenly spaced from its minimum to its maximum (inferno, CC0)."""
@@ -21,10 +27,40 @@ COLORS = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164
 LEGEND = "patch score x patch weight: the quality MANIQA finds in each part, brighter is more"
 
 _LONGEST_SIDE = 1024
+_NAME_BYTES = 255  # the most that common file systems allow
+_CUT_CHARACTER = "".join(map(chr, range(0xDC80, 0xDD00)))  # bytes of one, as `os.fsdecode` gives
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 _HEAT_SHARE = 0.6
 _MARGIN = 12
-_TEXT_SIZE = 15
+_TEXT_SIZE, _LETTER_WIDTH = 15, 9
 _PAPER, _INK = (255, 255, 255), (40, 40, 40)
+
+
+class Failures(list[tuple[str, str]]):
+    """Images whose map or copy could not be made, each with the reason.
+
+    Attributes:
+        unwritten: whether a file could not be written, rather than an image be drawn.
+    """
+
+    unwritten = False
+
+    @contextmanager
+    def of(self, image: str, what: str) -> Iterator[None]:
+        """Note what goes wrong with one image, such as an impossible name.
+
+        Raises:
+            OSError: it would go wrong with every other image, too.
+        """
+        try:
+            yield
+        except (InvalidImageError, ValueError) as error:  # ValueError: a name that has no letters
+            self.append((image, f"{what}: {error}"))
+        except OSError as error:
+            if error.errno in _OF_THE_DISK:
+                raise
+            self.append((image, f"{what}: {error.strerror or error}."))
+            self.unwritten = True
 
 
 class MapFolder:
@@ -33,46 +69,42 @@ class MapFolder:
     def __init__(self, folder: str) -> None:
         """Prepare; subfolders are created when they are needed."""
         self._folder = Path(folder)
-        self.failures: list[tuple[str, str]] = []
+        self.failures = Failures()
 
     def path(self, image: str) -> Path:
         """Return the path of an image's map: `imgs/a.png` becomes DIR/imgs/a.png.map.jpg."""
         parts = [part for part in re.split(r"[\\/]+", os.path.splitdrive(image)[1]) if part]
         kept = ["__" if part == ".." else part for part in parts if part != "."]
-        return self._folder.joinpath(*kept[:-1], f"{kept[-1]}.map.jpg")
+        return self._folder.joinpath(*kept[:-1], fitting(kept[-1], MAP_ENDING))
 
     def add(self, row: Row) -> None:
-        """Draw the map of a scored row; images that Pillow cannot decode go to `failures`.
+        """Draw the map of a scored row; those that cannot be drawn or written go to `failures`.
 
         Raises:
-            OSError: the map cannot be written.
+            OSError: no map can be written, because the disk is full, for example.
         """
-        if row.patches is None:
+        if row.map is None:
             return
-        try:
-            image = open_image(row.image, _LONGEST_SIDE)
-        except (OSError, SyntaxError, ValueError) as error:
-            self.failures.append((row.image, f"No map was drawn: {error}."))
-            return
-        path = self.path(row.image)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draw_map(image, row.patches, _title(row)).save(path, "JPEG", quality=88)
+        with self.failures.of(row.image, "No map was drawn"):
+            image = open_picture(row.image, _LONGEST_SIDE, quickly=True).convert("RGB")
+            path = self.path(row.image)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draw_map(image, row.map, _title(row)).save(path, "JPEG", quality=88)
 
     def finish(self) -> None:
         """Do nothing: every map has been written."""
 
 
-def open_image(path: str | IO[bytes], longest_side: int) -> Image.Image:
-    """Open a file as the server sees it: upright, RGB, first frame. Large images are scaled down.
+def fitting(name: str, ending: str) -> str:
+    """Return a file name with an ending; one that is too long for file systems is cut.
 
-    Raises:
-        OSError, SyntaxError, ValueError: Pillow cannot decode it.
+    What is cut off is replaced by 8 hexadecimal digits that depend on the whole name.
     """
-    with Image.open(path) as file:
-        file.draft("RGB", (longest_side, longest_side))  # JPEG decodes at a fraction of its size
-        image = upright(file).convert("RGB")
-    image.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    return image
+    data, room = os.fsencode(name), _NAME_BYTES - len(os.fsencode(ending))
+    if len(data) <= room:
+        return name + ending
+    digest = hashlib.blake2b(data, digest_size=4).hexdigest()
+    return f"{os.fsdecode(data[: room - 9]).rstrip(_CUT_CHARACTER)}~{digest}{ending}"
 
 
 def color_table() -> npt.NDArray[np.uint8]:
@@ -83,33 +115,38 @@ def color_table() -> npt.NDArray[np.uint8]:
     return table
 
 
-def lay_over(image: Image.Image, patches: Patches) -> Image.Image:
+def shares_of(values: Map) -> Map:
+    """Map values to 0-1 between their minimum and their maximum; to 0 if all are equal."""
+    span = float(np.ptp(values))
+    return (values - values.min()) / span if span > 0 else np.zeros_like(values)
+
+
+def lay_over(image: Image.Image, values: Map) -> Image.Image:
     """Blend the image in gray with its interpolated, colored map; returns RGB of the same size."""
-    quality = patches.quality
-    span = float(np.ptp(quality))
-    shares = (quality - quality.min()) / span if span > 0 else np.zeros_like(quality)
+    shares = shares_of(values)
     smooth = Image.fromarray(shares.astype(np.float32)).resize(image.size, Image.Resampling.BICUBIC)
     levels = np.rint(np.asarray(smooth).clip(0, 1) * 255).astype(np.uint8)
     heat = Image.fromarray(color_table()[levels])
     return Image.blend(image.convert("L").convert("RGB"), heat, _HEAT_SHARE)
 
 
-def draw_map(image: Image.Image, patches: Patches, title: str) -> Image.Image:
+def draw_map(image: Image.Image, values: Map, title: str) -> Image.Image:
     """Draw the image, the image under its map, and a legend.
 
     Args:
         image: RGB.
-        patches: maps of the image, on a grid of any size.
+        values: map of the image, on a grid of any size.
         title: a line of text below the pictures.
 
     Returns:
         RGB, slightly more than twice as wide as `image`.
     """
-    overlay = lay_over(image, patches)
-    low, high = float(patches.quality.min()), float(patches.quality.max())
+    overlay = lay_over(image, values)
+    low, high = float(values.min()), float(values.max())
     width, height = image.size
     font = ImageFont.load_default(_TEXT_SIZE)
-    lines = _wrap((title, LEGEND), font, 2 * width + _MARGIN)
+    letters = max(8, (2 * width + _MARGIN) // _LETTER_WIDTH)
+    lines = [line for text in (title, LEGEND) for line in textwrap.wrap(text, letters)]
     legend_height = (len(lines) + 1) * int(_TEXT_SIZE * 1.5) + 2 * _MARGIN
     sheet = Image.new(
         "RGB", (2 * width + 3 * _MARGIN, height + 2 * _MARGIN + legend_height), _PAPER
@@ -144,19 +181,3 @@ def _draw_legend(
     draw.text((_MARGIN, top), low, _INK, font)
     sheet.paste(bar, (left, top + 2))
     draw.text((left + width + _MARGIN, top), high, _INK, font)
-
-
-def _wrap(
-    texts: tuple[str, ...], font: "ImageFont.FreeTypeFont | ImageFont.ImageFont", width: int
-) -> list[str]:
-    lines: list[str] = []
-    for text in texts:
-        line = ""
-        for word in text.split():
-            longer = f"{line} {word}".strip()
-            if line and font.getlength(longer) > width:
-                lines.append(line)
-                longer = word
-            line = longer
-        lines.append(line)
-    return lines

@@ -5,37 +5,25 @@ them.
 """
 
 import csv
+import io
 import json
-from abc import ABC, abstractmethod
-from typing import IO
+from typing import IO, Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ma_agiqa_client._programs.console import printable
+from ma_agiqa_client._programs.console import RichConsole, printable
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.cli.rows import Row, best_first
 
-FORMATS = ("table", "json", "jsonl", "csv")
 _ENDINGS = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
-
-_CSV_COLUMNS = (
-    "image",
-    "group",
-    "mos",
-    "normalized",
-    "percentile",
-    "gate_semantic",
-    "gate_coherence",
-    "gate_quality",
-    "model",
-    "error",
-)
+_NARROW = 60  # columns of a terminal that has no room for all numbers
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # the last four are wide = + - @
+"""How a cell begins that spreadsheets would evaluate."""
 
 
-class Writer(ABC):
-    """Takes rows one after the other, and writes them to a text stream."""
+class Writer:
+    """Takes rows one after the other, and writes them to a text stream at the end."""
 
     streams = False
     """Whether a row is written as soon as it is added."""
@@ -53,14 +41,19 @@ class Writer(ABC):
         self._card = card
         self._ranked = ranked
         self._grouped = grouped
+        self._kept: list[Row] = []
 
-    @abstractmethod
     def add(self, row: Row) -> None:
-        """Take a row; its patch maps are not kept."""
+        """Take a row; its map is not kept."""
+        self._kept.append(row.without_map())
 
     def finish(self) -> None:
-        """Write the rows that were kept until the end of the run."""
+        """Write what was kept until the end of the run."""
+        self._write(self._kept if self._ranked else best_first(self._kept))
         self._file.flush()
+
+    def _write(self, rows: list[Row]) -> None:
+        """Write the rows, which are sorted."""
 
 
 class JsonLinesWriter(Writer):
@@ -75,49 +68,51 @@ class JsonLinesWriter(Writer):
 
 
 class CsvWriter(Writer):
-    """A header, and a line per image; with a group column if the images are grouped."""
+    """A header, and a line per image; with a group column if the images are grouped.
+
+    No cell is a formula to a spreadsheet: `=a.png` becomes `./=a.png`, which is the same file, and
+    other texts get an apostrophe in front.
+    """
 
     streams = True
 
     def __init__(self, file: IO[str], card: ModelCard, *, ranked: bool, grouped: bool) -> None:
         """Write the header."""
         super().__init__(file, card, ranked=ranked, grouped=grouped)
-        columns = [name for name in _CSV_COLUMNS if grouped or name != "group"]
-        self._csv = csv.DictWriter(file, columns, lineterminator="\n")
-        self._csv.writeheader()
+        columns = ["image", *(["group"] if grouped else []), "mos", "normalized", "percentile"]
+        columns += ["gate_semantic", "gate_coherence", "gate_quality", "model", "error"]
+        self._columns = columns
+        self._write_line(dict(zip(columns, columns, strict=True)))
 
     def add(self, row: Row) -> None:
         """Write the row."""
         cells = row.to_dict()
         gate = cells.pop("gate") or {}
-        self._csv.writerow(cells | {f"gate_{name}": share for name, share in gate.items()})
+        cells |= {f"gate_{name}": share for name, share in gate.items()}
+        if row.image.startswith(_FORMULA):
+            cells["image"] = f"./{row.image}"
+        for name in ("group", "model", "error"):
+            if (cells.get(name) or "").startswith(_FORMULA):
+                cells[name] = f"'{cells[name]}"
+        self._write_line(cells)
+
+    def _write_line(self, cells: dict[str, Any]) -> None:
+        line = io.StringIO()
+        csv.writer(line).writerow(cells.get(name) for name in self._columns)
+        text = line.getvalue().removesuffix("\r\n")  # this ending has `csv` quote both characters
+        self._file.write((printable(text) if self._file.isatty() else text) + "\n")
         self._file.flush()
 
 
-class _KeepingWriter(Writer):
-    def __init__(self, file: IO[str], card: ModelCard, *, ranked: bool, grouped: bool) -> None:
-        super().__init__(file, card, ranked=ranked, grouped=grouped)
-        self._kept: list[Row] = []
-
-    def add(self, row: Row) -> None:
-        """Keep the row, without its maps."""
-        self._kept.append(row.without_patches())
-
-    def _sorted(self) -> list[Row]:
-        return self._kept if self._ranked else best_first(self._kept)
-
-
-class JsonWriter(_KeepingWriter):
+class JsonWriter(Writer):
     """A JSON list of objects, best first; ASCII only."""
 
-    def finish(self) -> None:
-        """Write the list."""
-        rows = [row.to_dict() for row in self._sorted()]
-        self._file.write(json.dumps(rows, indent=2, allow_nan=False) + "\n")
-        super().finish()
+    def _write(self, rows: list[Row]) -> None:
+        records = [row.to_dict() for row in rows]
+        self._file.write(json.dumps(records, indent=2, allow_nan=False) + "\n")
 
 
-class TableWriter(_KeepingWriter):
+class TableWriter(Writer):
     """The rows that have a score, the model that gave them, and what the numbers mean."""
 
     def add(self, row: Row) -> None:
@@ -125,29 +120,28 @@ class TableWriter(_KeepingWriter):
         if row.error is None:
             super().add(row)
 
-    def finish(self) -> None:
-        """Print the table, if it has rows."""
-        rows = self._sorted()
-        if rows:
-            console = Console(file=self._file)
-            if not console.is_terminal:  # one line per image, for grep and the like
-                longest = max(len(row.image) + len(row.group or "") for row in rows)
-                console.width = max(console.width, 80 + longest)
-            console.print(self._table(rows))
-            console.print()
-            for line in (model_line(self._card), meaning(self._card)):
-                console.print(Text(printable(line)), soft_wrap=True)
-        super().finish()
+    def _write(self, rows: list[Row]) -> None:
+        if not rows:
+            return
+        console = RichConsole(file=self._file)
+        if not console.is_terminal:  # one line per image, for grep and the like
+            longest = max(len(row.image) + len(row.group or "") for row in rows)
+            console.width = max(console.width, 80 + longest)
+        console.print(self._table(rows, 1 if console.width < _NARROW else None))
+        console.print()
+        for line in (model_line(self._card), meaning(self._card)):
+            console.print(Text(printable(line)), soft_wrap=True)
 
-    def _table(self, rows: list[Row]) -> Table:
+    def _table(self, rows: list[Row], numbers: int | None) -> Table:
+        """Make a table with the first `numbers` numbers of each row, or with all."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         for heading in ("group", "image") if self._grouped else ("image",):
             table.add_column(heading, overflow="fold")
-        for heading in ("MOS", "0-1", "percentile", "semantic", "coherence", "quality"):
+        for heading in ("MOS", "0-1", "percentile", "semantic", "coherence", "quality")[:numbers]:
             table.add_column(heading, justify="right", no_wrap=True)
         for row in rows:
-            names = (row.group or "", row.image) if self._grouped else (row.image,)
-            table.add_row(*(Text(printable(name)) for name in names), *_cells(row))
+            names = [row.group or "", row.image] if self._grouped else [row.image]
+            table.add_row(*(Text(printable(name)) for name in names), *_cells(row)[:numbers])
         return table
 
 
@@ -157,6 +151,7 @@ _WRITERS: dict[str, type[Writer]] = {
     "jsonl": JsonLinesWriter,
     "csv": CsvWriter,
 }
+FORMATS = tuple(_WRITERS)
 
 
 def format_of(path: str | None) -> str:
@@ -188,8 +183,7 @@ def meaning(card: ModelCard) -> str:
 
 
 def _cells(row: Row) -> list[str]:
-    gate = row.gate
-    if gate is None:
+    if row.gate is None:
         return []
-    shares = (f"{share:.0%}" for share in (gate.semantic, gate.coherence, gate.quality))
+    shares = (f"{share:.0%}" for share in vars(row.gate).values())
     return [f"{row.mos:.3f}", f"{row.normalized:.3f}", f"{row.percentile:.0f} %", *shares]

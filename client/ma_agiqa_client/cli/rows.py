@@ -1,7 +1,7 @@
 """A row: one image and its score, as the command line selects, shows and keeps it."""
 
 import base64
-import binascii
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,40 +12,11 @@ import numpy.typing as npt
 from ma_agiqa_client._core.ordering import order
 from ma_agiqa_client.score import Gate, Score
 
+Map = npt.NDArray[Any]
+"""Patch score times patch weight of one image, float32 (h, w), at least 0.
 
-@dataclass(frozen=True)
-class Patches:
-    """The patch maps of one image; they cover the whole picture (paper Eq. 2).
-
-    Attributes:
-        score: float32 (h, w), quality of each patch, at least 0.
-        weight: float32 (h, w) in 0-1, how much each patch counts.
-    """
-
-    score: npt.NDArray[Any]
-    weight: npt.NDArray[Any]
-
-    @property
-    def quality(self) -> npt.NDArray[Any]:
-        """Score times weight, float32 (h, w): what each patch contributes to MANIQA's feature."""
-        product: npt.NDArray[Any] = (self.score * self.weight).astype(np.float32)
-        return product
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return both maps for JSON: their shape, and float16 values in base64."""
-        shape = list(self.score.shape)
-        return {"shape": shape, "score": _pack(self.score), "weight": _pack(self.weight)}
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> "Patches":
-        """Read what `to_dict` wrote.
-
-        Raises:
-            KeyError, TypeError, ValueError: the record is not one of `to_dict`.
-        """
-        height, width = record["shape"]
-        shape = (int(height), int(width))
-        return cls(_unpack(record["score"], shape), _unpack(record["weight"], shape))
+What each patch contributes to MANIQA's feature (paper Eq. 2); the patches cover the whole picture.
+"""
 
 
 @dataclass(frozen=True)
@@ -57,7 +28,7 @@ class Row:
         mos, normalized, percentile, gate, model: as in `Score`; None if there is an error.
         error: a sentence, or None.
         group: name of the group in which it is compared; None without grouping.
-        patches: the patch maps, if they were asked for.
+        map: the patch map, if it was asked for.
     """
 
     image: str
@@ -68,62 +39,50 @@ class Row:
     model: str | None = None
     error: str | None = None
     group: str | None = None
-    patches: Patches | None = field(default=None, repr=False, compare=False)
+    map: Map | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def from_score(cls, image: str, score: Score) -> "Row":
         """Make the row of a score."""
-        patches = None
+        given = {name: getattr(score, name) for name in (*_NUMBERS, "gate", "model")}
         if score.patch_score is not None and score.patch_weight is not None:
-            patches = Patches(score.patch_score, score.patch_weight)
-        return cls(
-            image=image,
-            mos=score.mos,
-            normalized=score.normalized,
-            percentile=score.percentile,
-            gate=score.gate,
-            model=score.model,
-            patches=patches,
-        )
+            given["map"] = (score.patch_score * score.patch_weight).astype(np.float32)
+        return cls(image, **given)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "Row":
-        """Read a scored row that `to_dict` wrote.
+        """Read a scored row that `to_dict` wrote, and the map that `pack_map` wrote.
 
         Raises:
-            KeyError, TypeError, ValueError: the record is not one of `to_dict`, or has no score.
+            KeyError, TypeError, ValueError: the record is another one, or has no score.
         """
         return cls(
-            image=str(record["image"]),
-            mos=float(record["mos"]),
-            normalized=float(record["normalized"]),
-            percentile=float(record["percentile"]),
-            gate=Gate(**record["gate"]),
-            model=str(record["model"]),
-            patches=Patches.from_dict(record["patches"]) if record.get("patches") else None,
+            image=_text(record, "image"),
+            mos=_number(record, "mos"),
+            normalized=_number(record, "normalized"),
+            percentile=_number(record, "percentile"),
+            gate=Gate(*(_number(record["gate"], name) for name in _SHARES)),
+            model=_text(record, "model"),
+            map=_unpack_map(record["map"]) if record.get("map") else None,
         )
 
-    def without_patches(self) -> "Row":
-        """Return the row without its maps: a few hundred bytes."""
-        return replace(self, patches=None)
+    def without_map(self) -> "Row":
+        """Return the row without its map: a few hundred bytes."""
+        return replace(self, map=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row for JSON; `gate` is an object or null, `error` a sentence or null.
 
-        `group` is included only if images are grouped. The patch maps are left out.
+        `group` is included only if images are grouped. The map is left out.
         """
-        gate = self.gate
-        return {
-            "image": self.image,
-            **({} if self.group is None else {"group": self.group}),
-            "mos": self.mos,
-            "normalized": self.normalized,
-            "percentile": self.percentile,
-            "gate": gate
-            and {"semantic": gate.semantic, "coherence": gate.coherence, "quality": gate.quality},
-            "model": self.model,
-            "error": self.error,
-        }
+        names = [name for name in _FIELDS if name != "group" or self.group is not None]
+        record = {name: getattr(self, name) for name in names}
+        return record | {"gate": None if self.gate is None else dict(vars(self.gate))}
+
+
+_NUMBERS = ("mos", "normalized", "percentile")
+_SHARES = ("semantic", "coherence", "quality")
+_FIELDS = ("image", "group", *_NUMBERS, "gate", "model", "error")
 
 
 def best_first(rows: Iterable[Row]) -> list[Row]:
@@ -131,13 +90,28 @@ def best_first(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: order(row.mos))
 
 
-def _pack(values: npt.NDArray[Any]) -> str:
-    return base64.b64encode(values.astype("<f2").tobytes()).decode("ascii")
+def pack_map(values: Map) -> dict[str, Any]:
+    """Return a map for JSON: its shape, and float16 values in base64."""
+    data = base64.b64encode(values.astype("<f2").tobytes()).decode("ascii")
+    return {"shape": list(values.shape), "values": data}
 
 
-def _unpack(text: str, shape: tuple[int, int]) -> npt.NDArray[Any]:
-    try:
-        data = base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"The map is not base64: {error}.") from error
-    return np.frombuffer(data, "<f2").astype(np.float32).reshape(shape)
+def _unpack_map(record: Mapping[str, Any]) -> Map:
+    height, width = record["shape"]
+    values = np.frombuffer(base64.b64decode(record["values"], validate=True), "<f2")
+    if not values.size or not np.isfinite(values).all():
+        raise ValueError("its map has no finite values")
+    return values.astype(np.float32).reshape(int(height), int(width))
+
+
+def _number(record: Mapping[str, Any], name: str) -> float:
+    value = float(record[name])
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}")
+    return value
+
+
+def _text(record: Mapping[str, Any], name: str) -> str:
+    if not isinstance(record[name], str):
+        raise TypeError(f"{name} is no text")
+    return str(record[name])

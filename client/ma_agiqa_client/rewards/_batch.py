@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ma_agiqa_client._wire.arrays import is_array
 from ma_agiqa_client.errors import (
     ClientError,
     DeadlineExceededError,
@@ -64,10 +63,9 @@ def reward_batch(
     Raises:
         ClientError: an image has no score and there is no fallback for it; of the same class as
             the error of that image. The remaining images are cancelled.
-        ValueError: an array does not contain pixels.
+        ValueError: an array has another dtype, shape or range than images have, such as latents.
         TypeError: `images` is one image.
     """
-    check_pixels(images)
     outcomes = list[Score | Failure]()
     rewards = list[float]()
     for outcome in scorer.score_many(images, max_in_flight=max_in_flight):
@@ -97,32 +95,26 @@ def check_fallback(fallback: float | None) -> float | None:
     return fallback
 
 
-def check_pixels(images: Any) -> None:
-    """Check that an array or a batch has 1 or 3 channels, first or last; ignore other objects.
-
-    Latents instead of pixels are a mistake in the trainer's setup, which no fallback should hide.
-
-    Raises:
-        ValueError: neither axis has 1 or 3 channels.
-    """
-    if not is_array(images) or len(images.shape) < 3:
-        return
-    if not {images.shape[-3], images.shape[-1]} & {1, 3}:
-        raise ValueError(
-            f"Got images of shape {tuple(images.shape)}; expected 3 channels, before or after "
-            "height and width. Give decoded pixels, not latents."
-        )
-
-
 def default_urls() -> tuple[str, ...]:
     """Return the addresses in the environment variable MA_AGIQA_URL, or localhost:8001."""
     return tuple(os.environ.get("MA_AGIQA_URL", "").split()) or ("localhost:8001",)
+
+
+def refuse_wrong_array(error: ClientError) -> None:
+    """Refuse what no fallback should hide, because it is a mistake in the trainer's setup.
+
+    Raises:
+        ValueError: the error is that of an array of another dtype, shape or range, such as latents.
+    """
+    if isinstance(error, InvalidImageError) and error.wrong_array:
+        raise ValueError(f"{error} Give decoded pixels, not latents.") from error
 
 
 def _reward(outcome: Score | Failure, fallback: float | None) -> float:
     if not outcome.error:
         return outcome.normalized
     cause = outcome.error
+    refuse_wrong_array(cause)
     if fallback is not None and may_fall_back(cause, fallback):
         return fallback
     error = type(cause)(f"Image {outcome.index} of the batch has no reward. {cause}")

@@ -30,7 +30,8 @@ def ma_agiqa_score(
 
     - images: (n, 3, height, width) floating point in 0-1 or uint8, such as a torch tensor on any
       device; (n, height, width, 3) uint8 or floating point; or a list of images that `Scorer`
-      takes, such as Pillow images.
+      takes, such as Pillow images. Arrays of another dtype, shape or range are a `ValueError`,
+      whatever the fallback: they are a mistake in the trainer's setup.
     - prompts, metadata: ignored.
 
     It returns the scores, float32 (n,) in 0-1, higher is better, and a dictionary with `mos`,
@@ -100,4 +101,5 @@ def _shared_scorer(urls: tuple[str, ...]) -> Scorer:
 
 def _info(rewards: Rewards) -> Info:
     mos = [np.nan if value is None else value for value in rewards.mos]
-    return {"mos": np.array(mos, np.float32), "failed": np.array([m is None for m in rewards.mos])}
+    failed = [value is None for value in rewards.mos]
+    return {"mos": np.array(mos, np.float32), "failed": np.array(failed, bool)}

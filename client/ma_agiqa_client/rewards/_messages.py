@@ -1,12 +1,12 @@
 """The bodies of requests and replies of the reward server. Does no input or output.
 
-A request is a JSON object with `images`, a list of base64 strings (or data URIs) of encoded images;
-or, for trainers that send only pickles, a pickled dictionary with `images`, a list of bytes. Other
-fields, such as `prompts` and `metadata`, are ignored. The reply has the same form as the request.
+A request is a JSON object with `images`, a list of base64 strings (or data URIs) of encoded images,
+in either alphabet, with or without line breaks and padding; or, for trainers that send only
+pickles, a pickled dictionary with `images`, a list of bytes. Other fields, such as `prompts` and
+`metadata`, are ignored. The reply has the same form as the request.
 """
 
 import base64
-import binascii
 import json
 import pickle
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from ma_agiqa_client.rewards._batch import Rewards
 from ma_agiqa_client.rewards._plain_pickle import PlainPickleError, read_plain_pickle
 
+_MAX_VALUES = 1_000_000  # of JSON: each may take 25 times its size in memory
 _PICKLE_PROTOCOL = 4
 _FIRST_PICKLE_BYTE = b"\x80"  # no JSON text begins with it
 
@@ -67,6 +68,10 @@ def write_reply(fields: dict[str, Any], *, pickled: bool) -> tuple[str, bytes]:
 
 
 def _read_json(body: bytes) -> Any:
+    if sum(map(body.count, (b"[", b"{", b",", b":"))) > _MAX_VALUES:
+        raise MalformedRequestError(
+            f"The request has over {_MAX_VALUES:,} values. Send fewer images at once."
+        )
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -96,10 +101,11 @@ def _image_base64(index: int, image: Any) -> bytes:
         raise MalformedRequestError(
             f"Image {index} is of type {type(image).__name__}; expected a base64 string."
         )
-    text = image.partition(",")[2] if image.startswith("data:") else image
+    text = image.partition(",")[2] if image[:5].lower() == "data:" else image
+    text = "".join(text.split()).rstrip("=").replace("-", "+").replace("_", "/")
     try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:  # ValueError: characters beyond ASCII
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError as error:  # characters beyond ASCII, too
         raise MalformedRequestError(
             f"Image {index} is not base64 ({error}). Expected the bytes of an image file in base64."
         ) from error

@@ -3,25 +3,22 @@
 `POST /` or `/score` returns rewards, `GET /health` whether images can be scored. It needs the extra
 `rewards`: FastAPI for the routes, uvicorn for the connections.
 
-A web page in a browser on this machine must not use it. So requests with an `Origin` header, which
-every browser adds to a post, are refused; and if the server listens on loopback, so are requests
-for other host names, which would come from a page that had its own name resolved to 127.0.0.1.
+`WebGuard` refuses requests of web pages, and bodies without a length or above the largest.
 """
 
 import asyncio
 import logging
-import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Any
 
 import uvicorn
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from ma_agiqa_client._programs.server_options import LOOPBACK_HOSTS
+from ma_agiqa_client._programs.web_guard import WebGuard
 from ma_agiqa_client.errors import (
     ClientError,
     DeadlineExceededError,
@@ -88,14 +85,13 @@ class RewardServer:
         """
         self._scorer = scorer
         self._fallback = check_fallback(fallback)
-        self._max_body_bytes = max_body_bytes
         self._body_timeout_s = body_timeout_s
-        self._names = LOOPBACK_HOSTS if host in LOOPBACK_HOSTS else None
         self._workers = ThreadPoolExecutor(max_requests, thread_name_prefix="reward")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        guarded = WebGuard(self._app(), host=host, max_body_bytes=max_body_bytes, has_pages=False)
         config = uvicorn.Config(
-            self._app(),
+            guarded,
             http="h11",
             ws="none",
             lifespan="off",
@@ -135,27 +131,11 @@ class RewardServer:
             Exception: _on_error,
             **{kind: _on_error for kind, _ in _STATUSES},
         }
-        app = FastAPI(
-            openapi_url=None,
-            dependencies=[Depends(self._check_caller)],
-            exception_handlers=handlers,
-        )
-        app.get("/health")(self._health)
+        app = FastAPI(openapi_url=None, exception_handlers=handlers)
+        app.api_route("/health", methods=["GET", "HEAD"])(self._health)
         app.post("/")(self._score)
         app.post("/score")(self._score)
         return app
-
-    async def _check_caller(self, request: Request) -> None:
-        """Refuse requests that a web page may have sent."""
-        if "origin" in request.headers:
-            raise HTTPException(403, "Requests from web pages, with an Origin header, are refused.")
-        name = _host_name(request.headers.get("host", ""))
-        if self._names and name not in self._names:
-            raise HTTPException(
-                403,
-                f"The Host header names {name!r}; expected {', '.join(self._names)}. "
-                "Use one of these in the URL, or listen on another --host.",
-            )
 
     async def _health(self, request: Request) -> Response:
         if not await asyncio.to_thread(self._scorer.health, timeout_s=_HEALTH_TIMEOUT_S):
@@ -179,24 +159,13 @@ class RewardServer:
         )
 
     async def _body(self, request: Request) -> bytes:
-        length = request.headers.get("content-length")  # uvicorn refuses what is not a number
-        if length is None or "transfer-encoding" in request.headers:
-            raise HTTPException(
-                411, "The request has no Content-Length header; expected the number of bytes."
-            )
-        if int(length) > self._max_body_bytes:
-            raise HTTPException(
-                413,
-                f"The request has {int(length):,} bytes; expected at most "
-                f"{self._max_body_bytes:,}. Send fewer images at once.",
-            )
         try:
             return await asyncio.wait_for(request.body(), self._body_timeout_s)
         except asyncio.TimeoutError as error:
             raise HTTPException(
                 408,
-                f"The {int(length):,} bytes of the request did not arrive within "
-                f"{self._body_timeout_s:g} s. Send fewer images at once.",
+                f"The {request.headers['content-length']} bytes of the request did not arrive "
+                f"within {self._body_timeout_s:g} s. Send fewer images at once.",
                 {"Connection": "close"},
             ) from error
 
@@ -234,9 +203,3 @@ def _reply(request: Request, status: int, fields: dict[str, Any]) -> Response:
     pickled = getattr(request.state, "pickled", False)
     media_type, body = write_reply(fields, pickled=pickled)
     return Response(body, status, media_type=media_type)
-
-
-def _host_name(header: str) -> str:
-    """Return the name in a Host header without the port, or the header if it is malformed."""
-    found = re.fullmatch(r"\[([^]]*)\](:\d*)?|([^:]*)(:\d*)?", header)
-    return (found[1] or found[3] or "").lower() if found else header

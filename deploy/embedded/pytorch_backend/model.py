@@ -18,6 +18,7 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 import triton_python_backend_utils as pb_utils
@@ -118,8 +119,8 @@ class TritonPythonModel:
         except Exception:
             pb_utils.Logger.log_error(f"model '{self._name}' failed:\n{traceback.format_exc()}")
             message = f"Model '{self._name}' failed on this batch. The server's log says why."
-        error = pb_utils.TritonError(message, pb_utils.TritonError.INTERNAL)
-        return [pb_utils.InferenceResponse(error=error) for _ in requests]
+        fault = pb_utils.TritonError(message, pb_utils.TritonError.INTERNAL)
+        return [pb_utils.InferenceResponse(error=fault) for _ in requests]
 
     def _run(self, requests: list) -> list:
         with self._no_gradients(), torch.jit.optimized_execution(self._optimized):
@@ -207,7 +208,8 @@ class TritonPythonModel:
                 raise naming.NamingError(f"{file.name} is not TorchScript: {reason}") from error
 
     def _match_names(self) -> None:
-        schema = self._model.forward.schema
+        forward: Any = self._model.forward  # a method of TorchScript
+        schema = forward.schema
         arguments = [a for a in schema.arguments if a.name != "self"]
         for argument in arguments:
             if argument.type.kind() != "TensorType":

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import triton_python_backend_utils as pb_utils
 
+from ma_agiqa.lmm.identity import EmbedderIdentity
 from ma_agiqa.lmm.sources import build_embedder
 from ma_agiqa.serving.memory import run_in_parts
 from ma_agiqa.serving.metrics import StepMetrics, counted
@@ -25,15 +26,17 @@ class TritonPythonModel:
     """
 
     def initialize(self, args: dict[str, str]) -> None:
-        parameters = json.loads(args["model_config"])["parameters"]
-        self._source = parameters["embedder"]["string_value"]
+        given = json.loads(args["model_config"])["parameters"].items()
+        parameters = {name: value["string_value"] for name, value in given}
+        self._source = parameters["embedder"]
         self._answerer: Any = None
         on_gpu = args["model_instance_kind"] == "GPU"
         self._embedder = build_embedder(
             source=self._source,
             device=f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu",
-            dtype=parameters["dtype"]["string_value"],
+            dtype=parameters["dtype"],
         )
+        _check_binding(parameters)  # afterwards, when weights of the hub are here
         self.metrics = StepMetrics(pb_utils, "mplug_owl2", images="SEMANTIC_VIEW", unless="PROMPT")
         self._replies = Replies(pb_utils, "mplug_owl2")
 
@@ -91,6 +94,22 @@ class TritonPythonModel:
             sentence = "The next token could not be computed; the server's log says why."
             return self._replies.failure(error, sentence)
         return self._replies.tensors({"NEXT_TOKEN": torch.tensor([[token]], dtype=torch.int32)})
+
+
+def _check_binding(parameters: dict[str, str]) -> None:
+    """Refuse weights or prompts that are not those with which the scorers were trained."""
+    found = EmbedderIdentity.of(parameters["embedder"], parameters["dtype"])
+    prompts = {name: [*ids] for name, ids in found.prompts.items()}
+    for what, wanted, here in (
+        ("weights", parameters.get("weights_sha256"), found.weights_sha256),
+        ("prompts", parameters.get("prompts"), json.dumps(prompts)),
+    ):
+        if wanted and here and wanted != here:
+            raise pb_utils.TritonModelException(
+                f"The {what} of {found.source!r} are not those that the scorers of this repository "
+                f"were trained with: found {here}, expected {wanted}. Bring back the {what} of the "
+                "export, or train and export a scorer for these."
+            )
 
 
 def _view(request: Any) -> torch.Tensor:

@@ -22,7 +22,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from ma_agiqa.errors import CannotAnswerError, ImageError, QuestionError
-from ma_agiqa.images.views import decode, semantic_view
+from ma_agiqa.images.preparation import Order, Preparation
 from ma_agiqa.lmm.tokenizer import MAX_ANSWER_TOKENS, AnswerText, Tokenizer
 from ma_agiqa.serving import deadlines
 from ma_agiqa.serving.replies import Replies
@@ -36,7 +36,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         parameters = json.loads(args["model_config"])["parameters"]
-        self._view_size = int(parameters["view_size"]["string_value"])
+        self._preparation = Preparation(int(parameters["view_size"]["string_value"]), cores=1)
         self._replies = Replies(pb_utils, "mplug_owl2_answer")
         self._tokenizer: Tokenizer | None = None
         try:
@@ -54,6 +54,9 @@ class TritonPythonModel:
                 sender.send(flags=final)
             else:
                 sender.send(error, flags=final)
+
+    def finalize(self) -> None:
+        self._preparation.close()
 
     def _answer(self, request: Any, sender: Any) -> Any:
         """Send the answer; return the response that ends it with an error, if there is one.
@@ -77,7 +80,7 @@ class TritonPythonModel:
         if self._tokenizer is None:
             raise self._reason
         ids = self._tokenizer.prompt(_bytes(request, "QUESTION").decode(errors="replace"))
-        view = semantic_view(decode(_bytes(request, "IMAGE")), self._view_size)
+        view = self._preparation.submit(Order(_bytes(request, "IMAGE"))).result().semantic
         text = AnswerText(self._tokenizer)
         for count in range(_max_tokens(request)):
             if stopped := self._stop(request, count):

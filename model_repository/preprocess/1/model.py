@@ -1,8 +1,13 @@
-"""Triton model `preprocess`: encoded image files to the views of the two networks."""
+"""Triton model `preprocess`: encoded image files to the views of the two networks.
+
+A request is answered when its own images are ready, by a thread, so that none waits for those of
+another request: `execute` takes the requests and returns before they are answered.
+"""
 
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
 from typing import Any
 
 import cv2
@@ -10,13 +15,11 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from ma_agiqa.errors import ImageError
-from ma_agiqa.images.views import decode, quality_view, semantic_view
+from ma_agiqa.images.preparation import OverloadError, Preparation, Together
 from ma_agiqa.serving import deadlines
 from ma_agiqa.serving.admission import start_admission
-from ma_agiqa.serving.metrics import StepMetrics, counted
+from ma_agiqa.serving.metrics import StepMetrics
 from ma_agiqa.serving.replies import Replies
-
-Views = tuple[np.ndarray, np.ndarray]
 
 
 class TritonPythonModel:
@@ -25,64 +28,141 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
         sides = {tensor["name"]: int(tensor["dims"][0]) for tensor in config["output"]}
-        self._semantic_size = sides["SEMANTIC_VIEW"]
-        # The images of a batch run in parallel: decoders and resizers release Python's lock.
-        self._pool = ThreadPoolExecutor(_cores())
-        self._replies = Replies(pb_utils, "preprocess")
+        cv2.setNumThreads(1)  # otherwise each decoding thread starts as many of its own
+        self.preparation = Preparation(sides["SEMANTIC_VIEW"], _cores())
+        self.replies = Replies(pb_utils, "preprocess")
         self.metrics = StepMetrics(pb_utils, "preprocess", images="IMAGE")
-        cv2.setNumThreads(1)  # otherwise each of these threads starts as many of its own
         self._admission = start_admission(("preprocess", "mplug_owl2", "maniqa_moe"), config)
+        self._lock, self._in_flight, self._busy_since_s = threading.Lock(), 0, 0.0
 
-    @counted
-    def execute(self, requests: list[Any]) -> list[Any]:
-        work = [self._begin(request) for request in requests]
-        answers = [self._respond(batch) if isinstance(batch, list) else batch for batch in work]
-        self._admission.passed_on()
-        return answers
+    def execute(self, requests: list[Any]) -> None:
+        self.metrics.count_batch(requests)
+        for request in requests:
+            self._begin(_Request(self, request))
+        # What waits, waits in the server's queue, which admission reads, and not here.
+        self.preparation.wait_for_room()
 
     def finalize(self) -> None:
+        self.preparation.close()  # answers everything in flight
         self._admission.close()
-        self._pool.shutdown()
         self.metrics.meter.close()
 
-    def _begin(self, request: Any) -> Any:
-        """Queue the images of a request: a list of futures, or the refusal that answers it."""
-        parameters = request.parameters()
-        if reason := deadlines.refusal(parameters, "preprocess"):
-            return self._replies.refusal(reason, "CANCELLED")
-        if reason := self._admission.refusal(parameters, _input(request).shape()[0]):
-            return self._replies.refusal(reason, "UNAVAILABLE")
-        if reason := deadlines.given_up(request, "preprocess"):
-            self._admission.ended_here()
-            return self._replies.refusal(reason, "CANCELLED")
-        files = [bytes(file) for file in _input(request).as_numpy().ravel()]
-        return [self._pool.submit(self._views, file) for file in files]
+    def admit(self, parameters: str, images: int) -> str | None:
+        """Explain why a request is refused, if it is."""
+        with self._lock:
+            return self._admission.refusal(parameters, images)
 
-    def _views(self, file: bytes) -> Views:
-        with self.metrics.time_decoding():
-            rgb = decode(file)
-        self.metrics.note_size(rgb.shape[0] * rgb.shape[1])
-        return quality_view(rgb), semantic_view(rgb, self._semantic_size)
+    def leave_backlog(self, passed_on: bool) -> None:
+        """Note that a request no longer waits here: it is passed on, or in no other's way."""
+        with self._lock:
+            if passed_on:
+                self._admission.passed_on(1)
+            else:
+                self._admission.ended_here()
 
-    def _respond(self, batch: list[Any]) -> Any:
+    def note_in_flight(self, change: int) -> None:
+        """Note that a request has come (1) or been answered (-1), and the busy time until now."""
+        with self._lock:
+            now_s = time.perf_counter()
+            if self._in_flight:
+                self.metrics.note_busy(now_s - self._busy_since_s)
+            self._busy_since_s = now_s
+            self._in_flight += change
+
+    def _begin(self, request: "_Request") -> None:
+        self.note_in_flight(1)
         try:
-            quality, semantic = zip(*(future.result() for future in batch), strict=True)
-        except ImageError as error:
-            self._admission.ended_here()
-            return self._replies.refusal(error, "INVALID_ARG")
+            request.begin()
         except Exception as error:  # one request's failure must not reach its neighbors
-            return self._replies.failure(
-                error, "The image could not be prepared; the server's log says why."
+            request.answer(self.replies.failure(error, _FAILED))
+
+
+class _Request:
+    """A request in flight."""
+
+    def __init__(self, model: TritonPythonModel, request: Any) -> None:
+        self._model, self._request = model, request
+        self._sender = request.get_response_sender()
+        self._parameters = request.parameters()
+        self._in_backlog = False
+
+    def begin(self) -> None:
+        """Begin the work, or refuse it."""
+        images = pb_utils.get_input_tensor_by_name(self._request, "IMAGE")
+        if reason := deadlines.refusal(self._parameters, "preprocess"):
+            self.answer(self._model.replies.refusal(reason, "CANCELLED"))
+        elif reason := self._model.admit(self._parameters, images.shape()[0]):
+            self.answer(self._model.replies.refusal(reason, "UNAVAILABLE"))
+        else:
+            self._in_backlog = True
+            files = [bytes(file) for file in images.as_numpy().ravel()]
+            together = Together(files, self._check, self._check_wait, self._done)
+            together.start(self._model.preparation)
+
+    def answer(self, response: Any) -> None:
+        """Send the response, and count it."""
+        model = self._model
+        self._leave_backlog(passed_on=not response.has_error())
+        try:
+            model.metrics.count_answer(self._request, response)
+        except Exception as error:  # no request fails because of its metrics
+            model.metrics.report(error)
+        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        model.note_in_flight(-1)
+
+    def _leave_backlog(self, passed_on: bool) -> None:
+        if self._in_backlog:
+            self._model.leave_backlog(passed_on)
+        self._in_backlog = False
+
+    def _check(self) -> None:
+        """Stop the work if no client waits for it."""
+        if reason := deadlines.unwanted(self._request, "preprocess"):
+            raise _UnwantedError(reason)
+
+    def _check_wait(self, wait_s: float) -> None:
+        """Stop the work if the client will have gone before a process is free."""
+        self._leave_backlog(passed_on=False)  # a large picture is in no other's way
+        left_s = deadlines.left_s(self._parameters)
+        if wait_s > left_s:
+            raise OverloadError(
+                f"The server is overloaded: large images wait for about {wait_s:.1f} s; "
+                f"{left_s:.1f} s are left until the deadline. Try again later, or ask another "
+                "server."
             )
-        return self._replies.tensors(
-            {"QUALITY_VIEW": np.stack(quality), "SEMANTIC_VIEW": np.stack(semantic)}
-        )
+
+    def _done(self, images: Together) -> None:
+        self.answer(self._response(images))
+
+    def _response(self, images: Together) -> Any:
+        replies = self._model.replies
+        try:
+            views = images.views()
+            for each in views:
+                self._model.metrics.note_decoding(each.pixels, each.seconds)
+            return replies.tensors(
+                {
+                    "QUALITY_VIEW": np.stack([each.quality for each in views]),
+                    "SEMANTIC_VIEW": np.stack([each.semantic for each in views]),
+                }
+            )
+        except ImageError as error:
+            return replies.refusal(error, "INVALID_ARG")
+        except OverloadError as error:
+            return replies.refusal(error, "UNAVAILABLE")
+        except _UnwantedError as error:
+            return replies.refusal(error, "CANCELLED")
+        except Exception as error:
+            return replies.failure(error, _FAILED)
+
+
+class _UnwantedError(Exception):
+    """No client waits for the request."""
+
+
+_FAILED = "The image could not be prepared; the server's log says why."
 
 
 def _cores() -> int:
     """Number of cores. A container sees those of its machine; MA_AGIQA_CORES says which share."""
     return int(os.environ.get("MA_AGIQA_CORES") or len(os.sched_getaffinity(0)))
-
-
-def _input(request: Any) -> Any:
-    return pb_utils.get_input_tensor_by_name(request, "IMAGE")

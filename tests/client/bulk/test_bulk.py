@@ -54,6 +54,29 @@ def test_every_row_is_in_exactly_one_part(tmp_path):
     assert rows == [f"a{i}" for i in range(23)] + [f"c{i}" for i in range(10)]
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (pa.array([{"bytes": b"x", "path": "a.png"}]), r"image\.bytes, image\.path"),
+        (pa.array([[b"x"]]), "type list"),
+        (pa.array([7]), "type int64"),
+        (pa.array([7]).dictionary_encode(), "type int64"),
+        (pa.array(["a.png"]), None),
+        (pa.array(["a.png"], pa.large_string()).dictionary_encode(), None),
+        (pa.array([b"x"], pa.large_binary()), None),
+        (pa.array([None]), None),
+    ],
+)
+def test_types_that_hold_no_images_are_refused_before_the_job(tmp_path, values, said):
+    pq.write_table(pa.table({"image": values}), tmp_path / "a.parquet")
+    if said is None:
+        assert len(open_job(tmp_path, tmp_path / "a.parquet", columns=["image"]).parts) == 1
+        return
+    with pytest.raises(JobError, match=said):
+        open_job(tmp_path, tmp_path / "a.parquet", columns=["image"])
+    assert not (tmp_path / "scores").exists()
+
+
 def test_a_job_continues_but_is_not_mixed_with_another(tmp_path):
     file = write(tmp_path / "images.parquet", ["x"] * 25)
     job = open_job(tmp_path, file)

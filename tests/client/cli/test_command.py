@@ -147,7 +147,7 @@ def test_the_best_of_each_group(run, images):
 
 def test_the_best_are_copied(run, images):
     assert run("imgs", "--top", "2", "--copy-best", "best").exit_code == 0
-    assert sorted(path.name for path in (images / "best").iterdir()) == [
+    assert sorted(path.name for path in (images / "best").glob("0*")) == [
         "0001_high.png",
         "0002_[bold]mid.png",
     ]

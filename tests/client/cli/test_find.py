@@ -45,7 +45,7 @@ def test_each_file_counts_once(folder):
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_file_that_a_folder_passes_over_still_counts_beside_it():
+def test_a_file_that_a_folder_passes_over_still_counts_next_to_it():
     assert images("imgs", "imgs/.cache/e.png")[-1] == "imgs/.cache/e.png"
 
 
@@ -101,3 +101,100 @@ def test_what_names_nothing_is_an_error(argument, reason):
 )
 def test_lists(data, expected):
     assert split_list(data) == expected
+
+
+TEXT = "a.png\nb c.png\nd\u00e9\u732b.png\n"
+NAMES = TEXT.split("\n")[:-1]
+MARK = "\ufeff"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        TEXT.replace("\n", "\r\n").encode(),
+        (MARK + TEXT).encode(),
+        (MARK + TEXT.replace("\n", "\r\n")).encode(),
+        *((MARK + TEXT).encode(f"utf-{code}") for code in ("16-le", "16-be", "32-le", "32-be")),
+        (MARK + TEXT.replace("\n", "\r\n")).encode("utf-16-le"),
+        TEXT.encode("utf-16-le"),
+        TEXT.encode("utf-16-be"),
+        TEXT.replace("\n", "\r\n").rstrip().encode("utf-16-le"),
+        (MARK + TEXT.replace("\n", "\0")).encode("utf-16-le"),
+    ],
+)
+def test_lists_of_other_systems(data):
+    assert split_list(data) == NAMES
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "a.png\n/\n.\n".encode("utf-16-le")[:-1],  # cut in the middle of a character
+        MARK.encode("utf-16-le") + b"a",
+        MARK.encode("utf-16-le") + b"\0\xd8\n\0",  # half of a pair
+        "a/./b.png\n".encode("utf-32-le"),
+        b"a\0.\0/\0x.png",
+    ],
+)
+def test_a_list_in_another_encoding_is_an_error_and_never_a_folder(data):
+    with pytest.raises(ValueError, match=r"UTF-16|codec"):
+        split_list(data)
+
+
+def test_a_name_that_ends_in_a_carriage_return(folder):
+    (folder / "odd.png\r").touch()
+    assert split_list(b"imgs/odd.png\r\nimgs/b.png\r\n") == ["imgs/odd.png\r", "imgs/b.png"]
+
+
+def test_what_is_passed_over_is_said(folder):
+    for name in ["x.jxr", "X.HEIC", "y.jxl", "no_ending", "z.svg", "sub/w.jxr"]:
+        (folder / name).touch()
+    (folder / "linked").symlink_to("sub")
+    (folder / "loop").symlink_to(".")
+    listing = Listing(["imgs"])
+    assert len(list(listing)) == 4
+    said = listing.passed_over()
+    for part in (
+        "2 of the kind .jxr, such as imgs/x.jxr",
+        "1 of the kind .heic, such as imgs/X.HEIC",
+        "1 of the kind .jxl",
+        "2 without an extension, such as imgs/data",
+        "2 links to folders, such as imgs/linked",
+    ):
+        assert part in said
+    assert "notes.txt" not in said
+    assert len(list(listing)) == 4  # again
+    assert listing.passed_over() == said
+
+
+@pytest.mark.usefixtures("folder")
+def test_nothing_is_said_if_nothing_is_passed_over():
+    listing = Listing(["imgs/b.png", "imgs/data"])
+    assert (len(list(listing)), listing.passed_over()) == (2, "")
+
+
+def test_linked_files_and_a_linked_folder_that_is_given_count(folder):
+    (folder / "link.png").symlink_to("b.png")
+    (folder.parent / "top").symlink_to("imgs")
+    assert len(images("top")) == 5
+
+
+def test_folders_that_this_run_writes_are_not_searched(folder):
+    for name in ("sub/out/a.png", "sub/out/deep/b.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    (folder.parent / "link").symlink_to("imgs/sub/out")
+    for own in ("imgs/sub/out", str(folder / "sub" / "out"), "./imgs/../imgs/sub/out/", "link"):
+        assert len(list(Listing(["imgs"], own=[own, None]))) == 4
+    assert len(list(Listing(["imgs"], own=["imgs"]))) == 6  # given as input, too
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_earlier_runs_wrote_is_not_scored_again(tmp_path):
+    for name in ("maps/a.png.map.jpg", "now/x.png", "best/0001_a.png", "best/.copies_of_ma-agiqa"):
+        (tmp_path / "imgs" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "imgs" / name).touch()
+    listing = Listing(["imgs"], own=["imgs/now"])
+    assert len(list(listing)) == 4
+    assert "1 maps of an earlier run" in listing.passed_over()
+    assert "imgs/best" in listing.passed_over()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ma_agiqa_client.cli._journal import Journal, JournalError, stamp
-from ma_agiqa_client.cli.rows import Patches, Row
+from ma_agiqa_client.cli.rows import Row
 from support.example_card import CARD
 from support.scripted_server import GATE
 
@@ -110,13 +110,13 @@ def test_two_runs_cannot_share_it():
 
 
 def test_rows_without_maps_are_not_done_if_maps_are_asked_for(images):
-    maps = Patches(np.ones((2, 2), np.float32), np.full((2, 2), 0.5, np.float32))
+    values = np.full((2, 2), 0.5, np.float32)
     fill(images[:2])
     with Journal("done.jsonl", CARD) as journal:
-        journal.add(row("b.png", patches=maps), stamp("b.png"))
+        journal.add(row("b.png", map=values), stamp("b.png"))
     with Journal("done.jsonl", CARD, maps=True) as journal:
         assert journal.find("a.png") is None
-        assert journal.find("b.png").patches.quality.tolist() == [[0.5, 0.5], [0.5, 0.5]]
+        assert journal.find("b.png").map.tolist() == values.tolist()
     with Journal("done.jsonl", CARD) as journal:
         assert journal.find("a.png") == row("a.png")
 

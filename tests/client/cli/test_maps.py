@@ -4,17 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ma_agiqa_client.cli.maps import COLORS, MapFolder, color_table, draw_map, open_image
-from ma_agiqa_client.cli.rows import Patches, Row
+from ma_agiqa_client.cli.maps import COLORS, MapFolder, color_table, draw_map, fitting
+from ma_agiqa_client.cli.rows import Row
 from support.scripted_server import GATE
 
-HALVES = Patches(
-    np.repeat([[0.0, 4.0]], 2, axis=0).astype(np.float32), np.full((2, 2), 0.5, np.float32)
-)
+HALVES = np.array([[0, 2], [0, 2]], np.float32)
 
 
-def row(image, patches=HALVES):
-    return Row(image, 1.0, 0.1, 1.0, GATE, "tiny", patches=patches)
+def row(image):
+    return Row(image, 1.0, 0.1, 1.0, GATE, "tiny", map=HALVES)
 
 
 def test_the_colors_run_through_their_stops():
@@ -45,7 +43,7 @@ def test_the_legend_says_something_below_the_picture():
 
 @pytest.mark.parametrize("value", [0.0, 3.0])
 def test_a_map_without_differences_is_drawn(value):
-    flat = Patches(np.full((2, 2), value, np.float32), np.ones((2, 2), np.float32))
+    flat = np.full((2, 2), value, np.float32)
     assert draw_map(Image.new("RGB", (20, 10)), flat, "a long title for a small picture").width > 20
 
 
@@ -73,12 +71,8 @@ def test_maps_are_written_and_what_cannot_be_drawn_is_noted(tmp_path, monkeypatc
     assert len(list((tmp_path / "maps").iterdir())) == 1
 
 
-def test_images_are_opened_as_the_server_sees_them(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
-    Image.new("RGB", (400, 200), "red").save(tmp_path / "a.jpg", exif=exif)
-    assert open_image(str(tmp_path / "a.jpg"), 100).size == (50, 100)
-    deep = Image.fromarray(np.full((4, 4), 0x8000, np.uint16))
-    deep.save(tmp_path / "deep.png")
-    assert open_image(str(tmp_path / "deep.png"), 100).getpixel((0, 0)) == (128, 128, 128)
-    assert open_image(str(tmp_path / "deep.png"), 100).size == (4, 4)  # never scaled up
+def test_a_name_that_is_too_long_is_cut_but_stays_unique():
+    names = [fitting("\N{CAT FACE}" * 80 + letter, ".map.jpg") for letter in "ab"]
+    assert len(set(names)) == 2
+    assert all(len(name.encode()) <= 255 and name.endswith(".map.jpg") for name in names)
+    assert fitting("a.png", ".map.jpg") == "a.png.map.jpg"

@@ -76,3 +76,17 @@ def test_the_ending_of_the_file_asks_for_a_format(path, expected):
 
 def test_what_a_terminal_would_obey_is_replaced():
     assert printable("red\x1b[31m\n\udce9") == "red�[31m��"
+
+
+@pytest.mark.parametrize("name", ["=1+1.png", "+a.png", "-a.png", "@a.png", "\tb.png"])
+def test_no_cell_of_a_csv_is_a_formula(name):
+    file = io.StringIO()
+    make_writer("csv", file, CARD, ranked=False, grouped=False).add(Row(name, 1.0, 0.1, 1.0, GATE))
+    assert file.getvalue().splitlines()[1].lstrip('"').startswith(f"./{name}")
+
+
+def test_a_carriage_return_in_a_name_does_not_split_the_row():
+    file = io.StringIO()
+    make_writer("csv", file, CARD, ranked=False, grouped=False).add(Row("a\rb.png", error="no"))
+    rows = list(csv.reader(io.StringIO(file.getvalue(), newline="")))
+    assert [row[0] for row in rows] == ["image", "a\rb.png"]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ma_agiqa_client import Gate
 from ma_agiqa_client.cli._report import Report, thumbnail_side
-from ma_agiqa_client.cli.rows import Patches, Row
+from ma_agiqa_client.cli.rows import Row
 from support.browser import colors_on, headless_chromium
 from support.example_card import CARD
 
@@ -28,9 +28,7 @@ def rows(folder):
         path = folder / f"image_{number:03d}.png"
         Image.new("RGB", (60, 30), (number, 90, 200)).save(path)
         mos = float((number * 37) % COUNT)
-        patches = Patches(
-            rng.random((4, 4)).astype(np.float32), rng.random((4, 4)).astype(np.float32)
-        )
+        values = (rng.random((4, 4)) * rng.random((4, 4))).astype(np.float32)
         yield Row(
             str(path),
             mos,
@@ -39,7 +37,7 @@ def rows(folder):
             gate(number),
             "tiny",
             group=("cats", "dogs")[number % 2],
-            patches=patches if number else None,
+            map=values if number else None,
         )
     damaged = folder / f"{HOSTILE.replace('/', '')}.png"
     damaged.write_bytes(b"no image for Pillow")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ma_agiqa_client.cli.rows import Patches, Row, best_first
+from ma_agiqa_client.cli.rows import Row, best_first, pack_map
 from support.scripted_server import GATE
 
 
@@ -16,18 +16,18 @@ def test_a_row_survives_json_exactly():
 
 def test_patch_maps_survive_json_to_half_precision():
     rng = np.random.default_rng(0)
-    patches = Patches(
-        rng.uniform(0, 9, (3, 5)).astype(np.float32), rng.random((3, 5)).astype(np.float32)
-    )
-    again = Patches.from_dict(json.loads(json.dumps(patches.to_dict())))
-    assert again.score.shape == (3, 5)
-    np.testing.assert_allclose(again.score, patches.score, rtol=2**-11)
-    np.testing.assert_allclose(again.weight, patches.weight, rtol=2**-11)
-    np.testing.assert_allclose(again.quality, patches.score * patches.weight, rtol=2**-9)
+    values = rng.uniform(0, 9, (3, 5)).astype(np.float32)
+    record = Row("a.png", 1.0, 0.2, 8.5, GATE, "tiny").to_dict() | {"map": pack_map(values)}
+    again = Row.from_dict(json.loads(json.dumps(record)))
+    np.testing.assert_allclose(again.map, values, rtol=2**-11)
 
 
 @pytest.mark.parametrize(
-    "damage", [{"mos": None}, {"gate": None}, {"patches": {"shape": [2, 2], "score": "?"}}]
+    "damage",
+    [
+        *({"mos": None}, {"mos": float("nan")}, {"gate": None}, {"image": 7}),
+        *({"map": {"shape": [2, 2], "values": "?"}}, {"map": {"shape": [9, 9], "values": "AAA="}}),
+    ],
 )
 def test_what_is_no_scored_row_is_refused(damage):
     record = Row("a.png", 1.0, 0.2, 8.5, GATE, "tiny").to_dict() | damage

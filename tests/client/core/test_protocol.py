@@ -39,12 +39,17 @@ def read(result, maps=False):
 
 
 def test_a_request_holds_the_bytes_the_id_and_the_deadline():
-    request = protocol.build_request(b"a\0\0", maps=False, request_id="id", deadline_unix_us=12)
+    request = protocol.InferRequest(b"a\0\0", maps=False, request_id="id", deadline_unix_us=12)
     tensor = request.inputs[0]
     assert (tensor.name(), tensor.shape(), tensor.datatype()) == ("IMAGE", [1, 1], "BYTES")
     assert tensor._get_content() == b"\3\0\0\0a\0\0"
     assert [output.name() for output in request.outputs] == ["SCORE", "GATE"]
-    assert (request.request_id, request.parameters) == ("id", {"deadline_unix_us": 12})
+    assert request.parameters == {"deadline_unix_us": 12}
+    message = request.message("ma_agiqa")
+    assert (message.model_name, message.id) == ("ma_agiqa", "id")
+    assert list(message.raw_input_contents) == [tensor._get_content()]
+    assert [output.name for output in message.outputs] == ["SCORE", "GATE"]
+    assert message.parameters["deadline_unix_us"].int64_param == 12
 
 
 def test_an_answer_is_read():

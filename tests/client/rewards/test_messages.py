@@ -40,7 +40,7 @@ def test_images_in_a_pickle(container):
         (b'{"images": [1]}', "Image 0 is of type int"),
         (b'{"images": [null]}', "Image 0 is of type NoneType"),
         (b'{"images": ["aGk=", "/etc/passwd!"]}', "Image 1 is not base64"),
-        (b'{"images": ["aGk"]}', "Image 0 is not base64"),
+        (b'{"images": ["aGkAB"]}', "Image 0 is not base64"),
         ('{"images": ["ü"]}'.encode(), "Image 0 is not base64"),
         (pickle.dumps({"images": ["/etc/passwd"]}), "Image 0 is of type str"),
         (pickle.dumps({"images": b"x"}), "no images"),

@@ -48,7 +48,7 @@ def bright(scripted, monkeypatch):
     # Kept connections would keep trying the port, and harm a later server that gets the same one.
     _callables._shared_scorer((scripted.url,)).close()
     _callables._shared_scorer.cache_clear()
-    _verl_omni._connections.clear()
+    _verl_omni._shared_scorer.cache_clear()
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_trl_gets_a_tensor():
 
 
 def verl(image, **others):
-    """One call as verl-omni's managers make it: by keyword, with what they have besides."""
+    """One call as verl-omni's managers make it: by keyword, with what else they have."""
     return rewards.compute_score(
         data_source="prompts", solution_image=image, ground_truth="a cat", extra_info={}, **others
     )

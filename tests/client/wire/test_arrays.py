@@ -50,7 +50,7 @@ def test_floats_in_0_1_give_back_the_8_bits_they_came_from(dtype):
         (np.full((4, 4, 3), 255.0), "from 255 to 255"),
         (np.full((4, 4, 3), -0.5, np.float32), "from -0.5 to -0.5"),
         (np.array([[0.5, np.nan]]), "NaN"),
-        (np.array([[0.5, np.inf]]), "to inf"),
+        (np.array([[0.5, np.inf]]), "NaN or infinity"),
     ],
 )
 def test_wrong_arrays_are_named_and_the_right_ones_too(array, got):

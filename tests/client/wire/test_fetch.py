@@ -8,7 +8,8 @@ import time
 import pytest
 
 from ma_agiqa_client import InvalidImageError, Scorer
-from ma_agiqa_client._wire import fetch as _fetch
+from ma_agiqa_client._wire import images
+from ma_agiqa_client._wire.fetch import fetch
 from ma_agiqa_client._wire.images import Encoder
 
 
@@ -28,16 +29,27 @@ class Site(http.server.BaseHTTPRequestHandler):
             self.send_response(200)
             self.end_headers()
             self.drip(b"image" * 12, pause_s=0.05)
+        elif self.path == "/slow-status":
+            self.drip(b"HTTP/1.1 200 " * 5, pause_s=0.05)
+        elif self.path == "/slow-header":
+            self.drip(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 10, pause_s=0.05)
+        elif self.path == "/slow-chunk":
+            self.drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"0" * 9, 0.05)
+        elif self.path == "/continue":
+            self.drip([b"HTTP/1.1 100 Continue\r\n\r\n"] * 60, pause_s=0.05)
+        elif self.path == "/slow-move":
+            time.sleep(0.3)
+            self.redirect("/slow-move")
         elif self.path == "/garbage":
             self.wfile.write(b"not HTTP\r\n")
         else:
             self.send_error(404, "no such image")
 
     def drip(self, data, pause_s):
-        """Send byte by byte, until the client hangs up."""
+        """Send part by part, until the client hangs up."""
         with contextlib.suppress(ConnectionError):
-            for byte in data:
-                self.wfile.write(bytes([byte]))
+            for part in data:
+                self.wfile.write(part if isinstance(part, bytes) else bytes([part]))
                 time.sleep(pause_s)
 
     def redirect(self, target):
@@ -73,32 +85,47 @@ def test_a_missing_image_is_named(site):
 @pytest.mark.parametrize(("path", "reason"), [("/away", "not allowed"), ("/ftp", "unknown url")])
 def test_a_redirection_away_from_the_web_is_not_followed(site, path, reason):
     with pytest.raises(InvalidImageError, match=reason):
-        _fetch.fetch(site + path, 5)
+        fetch(site + path, 5, 99)
 
 
 def test_no_server_there():
     with pytest.raises(InvalidImageError, match="Connection refused"):
-        _fetch.fetch("http://127.0.0.1:1/a.png", 5)
+        fetch("http://127.0.0.1:1/a.png", 5, 99)
 
 
 def test_an_answer_that_is_not_http_is_the_addresses_fault(site):
     with pytest.raises(InvalidImageError, match=f"{site}/garbage cannot be fetched: not HTTP"):
-        _fetch.fetch(f"{site}/garbage", 5)
+        fetch(f"{site}/garbage", 5, 99)
 
 
-def test_a_slow_peer_is_given_up_by_name_at_the_deadline(site):
-    """Its image takes 3 s; never more than 0.05 s pass without a byte."""
+@pytest.mark.parametrize(
+    "path", ["/slow", "/slow-status", "/slow-header", "/slow-chunk", "/continue", "/slow-move"]
+)
+def test_a_slow_peer_is_given_up_by_name_at_the_deadline(site, path):
+    """It would take 3 s; never more than 0.3 s pass without a byte."""
     with (
         Scorer("127.0.0.1:1", fetch_urls=True) as scorer,
         pytest.raises(
-            InvalidImageError, match=rf"{site}/slow .* not complete after 0\.5 s"
+            InvalidImageError, match=rf"{site}{path} .* not complete after 0\.5 s"
         ) as caught,
     ):
-        scorer.score(f"{site}/slow", timeout_s=0.5)
+        scorer.score(f"{site}{path}", timeout_s=0.5)
     assert "127.0.0.1:1 " not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["http://[::1/x.png", "http://", "http://a b/", "http://127.0.0.1:99999/", "http://\0"],
+)
+def test_an_address_that_cannot_be_is_an_error_of_its_image_alone(scripted, address):
+    with Scorer(scripted.url, fetch_urls=True) as scorer:
+        outcomes = list(scorer.score_many([b"1", address, b"2"]))
+    assert [outcome.mos for outcome in (outcomes[0], outcomes[2])] == [1, 2]
+    assert isinstance(outcomes[1].error, InvalidImageError)
+
+
 def test_too_large_an_image_is_not_kept(site, monkeypatch):
-    monkeypatch.setattr(_fetch, "MAX_FETCHED_BYTES", 5)
+    assert fetch(f"{site}/image", 5, 4) == b"bytes"
+    monkeypatch.setattr(images, "MAX_IMAGE_BYTES", 5)
     with pytest.raises(InvalidImageError, match="more than 5 bytes"):
-        _fetch.fetch(f"{site}/image", 5)
+        Encoder(fetch_urls=True).encode(f"{site}/image")

@@ -11,7 +11,7 @@ from embedded.errors import ServerFailedError
 from embedded.health import Health, NoAnswerError, NotScoringError
 from embedded.server import EmbeddedTriton
 from embedded.supervisor import Supervisor
-from support.supervised import wait_until
+from support.waiting import wait_until
 
 HANG = """
 import time
@@ -55,7 +55,7 @@ def test_slow_is_not_dead_and_hanging_is(server, hang, monkeypatch):
         check(Health(server.http), 2.0)
     monkeypatch.setattr(supervisor, "CHECK_TIMEOUT_S", 2.0)
     monkeypatch.setattr(supervisor, "SILENCE_ALLOWED_S", 3.0)
-    with pytest.raises(ServerFailedError, match=r"any more: no image got a score for \d+ s"):
+    with pytest.raises(ServerFailedError, match=r"no longer scores: no image got a score for \d+"):
         Supervisor(server, 0, check_interval_s=0.1, report=print).run()
     hang.unlink()
     assert len(check(Health(server.http))) == 1

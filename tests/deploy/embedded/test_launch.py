@@ -6,6 +6,7 @@ import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
+from embedded import launch
 from embedded.errors import RepositoryError
 from embedded.launch import Ports, metrics_address, models_to_load
 from embedded.server import EmbeddedTriton
@@ -21,9 +22,11 @@ def test_the_answering_model_is_loaded_only_to_explain():
     assert models_to_load(SHIPPED, explain=True) == sorted([*ALWAYS, ANSWERING])
 
 
-def test_files_and_hidden_folders_are_no_models(tmp_path):
-    (tmp_path / "one").mkdir()
-    (tmp_path / ".export-1").mkdir()
+def test_hidden_folders_and_those_without_a_configuration_are_no_models(tmp_path):
+    for name in ("one", ".two", "three"):
+        (tmp_path / name).mkdir()
+    for name in ("one", ".two"):
+        (tmp_path / name / "config.pbtxt").touch()
     (tmp_path / "README.md").write_text("text")
     assert models_to_load(tmp_path, explain=True) == ["one"]
 
@@ -45,3 +48,15 @@ def test_no_one_can_load_or_unload_models_from_outside(stand_in):
 def test_the_first_step_is_told_where_the_metrics_are():
     address = metrics_address(Ports(grpc=1, http=2, metrics=3))
     assert address == {METRICS_URL_VARIABLE: "http://127.0.0.1:3/metrics"}
+
+
+def test_a_repository_for_gpus_is_refused_without_one(repository, monkeypatch):
+    config = repository / "maniqa_moe" / "config.pbtxt"
+    config.write_text(f"{config.read_text()}instance_group [ {{ kind: KIND_GPU }} ]\n")
+    monkeypatch.setattr(launch, "_has_gpu", lambda: True)
+    launch.check_repository(repository, complete=True)
+    monkeypatch.undo()
+    if launch._has_gpu():
+        pytest.skip("needs a machine without a GPU")
+    with pytest.raises(RepositoryError, match=r"for a GPU \(maniqa_moe\), .* --device cpu"):
+        EmbeddedTriton(repository, free_ports=True).start()

@@ -1,7 +1,6 @@
 """Contract of the pytorch backend with the libtorch backend, through the real server."""
 
 import concurrent.futures
-import time
 
 import numpy as np
 import pytest
@@ -11,6 +10,8 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from embedded.errors import ServerFailedError
 from embedded.server import EmbeddedTriton
+from support.triton_requests import statistics
+from support.waiting import wait_until
 
 
 class Affine(torch.nn.Module):
@@ -171,21 +172,16 @@ def test_a_model_without_batches(client):
 
 def test_requests_of_different_sizes_share_a_batch_and_get_their_own_rows(client):
     arrays = [np.full((size, 2), size, np.float32) for size in (1, 3, 2)]
-    before = executions(client, "in_order")
+    before = statistics(client, "in_order")
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         answers = list(pool.map(lambda a: infer(client, "in_order", second=a, y=-a), arrays))
     for array, answer in zip(arrays, answers, strict=True):
         np.testing.assert_array_equal(answer["sum"], 9 * array)
         np.testing.assert_array_equal(answer["difference"], 2 * array)
-    images, runs = np.subtract(executions(client, "in_order"), before)
-    assert images == 6
-    assert runs < 3
-
-
-def executions(client, model: str) -> tuple[int, int]:
-    """Rows inferred and batches run so far."""
-    statistics = client.get_inference_statistics(model).model_stats[0]
-    return statistics.inference_count, statistics.execution_count
+    expected = before.inference_count + 6
+    after = statistics(client, "in_order", lambda found: found.inference_count >= expected)
+    assert after.inference_count == expected
+    assert after.execution_count - before.execution_count < 3
 
 
 def test_a_failing_model_keeps_its_details_in_the_log(client):
@@ -194,10 +190,8 @@ def test_a_failing_model_keeps_its_details_in_the_log(client):
     assert caught.value.status() == "StatusCode.INTERNAL"
     assert "Model 'failing' failed on this batch" in caught.value.message()
     assert "secret" not in caught.value.message()
-    written_by = time.monotonic() + 30  # Triton writes its log after it has answered
-    while "details in /a/secret/path" not in client.log_file.read_text():
-        assert time.monotonic() < written_by
-        time.sleep(0.05)
+    # Triton writes its log after it has answered.
+    wait_until(lambda: "details in /a/secret/path" in client.log_file.read_text())
     np.testing.assert_array_equal(infer(client, "failing", x=X)["out"], X)
 
 

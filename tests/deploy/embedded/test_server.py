@@ -4,6 +4,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from embedded.errors import (
 from embedded.health import ServedModel
 from embedded.launch import Launch
 from embedded.server import EmbeddedTriton
+from support.servers import serving
 
 DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
 
@@ -55,7 +57,7 @@ def test_serves_scores_and_leaves_nothing(repository, processes, tmp_path):
         assert server.check() == []
         prefix = processes.argument("shm-region-prefix-name=")
         scratch = Path(processes.argument("--backend-directory="))
-        assert regions(prefix)
+        assert {region.stat().st_mode & 0o777 for region in regions(prefix)} == {0o600}
         assert scratch.is_dir()
     assert processes.find() == []
     assert regions(prefix) == []
@@ -94,6 +96,42 @@ def test_a_missing_ensemble(repository):
     shutil.rmtree(repository / "ma_agiqa")
     with pytest.raises(RepositoryError, match=r"no ma_agiqa/config\.pbtxt"):
         EmbeddedTriton(repository, free_ports=True).start()
+
+
+@pytest.mark.parametrize("name", ["with space", "ünï", "quo'te"])
+def test_a_path_that_triton_cannot_pass_on_is_served(repository, tmp_path, name):
+    with serving(repository.rename(tmp_path / name)) as server:
+        assert server.model.name == "tiny"
+
+
+def test_a_folder_without_a_configuration_is_no_model(repository):
+    """As an export of an older program leaves it that was killed."""
+    (repository / "ma_agiqa_v2" / "1").mkdir(parents=True)
+    with serving(repository) as server:
+        assert server.model.name == "tiny"
+
+
+def test_a_path_for_temporary_files_that_triton_cannot_pass_on(repository, tmp_path, monkeypatch):
+    (tmp_path / "with space").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "with space"))
+    with pytest.raises(ServeError, match=r"with space, has a space .* by the variable TMPDIR"):
+        EmbeddedTriton(repository, free_ports=True).start()
+    assert list((tmp_path / "with space").iterdir()) == []
+
+
+def test_packages_in_a_path_that_the_stub_cannot_read(repository, monkeypatch):
+    monkeypatch.setattr(sys, "prefix", "/home/jürgen/.venv")
+    with pytest.raises(UnsupportedMachineError, match=r"from /home/jürgen/.* not ASCII: move them"):
+        EmbeddedTriton(repository, free_ports=True).start()
+
+
+def test_two_servers_do_not_share_a_log(repository, tmp_path):
+    with serving(repository, log_file=tmp_path / "log") as server:
+        key = (tmp_path / "log.key").read_text()
+        with pytest.raises(ServeError, match=r"Another server writes to the log file .*--log-file"):
+            EmbeddedTriton(repository, free_ports=True, log_file=tmp_path / "log").start()
+        assert (tmp_path / "log.key").read_text() == key
+        assert "Started GRPCInferenceService" in server.log_file.read_text()
 
 
 def test_a_model_that_does_not_load(repository, processes, tmp_path):

@@ -27,6 +27,13 @@ def write_stand_in(folder: Path, seconds_per_image: float = 0.0) -> Path:
     """
     ignored = shutil.ignore_patterns("__pycache__", "model.pt", "mplug_owl2_answer")
     shutil.copytree(SHIPPED, folder, ignore=ignored)
+    (folder / "maniqa_moe" / "1" / "model.pt").touch()  # a version is known by this file
+    put_in_stand_ins(folder, seconds_per_image)
+    return folder
+
+
+def put_in_stand_ins(folder: Path, seconds_per_image: float = 0.0) -> None:
+    """Replace the networks of a repository, all versions of the scorer included."""
     for model in ("preprocess", *NETWORKS):
         file = folder / model / "config.pbtxt"
         config = text_format.Parse(file.read_text(), model_config_pb2.ModelConfig())
@@ -36,7 +43,5 @@ def write_stand_in(folder: Path, seconds_per_image: float = 0.0) -> Path:
             config.parameters["seconds_per_image"].string_value = str(seconds_per_image)
         file.write_text(text_format.MessageToString(config))
     for model in NETWORKS:
-        code = Path(__file__).with_name(f"{model}.py")
-        shutil.copyfile(code, folder / model / "1" / "model.py")
-    (folder / "maniqa_moe" / "1" / "model.pt").touch()  # a version is known by this file
-    return folder
+        for version in (folder / model).glob("[0-9]*"):
+            shutil.copyfile(Path(__file__).with_name(f"{model}.py"), version / "model.py")

@@ -1,21 +1,23 @@
-"""The benchmarks of the embedding model: what they count, what they compare, what they say."""
+"""The benchmarks of the embedder: what they count and what they compare."""
 
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
-from PIL import Image
 
 from ma_agiqa.benchmark.dtypes import measure_dtypes
 from ma_agiqa.benchmark.embedder import load, measure_batch, random_images
-from ma_agiqa.benchmark.machine import GemmShape, PeakMemory, gemm_rate, read_from_disk
-from ma_agiqa.benchmark.operations import count_operations
+from ma_agiqa.benchmark.machine import (
+    PeakMemory,
+    count_operations,
+    flop,
+    gemm_rate,
+    median_seconds,
+    read_from_disk,
+)
 from ma_agiqa.benchmark.random_weights import write_random_weights
 from ma_agiqa.checkpoints import load_scorer
-from ma_agiqa.commands.benchmark import main
 from ma_agiqa.lmm.embedder import PromptEmbedder
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Model
 from ma_agiqa.lmm.mplug_owl2.loading import load_mplug_owl2
@@ -24,29 +26,37 @@ from ma_agiqa.lmm.sources import DEMO_EMBEDDER, embedder_config
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def run(*arguments: str) -> str:
-    done = CliRunner().invoke(main, arguments)
-    assert done.exit_code == 0, done.output
-    return done.stdout
+def test_a_multiplication_with_its_addition_is_two_operations():
+    left, right = torch.ones(3, 5), torch.ones(5, 7)
+    total, products = count_operations(lambda: torch.addmm(torch.ones(7), left, right) @ right.T)
+    assert total == flop(products) == 2 * 3 * 5 * 7 * 2
+    assert products == {(3, 5, 7): 1, (3, 7, 5): 1}
 
 
 def test_the_cached_path_takes_fewer_operations_than_plain_passes(tiny_owl):
     config = tiny_owl["build"]()
     embedder = PromptEmbedder(MPlugOwl2Model.from_official(config, tiny_owl["state"]))
     pixels = tiny_owl["reference"]["pixel_values"][:1]
-    cached, shapes = count_operations(lambda: embedder(pixels))
+    cached, products = count_operations(lambda: embedder(pixels))
     plain, _ = count_operations(lambda: embedder.full_sequence(pixels))
-    assert sum(shape.flop for shape in shapes) < cached < plain
+    assert flop(products) < cached < plain
 
 
 def test_rates_and_memory_are_measured():
-    rate = gemm_rate([GemmShape(64, 128, 256, 3), GemmShape(8, 8, 8, 1)], torch.float32, "cpu")
+    rate = gemm_rate({(64, 128, 256): 3, (8, 8, 8): 1}, torch.float32, "cpu")
     assert 1e7 < rate < 1e14
     before = PeakMemory("cpu").read()
     memory = PeakMemory("cpu")
     torch.ones(30_000_000)  # 120 MB, given back at once
     assert memory.read() - before > 60e6
     assert read_from_disk() >= 0
+
+
+def test_kinds_of_work_alternate():
+    done = []
+    work = {name: lambda name=name: done.append(name) for name in "ab"}
+    assert set(median_seconds(work, 3, "cpu")) == {"a", "b"}
+    assert "".join(done) == "ababab"
 
 
 def test_random_weights_have_the_published_names_and_load(tmp_path):
@@ -59,82 +69,29 @@ def test_random_weights_have_the_published_names_and_load(tmp_path):
     assert all(torch.isfinite(value).all() for value in embeddings.values())
 
 
-def test_the_command_states_every_number():
-    told = run(
-        "embedder",
-        "--dtype",
-        "fp32",
-        "--rounds",
-        "1",
-        "--threads",
-        "1",
-        "--batch",
-        "1",
-        "--batch",
-        "2",
-    )
-    assert re.search(r"machine  \S.*, 1 threads, no GPU in use, torch \d", told)
-    assert re.search(
-        r"load +[\d.]+ s to ready, [\d.]+ GB read from disk, peak [\d.]+ GB, weights in float32",
-        told,
-    )
-    assert re.search(r"count +[\d.]+ GFLOP per image", told)
-    for batch in (1, 2):
-        assert re.search(
-            rf"batch {batch} +[\d.]+ s/image, [\d.]+ images/s .*: [\d.]+ GFLOP/s, \d+% of the "
-            r"[\d.]+ GFLOP/s of bare matrix products; peak [\d.]+ GB",
-            told,
-        )
-
-
-@pytest.mark.slow
-def test_random_weights_of_few_layers_are_made_where_asked(tmp_path):
-    arguments = ["--random-weights", "--layers", "1", "--rounds", "1", "--dtype", "int8"]
-    told = run("embedder", *arguments, "--embedder", str(tmp_path / "owl"), "--profile")
-    assert "weights in int8" in told
-    assert re.search(r"aten::(mm|addmm) ", told)
-    state = load_mplug_owl2(str(tmp_path / "owl"), "bfloat16").state_dict()
-    assert not any(name.startswith("layers.1.") for name in state)
-    vision = {
-        name for name in state if re.match(r"vision_model.*layers\.\d+\.mlp.fc1.weight", name)
-    }
-    assert len(vision) == 2  # half of the decoder's layers, and about half of the vision's three
-
-
-def test_layers_belong_to_random_weights():
-    done = CliRunner().invoke(main, ["embedder", "--layers", "2"])
-    assert done.exit_code == 1
-    assert "--random-weights" in done.stderr
-
-
-@pytest.mark.slow
-def test_a_pass_is_measured_as_often_as_asked():
-    loaded = load(DEMO_EMBEDDER, "float32", "cpu")
-    speed = measure_batch(loaded, 2, rounds=2)
-    assert 0 < speed.fastest_s <= speed.seconds
-    assert speed.flop_per_s == pytest.approx(speed.flop / speed.seconds)
-    assert torch.equal(random_images(loaded.embedder, 2), random_images(loaded.embedder, 2))
+def test_the_numbers_of_a_batch_add_up():
+    embedder, loading = load(DEMO_EMBEDDER, "float32", "cpu")
+    assert loading["load, s"] > 0
+    row = measure_batch(embedder, "float32", 2, rounds=1)
+    assert row["batch"] == 2
+    assert row["images/s"] == pytest.approx(1 / row["s/image"])
+    assert row["GFLOP/s"] == pytest.approx(row["GFLOP/image"] / row["s/image"])
+    share = row["GFLOP/s"] / row["GFLOP/s of bare matrix products"]
+    assert row["share of that, %"] == pytest.approx(100 * share)
+    assert torch.equal(random_images(embedder, 2), random_images(embedder, 2))
 
 
 def test_dtypes_are_compared_on_images_and_scores():
     rng = np.random.default_rng(1)
     images = [rng.integers(0, 256, (90, 120, 3), dtype=np.uint8) for _ in range(3)]
+    dtypes = ["float32", "bfloat16", "int8"]
     scorer, _ = load_scorer(ROOT / "training" / "checkpoints" / "demo")
-    exact, half, eight = measure_dtypes(
-        images, DEMO_EMBEDDER, scorer.eval(), "float32", ["bfloat16", "int8"], "cpu", batch=2
-    )
-    assert exact.score_difference == (0, 0)
-    assert exact.cosine[0] == pytest.approx(1, abs=1e-6)
-    assert 0.999 < eight.cosine[0] < half.cosine[0] < 1
-    assert 0 < half.score_difference[1] <= half.score_difference[0] < 0.1
-    assert eight.weight_bytes < half.weight_bytes == pytest.approx(exact.weight_bytes / 2)
-
-
-def test_the_command_compares_dtypes_of_files(tmp_path):
-    files = []
-    for index in range(2):
-        files.append(str(tmp_path / f"{index}.png"))
-        Image.new("RGB", (40, 30), (90 * index, 50, 200)).save(files[-1])
-    told = run("dtypes", *files, "--dtype", "int4")
-    assert "2 images, against fp32" in told
-    assert re.search(r"int4 +[\d.]+ GB +[\d.]+ GB +[\d.]+ s +[\d.]+ +0\.\d{5}, 0\.\d{5} +-", told)
+    rows = measure_dtypes(images, DEMO_EMBEDDER, scorer, dtypes, "cpu", batch=2)
+    exact, half, eight = rows
+    largest, mean = "score difference, largest", "score difference, mean"
+    assert exact[largest] == exact[mean] == 0
+    assert exact["cosine, smallest"] == pytest.approx(1, abs=1e-6)
+    assert 0.999 < eight["cosine, smallest"] < half["cosine, smallest"] < 1
+    assert 0 < half[mean] <= half[largest] < 0.1
+    sizes = [row["weights, GB"] for row in (exact, half, eight)]
+    assert sizes[2] < sizes[1] == pytest.approx(sizes[0] / 2)

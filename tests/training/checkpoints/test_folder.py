@@ -55,7 +55,7 @@ def test_the_folder_holds_the_promised_files(folder):
     assert len(checkpoint_sha256(folder)) == 64
 
 
-def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(folder, model):
+def test_saving_again_replaces_the_folder_and_leaves_nothing_next_to_it(folder, model):
     before = checkpoint_sha256(folder)
     with torch.no_grad():
         model.fusion.gate.bias.add_(1)

@@ -14,8 +14,8 @@ CONFIG = Path(__file__).resolve().parents[3] / "training" / "configs" / "agiqa_3
 
 @pytest.fixture
 def tree(tmp_path):
-    """Forty rows of AGIQA-3k with generated images, and a config for them."""
-    table = write_tree(tmp_path / "data", 40)
+    """Fifty rows of AGIQA-3k with generated images, and a config for them."""
+    table = write_tree(tmp_path / "data", 50)
     settings = yaml.safe_load(CONFIG.read_text())
     settings["data"]["csv"] = str(table)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
@@ -30,7 +30,7 @@ def run(tree, *options):
 def test_a_good_set_is_described(tree):
     done = run(tree)
     assert done.exit_code == 0, done.stdout + done.stderr
-    for fact in ("AGIQA-3k: 40 images", "train: 28 images", "test: 8 images", "AttnGAN: 4"):
+    for fact in ("AGIQA-3k: 50 images", "train: 35 images", "test: 10 images", "AttnGAN: 5"):
         assert fact in done.stdout
     assert "0 problems" in done.stdout
 
@@ -43,7 +43,10 @@ def test_shared_prompts_are_warned_of(tree):
     table.write_text("\n".join([header, *(",".join(row) for row in rows)]) + "\n")
     done = run(tree)
     assert done.exit_code == 0
-    assert "8 of 8 test images (100.0%) have a prompt that is also in the train part" in done.stdout
+    assert (
+        "10 of 10 test images (100.0%) have a prompt that is also in the train or validation part"
+        in done.stdout
+    )
 
 
 def test_all_that_is_wrong_is_reported_in_one_go(tree):
@@ -62,7 +65,7 @@ def test_all_that_is_wrong_is_reported_in_one_go(tree):
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        (",0.965602553,", ",7.5,", "row 2: the score is '7.5'; expected a number in 0.0..5.0"),
+        (",0.965602553,", ",7.5,", "outside data.mos_range (0 to 5), the first one in row 2 (7.5)"),
         (",0.965602553,", ",nan,", "row 2: the score is 'nan'"),
         ("AttnGAN_normal_000.jpg", "gone.jpg", "row 2: there is no file gone.jpg"),
         ("mos_quality", "quality", "has no column ['mos_quality']"),

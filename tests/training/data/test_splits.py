@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,18 @@ def test_the_papers_split_is_the_papers(images, expected):
         assert len(names) == expected[part]
         assert names[:3] == expected["first3"][part]
         assert digest == expected["sha256_of_names_joined_by_newline"][part]
+
+
+@pytest.mark.parametrize("count", [*range(10, 120), 4968, 14000])
+def test_any_number_of_rows_is_cut_as_by_the_authors(count):
+    rows = list(range(count))
+    random.Random(20).shuffle(rows)
+    first, second = int(0.7 * count), int(0.8 * count)
+    split = make_split(rated(count), SplitSettings("paper", seed=20))
+    for part, expected in zip(
+        PARTS, (rows[:first], rows[first:second], rows[second:]), strict=True
+    ):
+        assert [image.row - 2 for image in getattr(split, part)] == expected
 
 
 def test_the_papers_split_shares_prompts_and_the_disjoint_one_does_not():
@@ -122,7 +135,7 @@ def test_a_saved_split_comes_back(tmp_path):
         ),
         ("image,part\n0.png,dev\n", r"row 2: the part is 'dev'; expected one of"),
         ("image,part\n0.png,test\n0.png,train\n", "row 3: 0.png is listed more than once"),
-        ("image,part\n0.png,train\n1.png,test\n2.png,test\n", r"\['validation'\] empty"),
+        ("image,part\n0.png,train\n1.png,test\n2.png,test\n", "no image to the validation part"),
         ("name,kind\n0.png,train\n", "needs the columns image and part"),
         ("", "not a CSV table"),
     ],
@@ -135,9 +148,14 @@ def test_a_file_that_does_not_fit_is_an_error(tmp_path, text, message):
 
 
 def test_impossible_splits_are_errors():
-    for kind in ("paper", "group-disjoint"):
-        with pytest.raises(DataError, match=r"\['validation'\] empty"):
-            make_split(rated(4), SplitSettings(kind))
+    for images, kind, message in (
+        (rated(3), "paper", r"the validation part empty: 3 images .* split\.validation \(0\.1\)"),
+        (rated(9, per_group=9), "group-disjoint", r"empty: 1 groups \(data\.columns\.group\) are"),
+        (rated(9, per_group=9), "k-fold", r"empty: 1 groups .* Change split\.validation"),
+        (rated(3, prompts=["a", "A", "a"]), "prompt-disjoint", "empty: 1 prompts are too few"),
+    ):
+        with pytest.raises(DataError, match=message):
+            make_split(images, SplitSettings(kind))
     with pytest.raises(DataError, match=r"needs the prompt.*3 have none, such as 0\.png \(row 2\)"):
         make_split(rated(3), SplitSettings("prompt-disjoint"))
     with pytest.raises(DataError, match=r"Cannot read none\.csv"):

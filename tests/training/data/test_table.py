@@ -2,7 +2,7 @@
 
 import pytest
 
-from ma_agiqa.data import Columns, read_table
+from ma_agiqa.data import Columns, DataSettings, read_table
 from ma_agiqa.errors import ConfigError, DataError
 
 
@@ -37,17 +37,28 @@ def test_other_column_names_and_folder_and_no_groups(tmp_path):
         ("image,mos\na.png,good\n", r"data.csv: row 2: the score is 'good'"),
         ("image,mos\na.png,1\nb.png,nan\n", r"row 3: the score is 'nan'"),
         ("image,mos\na.png,\n", r"row 2: the score is ''"),
-        ("image,mos\na.png,5.1\n", r"row 2: the score is '5.1'.*0.0..5.0"),
         ("image,mos\na.png,inf\n", r"row 2: the score is 'inf'"),
+        ("image,mos\na.png,0_4\n", r"row 2: the score is '0_4'; expected a number"),
+        ("image,mos\na.png,\u0664\n", "row 2: the score is '\u0664'"),
         ("image,mos\na.png,1\n\nb.png,2\n", r"row 3"),
         ("image,mos\na.png,1\nmissing.png,2\n", r"row 3: there is no file missing.png"),
         ("image,mos\na.png,1\nb.png,2\na.png,3\n", r"row 2: a.png is listed more than once"),
+        ("image,mos\na.png,1\n./a.png,2\n", r"row 3: \./a\.png is listed more than once"),
+        ("image,mos\na.png,1\nx/../a.png,2\n", "row 2: a.png is listed more than once"),
         ("image,mos\n,1\n", r"row 2: the image name is empty"),
+        ("image,mos,mos\na.png,1,2\n", "has 2 columns 'mos'. Rename one"),
+        ("image;mos\na.png;1\n", "semicolons between its values: its first line is 'image;mos'"),
+        ("image;mos;prompt\na.png;1,5;a, b\n", "semicolons .* with points in its numbers"),
+        ("image\tmos\na.png\t1\n", "seems to have tabs"),
+        ("sep=,\nimage,mos\na.png,1\n", "begins with the line 'sep=,'"),
+        ('image,mos\na.png,"1,5"\n', r"row 2: the score is '1,5', with a decimal comma.*as 1\.5"),
+        ("image,mos,prompt\na.png,1,a\0b\n", "row 2: the text holds a null character"),
         ("file,score\na.png,1\n", r"no column \['image', 'mos'\].*\['file', 'score'\]"),
         ("image,mos\na.png,1,a prompt, with a comma\n", "row 2: more values than the 2 columns"),
         ("image,mos\na.png,1\nb.png,2,3\n", "line 3"),
         ("image,mos\n", "no rows"),
         ("", "not a CSV table"),
+        ('image,mos,prompt\na.png,1,"no end\n', "not a CSV table"),
     ],
 )
 def test_errors_name_file_and_row(tmp_path, text, message):
@@ -60,14 +71,53 @@ def test_a_missing_table_is_an_error(tmp_path):
         read_table(tmp_path / "none.csv")
 
 
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        ("latin-1", "row 3 has a byte 0xE9. It is probably Latin-1 .*caf\xe9.* as UTF-8"),
+        ("utf-16", "is UTF-16 text. Save it as UTF-8"),
+        ("utf-16-le", "null character"),
+    ],
+)
+def test_another_encoding_is_said(tmp_path, encoding, message):
+    csv = write(tmp_path, "")
+    csv.write_bytes("image,mos,prompt\na.png,1,a\nb.png,2,a caf\xe9\n".encode(encoding))
+    with pytest.raises(DataError, match=message):
+        read_table(csv)
+
+
 def test_every_bad_row_is_listed_up_to_ten(tmp_path):
-    rows = "".join(f"{i}.png,9\n" for i in range(12))
+    rows = "".join(f"{i}.png,bad\n" for i in range(12))
     with pytest.raises(DataError) as caught:
         read_table(write(tmp_path, "image,mos\n" + rows, [f"{i}.png" for i in range(12)]))
     message = str(caught.value)
     assert "12 problems" in message
-    assert message.count("the score is '9'") == 10
+    assert message.count("the score is 'bad'") == 10
     assert "2 more" in message
+
+
+def test_scores_on_another_scale_are_one_sentence_that_names_the_setting(tmp_path):
+    csv = write(tmp_path, "image,mos\na.png,3\nb.png,96.5\nc.png,40\n")
+    with pytest.raises(DataError) as caught:
+        read_table(csv)
+    assert str(caught.value) == (
+        f"{csv}: 2 of 3 scores are outside data.mos_range (0 to 5), the first one in row 3 (96.5); "
+        "the scores go from 3 to 96.5. Correct them, or set data.mos_range to the lowest and the "
+        "highest possible score."
+    )
+    assert len(read_table(csv, mos_range=(0, 100))) == 3
+
+
+@pytest.mark.parametrize("ends", [(5.0, 0.0), (2.0, 2.0), (0.0, float("nan")), (0, float("inf"))])
+def test_an_impossible_range_is_refused(ends):
+    with pytest.raises(ConfigError, match=r"data\.mos_range is .*; give the lowest"):
+        DataSettings("x", "data.csv", mos_range=ends)
+
+
+def test_rows_without_a_group_stand_alone(tmp_path):
+    csv = write(tmp_path, "image,mos,scene\na.png,1,x\nb.png,2,\nc.png,3, \n")
+    groups = [image.group for image in read_table(csv, columns=Columns(group="scene"))]
+    assert groups == ["x", "b.png", "c.png"]
 
 
 def test_rows_prompts_and_generators(tmp_path):

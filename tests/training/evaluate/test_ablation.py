@@ -1,10 +1,12 @@
 """The ablation command; the variants without MANIQA train in seconds."""
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 
 from ma_agiqa.checkpoints import load_scorer
@@ -60,8 +62,29 @@ def test_what_is_there_is_not_trained_again(config, ablated):
 def test_a_checkpoint_of_other_settings_is_not_taken_for_a_variant(config, ablated):
     refused = run(config, ablated, "--set", "optimization.learning_rate=0.5")
     assert refused.exit_code == 1
-    assert "other settings (name" not in refused.output
-    assert "other settings (optimization.learning_rate)" in refused.output
+    assert "(name" not in refused.output
+    assert "other settings or data (optimization.learning_rate)" in refused.output
+
+
+@pytest.mark.parametrize("change", ["scores", "split"])
+def test_variants_of_other_data_are_not_put_into_one_table(config, ablated, tmp_path, change):
+    """The table of the ratings changed in its place after a variant was trained."""
+    csv = Path(yaml.safe_load(config.read_text())["data"]["csv"])
+    table = pd.read_csv(csv)
+    table.loc[0, "mos_quality"] += 0.5 if change == "scores" else 0
+    changed = tmp_path / "data.csv"
+    (table if change == "scores" else table[::-1]).to_csv(changed, index=False)
+    (tmp_path / "images").symlink_to(csv.parent / "images")
+    other = tmp_path / "ablation" / "semantic"
+    shutil.copytree(ablated / "semantic", other)
+    document = yaml.safe_load((other / "config.yaml").read_text())
+    document["card"]["training"]["data"]["csv"] = str(changed)
+    (other / "config.yaml").write_text(yaml.safe_dump(document))
+    options = ["--config", str(config), "--set", f"data.csv={changed}"]
+    arguments = [*options, "--output", str(tmp_path / "ablation"), "--variant", "semantic"]
+    refused = CliRunner().invoke(main, arguments)
+    assert refused.exit_code == 1
+    assert f"{'data' if change == 'scores' else 'split'}_sha256" in refused.output
 
 
 def test_every_variant_has_its_row_in_the_paper():

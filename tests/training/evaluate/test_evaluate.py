@@ -1,5 +1,6 @@
 """Evaluation: every image scored, measured in every way, and told apart from what it is not."""
 
+import dataclasses
 import json
 import sys
 
@@ -16,6 +17,7 @@ from ma_agiqa.data import PARTS, Subset, make_split, read_images
 from ma_agiqa.errors import DataError
 from ma_agiqa.evaluate import measure, measure_generators, measure_subsets
 from ma_agiqa.evaluate.predictions import read_predictions
+from ma_agiqa.files import json_text
 from ma_agiqa.metrics.agreement import evaluate
 from ma_agiqa.networks.scorer import MAAGIQA
 from ma_agiqa.settings import to_mapping
@@ -45,7 +47,7 @@ def save_run(folder, config, seed=0, **card):
         "mos_max": 5.0,
         "mos_quantiles": tuple(np.linspace(0, 5, 101).tolist()),
         "created": "2026-01-01T00:00:00+00:00",
-        "embedder": run_features(config, images).identity,
+        "embedder": run_features(config, images).embedder,
         "training": to_mapping(config),
     }
     card = ModelCard(**{**values, **card})
@@ -84,7 +86,7 @@ def test_every_image_of_a_part_is_scored_as_alone(place, tmp_path, part):
     np.testing.assert_allclose(gates.to_numpy(float), output.gate[0].numpy(), atol=1e-5)
 
 
-def test_report_and_files_say_the_same_beside_the_papers_number(place, tmp_path):
+def test_report_and_files_say_the_same_next_to_the_papers_number(place, tmp_path):
     printed = run("--checkpoint", place / "run", "--part", "test", "--output", tmp_path / "new")
     report = (tmp_path / "new" / "report.md").read_text()
     assert printed.startswith(report)
@@ -105,7 +107,7 @@ def test_report_and_files_say_the_same_beside_the_papers_number(place, tmp_path)
     assert sum(group["count"] for group in result["generators"].values()) == len(frame)
 
 
-def test_the_papers_number_stands_only_beside_the_papers_model(place, tmp_path):
+def test_the_papers_number_stands_only_next_to_the_papers_model(place, tmp_path):
     config = load_config(place / "config.yaml", {"scorer.inputs": "[quality]"})
     printed = run("--checkpoint", save_run(tmp_path / "quality", config))
     assert "| small" in printed
@@ -129,6 +131,32 @@ def test_images_trained_on_are_counted(place):
     )
     assert "of the 16 images were in the train or validation part of" in printed
     assert "too good" in printed
+
+
+def test_a_checkpoint_of_the_authors_is_measured_on_the_images_of_a_config(place, monkeypatch):
+    """It has no data set of its own; those that it was trained on follow from the paper's split."""
+    scorer, card = load_scorer(place / "run")
+    theirs = dataclasses.replace(card, training={}, embedder={"source": "demo"})
+    monkeypatch.setattr("ma_agiqa.commands.evaluate.load_scorer", lambda _: (scorer, theirs))
+    printed = run("--checkpoint", "agiqa.pt", code=1)
+    assert "agiqa.pt is a checkpoint without a data set: name one with --config" in printed
+    config = ("--config", place / "config.yaml", "--part", "all")
+    printed = run("--checkpoint", "agiqa.pt", *config)
+    assert "64 of the 80 images were in the train or validation part of agiqa.pt" in printed
+
+
+def test_the_errors_of_the_scores_themselves_are_shown(place, tmp_path):
+    """A fit hides that all scores are off by 2; the raw numbers do not."""
+    rng = np.random.default_rng(1)
+    mos = rng.uniform(0, 3, 30)
+    frame = pd.DataFrame({"image": [f"{i}.png" for i in range(30)], "mos": mos, "score": mos + 2})
+    frame.to_csv(tmp_path / "off.csv", index=False)
+    printed = run("--predictions", f"off={tmp_path / 'off.csv'}", "--output", tmp_path / "out")
+    rows = [line.split("|") for line in printed.splitlines() if line.startswith("| off")]
+    assert [cell.strip() for cell in rows[1][2:5]] == ["2.0000", "2.0000", "2.0000"]
+    (result,) = json.loads((tmp_path / "out" / "metrics.json").read_text())["results"]
+    assert result["rmse"] < 0.1
+    assert result["bias"] == pytest.approx(2)
 
 
 def test_folds_are_tested_on_their_own_parts_and_averaged(place, tmp_path):
@@ -203,9 +231,12 @@ def test_a_table_that_changed_since_the_run_is_refused(place, tmp_path):
 def test_embeddings_of_another_model_are_refused(place, tmp_path):
     config = load_config(place / "config.yaml")
     card = load_scorer(place / "run")[1]
-    folder = save_run(tmp_path / "run", config, embedder={**card.embedder, "source": "other/owl"})
+    folder = save_run(
+        tmp_path / "run", config, embedder={**card.embedder, "weights_sha256": "0" * 64}
+    )
     printed = run("--checkpoint", folder, code=1)
-    assert "source is 'other/owl' there, but 'demo' is wanted" in printed
+    assert "the hash of its weights is" in printed
+    assert f"not {'0' * 64}" in printed
 
 
 def test_without_the_client_a_url_is_a_clear_error(place, monkeypatch):
@@ -272,7 +303,7 @@ def test_generators_and_subsets_are_measured_on_their_own():
 
 def test_what_is_not_defined_is_null_in_json():
     frame = frame_of(np.random.default_rng(0), 9, "a").assign(score=2.0)
-    values = json.loads(json.dumps(measure(frame, 20).to_dict(), allow_nan=False))
+    values = json.loads(json_text(measure(frame, 20).to_dict()))
     assert values["srcc"] is None
     assert values["intervals"]["srcc"] == [None, None]
     assert values["rmse"] == pytest.approx(frame["mos"].std(ddof=0))
@@ -280,7 +311,7 @@ def test_what_is_not_defined_is_null_in_json():
         measure(frame.iloc[:4])
 
 
-def test_the_papers_subset_stands_beside_ours(place, tmp_path):
+def test_the_papers_subset_stands_next_to_ours(place, tmp_path):
     values = yaml.safe_load((place / "config.yaml").read_text())
     values["data"]["name"] = "AIGCQA-20k"
     values["data"]["subsets"] = [

@@ -17,6 +17,7 @@ from ma_agiqa.evaluate.figures import (
     save,
     worst_images,
 )
+from ma_agiqa.evaluate.figures.answers import draw_answers
 from ma_agiqa.evaluate.predictions import GATE_COLUMNS, write_predictions
 from ma_agiqa.metrics.agreement import evaluate, fit_logistic, logistic
 
@@ -212,3 +213,39 @@ def test_a_pdf_and_a_folder_that_cannot_be_written(ours, tmp_path):
     with pytest.raises(DataError, match=r"Cannot write .*taken.a\.png"):
         save(figure, tmp_path / "taken" / "a.png")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.pdf"]
+
+
+@pytest.mark.parametrize("scale", [1, 20, 0.02, 1e4])
+def test_bins_follow_the_scale_of_the_mos(ours, baseline, scale, tmp_path):
+    for frame in (ours, baseline):
+        frame[["mos", "score"]] *= scale
+    figure = draw_differences(ours, baseline, "ours", "theirs")
+    (axes,) = figure.axes
+    bins = len(axes.patches[0].get_data().values)
+    assert 3 <= bins <= 51
+    save(figure, tmp_path / "a.png")  # lays the ticks out
+    assert len(axes.get_xticks()) < 15
+
+
+def test_names_may_hold_dollar_signs(ours, baseline, tmp_path):
+    ours["generator"] = "gen$1_$2^"
+    paths = [tmp_path / f"{name}.csv" for name in ("ours", "theirs")]
+    for frame, path in zip((ours, baseline), paths, strict=True):
+        write_predictions(frame, path)
+    options = ["--predictions", str(paths[0]), "--name", "v$a_{$", "--baseline", str(paths[1])]
+    images = ["--images", str(pictures(tmp_path)), "--output", str(tmp_path / "figures")]
+    done = CliRunner().invoke(main, [*options, "--baseline-name", "$$", *images])
+    assert done.exit_code == 0, done.output
+    assert len(list((tmp_path / "figures").iterdir())) == 4
+
+
+def test_answers_stand_next_to_their_images(tmp_path):
+    pixels = np.zeros((30, 60, 3), np.uint8)
+    answers = {"Is it good?": "It is. " * 30, "Costs $1?": "Yes, $1_2."}
+    figure = draw_answers([(pixels, answers), (pixels, {"Why?": "Because."})])
+    shown = [text for text in texts(figure) if text]
+    assert len(shown) == 2
+    assert "Is it good?\n→ It is." in shown[0]
+    assert "→ Yes, $1_2." in shown[0]
+    assert max(map(len, shown[0].splitlines())) <= 62
+    assert save(figure, tmp_path / "a.png").stat().st_size > 1000

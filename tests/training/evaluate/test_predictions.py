@@ -107,7 +107,7 @@ def test_no_file_and_no_text(tmp_path):
     with pytest.raises(DataError, match=r"Cannot read .*none.csv: No such file"):
         read_predictions(tmp_path / "none.csv")
     (tmp_path / "latin.csv").write_bytes(b"image,mos,score\n\xff.png,1,2\n")
-    with pytest.raises(DataError, match=r"latin.csv is not a CSV table"):
+    with pytest.raises(DataError, match=r"latin.csv is not UTF-8: row 2"):
         read_predictions(tmp_path / "latin.csv")
 
 

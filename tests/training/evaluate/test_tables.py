@@ -39,7 +39,7 @@ def test_spread_is_that_of_a_sample():
 
 
 def test_metrics_of_any_kind_become_cells():
-    metrics = Metrics(0.9, 0.91, 0.7, 0.4, math.nan, 5, logistic_fitted=True)
+    metrics = Metrics(0.9, 0.91, 0.7, 0.4, math.nan, 5, True, 0.5, 0.4, 0.1)
     interval = Interval(0.85, 0.9499)
     cells = metric_cells(metrics, Intervals(*[interval] * 5, level=0.95, resamples=9, seed=0))
     assert cells["SRCC ↑"] == "0.9000 [0.850, 0.950]"

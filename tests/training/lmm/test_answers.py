@@ -81,7 +81,7 @@ def test_answers_that_take_turns_do_not_mix(model, tiny_owl, view):
     views = [view, view.flip(0), 255 - view]
     ids = tiny_owl["input_ids"]["coherence"]
     alone = [list(generate(make(model, tiny_owl), each, ids, 12)) for each in views]
-    for kept in (0, 1, 2, 3):  # with fewer than three, some are computed anew
+    for kept in (0, 1, 2, 3):  # with fewer than three, some are computed again
         answerer = make(model, tiny_owl, kept)
         turns = zip(*(generate(answerer, each, ids, 12) for each in views), strict=True)
         assert [list(answer) for answer in zip(*turns, strict=True)] == alone

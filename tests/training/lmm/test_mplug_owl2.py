@@ -1,6 +1,5 @@
 """mPLUG-Owl2 against outputs of the official implementation (float32)."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from safetensors.torch import save_file
 from ma_agiqa.errors import CheckpointError, ConfigError
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config, MPlugOwl2Model
 from ma_agiqa.lmm.mplug_owl2.model import split_prompt
+from support.published_weights import INDEX, SHARDS, write_mplug_owl2
 
 TOLERANCE = 2e-5  # absolute; the values are of order 1
 
@@ -56,29 +56,22 @@ def test_other_shapes_are_named(tiny_owl):
 
 
 def write_hub_folder(folder: Path, tiny_owl: dict, state: dict, sharded: bool) -> Path:
-    """A folder like the hub's: its config.json keys, and tensors beside those of the function."""
+    """A folder like the hub's: its config.json keys, and more tensors than the function's."""
     folder.mkdir()
     config = {
         **tiny_owl["config"],
         "architectures": ["MPLUGOwl2LlamaForCausalLM"],
-        "model_type": "mplug_owl2",
         "rope_scaling": None,
         "torch_dtype": "float16",
         "use_cache": True,
     }
-    (folder / "config.json").write_text(json.dumps(config))
     state = {**state, "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(16)}
-    state = {name: value.half().contiguous() for name, value in state.items()}
+    write_mplug_owl2(folder, config, state)
     if not sharded:
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-        return folder
-    names = sorted(state)
-    shards = {f"pytorch_model-{i + 1}-of-3.bin": names[i::3] for i in range(3)}
-    for file, part in shards.items():
-        torch.save({name: state[name] for name in part}, folder / file)
-    weight_map = {name: file for file, part in shards.items() for name in part}
-    index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+        for shard in (INDEX, *SHARDS):
+            (folder / shard).unlink()
+        halves = {name: value.half().contiguous() for name, value in state.items()}
+        save_file(halves, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 

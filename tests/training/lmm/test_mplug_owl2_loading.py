@@ -13,25 +13,14 @@ from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Model
 from ma_agiqa.lmm.mplug_owl2.loading import load_mplug_owl2, quantize_model
 from ma_agiqa.lmm.mplug_owl2.weight_files import write_tensors
 from ma_agiqa.lmm.sources import build_embedder
+from support.published_weights import write_mplug_owl2
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory, tiny_owl) -> Path:
     """A folder like the hub's: float16 .bin shards and an index, with what embeddings ignore."""
-    folder = tmp_path_factory.mktemp("hub") / "owl"
-    folder.mkdir()
-    settings = {**tiny_owl["config"], "model_type": "mplug_owl2", "torch_dtype": "float16"}
-    (folder / "config.json").write_text(json.dumps(settings))
-    (folder / "tokenizer.model").write_bytes(b"words")
-    state = {name: value.half() for name, value in tiny_owl["state"].items()}
-    state["lm_head.weight"] = torch.ones(32000, 128).half()
-    places = {}
-    for part in range(2):
-        file = f"pytorch_model-{part}.bin"
-        names = sorted(state)[part::2]
-        torch.save({name: state[name] for name in names}, folder / file)
-        places |= dict.fromkeys(names, file)
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    folder = tmp_path_factory.mktemp("owl")
+    write_mplug_owl2(folder, tiny_owl["config"], tiny_owl["state"])
     return folder
 
 
@@ -66,7 +55,7 @@ def test_converted_weights_are_the_same_and_stay_mapped(converted, tiny_owl):
     model = load_mplug_owl2(str(converted), "bfloat16")
     same(model, tiny_owl, torch.bfloat16)
     assert str(converted) in mapped_files()
-    assert (converted / "tokenizer.model").read_bytes() == b"words"
+    assert (converted / "tokenizer.model").read_bytes() == b"sentencepiece"
     assert json.loads((converted / "config.json").read_text())["torch_dtype"] == "bfloat16"
     names = json.loads((converted / "model.safetensors.index.json").read_text())["weight_map"]
     assert "lm_head.weight" in names  # answers need it

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ma_agiqa.errors import DataError
+from ma_agiqa.metrics import agreement
 from ma_agiqa.metrics.agreement import evaluate, fit_logistic, logistic
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "metrics.json").read_text())
@@ -51,27 +52,51 @@ def test_constant_predictions_have_no_correlation_and_the_rmse_of_the_mean():
     assert not found.logistic_fitted
 
 
-def test_the_fit_finds_its_optimum_on_any_scale():
+SCALES = [(1e-6, 0), (0.2, 0.5), (1, 0), (20, 0), (300, -4000), (1e4, 0), (-1, 0), (-20, 50)]
+
+
+@pytest.mark.parametrize(("factor", "offset"), SCALES)
+@pytest.mark.parametrize("mos_factor", [1, 20])
+def test_no_scale_changes_what_the_fit_finds(factor, offset, mos_factor):
     rng = np.random.default_rng(5)
     mos = rng.uniform(0.5, 4.5, 300)
     scores = 1 / (1 + np.exp(-(mos - 2.5) / 0.6)) + rng.normal(0, 0.02, 300)
-    near, far = evaluate(mos, scores), evaluate(mos, 900 * scores - 4000)
-    assert (far.plcc, far.rmse) == pytest.approx((near.plcc, near.rmse), abs=1e-6)
-    assert far.srcc == pytest.approx(near.srcc, abs=1e-12)
+    near, far = evaluate(mos, scores), evaluate(mos_factor * mos, factor * scores + offset)
+    assert far.logistic_fitted
+    assert (far.plcc, far.rmse) == pytest.approx((near.plcc, mos_factor * near.rmse), rel=1e-5)
+    assert far.srcc == pytest.approx(near.srcc * math.copysign(1, factor), abs=1e-12)
     assert near.plcc > 0.97
 
 
-def test_without_convergence_a_straight_line_is_used(monkeypatch, caplog):
-    def fails(*args, **kwargs):
-        raise RuntimeError("Number of calls to function has reached maxfev")
+@pytest.mark.parametrize(("factor", "offset"), SCALES)
+@pytest.mark.parametrize("count", [5, 8, 15, 60])
+def test_no_fit_is_worse_than_a_straight_line(factor, offset, count):
+    rng = np.random.default_rng(count)
+    for _ in range(4):
+        mos = np.clip(rng.normal(50, 20, count), 0, 100)
+        found = evaluate(mos, factor * (mos / 20 + rng.normal(0, 0.4, count)) + offset)
+        assert found.plcc >= abs(found.plcc_raw) - 1e-9
 
-    monkeypatch.setattr("scipy.optimize.curve_fit", fails)
+
+def test_one_outlier_does_not_spoil_the_fit():
+    x = np.linspace(-2, 2, 100)
+    y = logistic(x, 5, 0, 0, 0.4)
+    assert evaluate(y, np.where(np.arange(100) == 99, 1e4, x)).plcc > 0.999
+
+
+def test_without_a_better_curve_a_straight_line_is_used(monkeypatch, caplog):
+    monkeypatch.setattr(agreement, "_least_squares", lambda *_: (1.0, 1.0, 0.0, 1.0))
     labels = np.array([1.0, 2.1, 2.9, 4.2, 5.0])
     found = evaluate(labels, 2 * labels - 7)
     assert not found.logistic_fitted
     assert found.plcc == pytest.approx(1.0)
     assert found.rmse == pytest.approx(0.0, abs=1e-9)
     assert "straight line" in caplog.text
+
+
+def test_the_errors_of_the_scores_as_they_are():
+    found = evaluate([1, 2, 3, 4, 5], [2, 2, 4, 4, 8])
+    assert (found.rmse_raw, found.mae_raw, found.bias) == pytest.approx((11**0.5 / 5**0.5, 1, 1))
 
 
 @pytest.mark.parametrize(

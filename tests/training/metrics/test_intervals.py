@@ -111,7 +111,7 @@ def test_equal_predictions_have_no_correlation_but_an_rmse():
 def test_without_a_curve_a_straight_line_is_used(monkeypatch):
     y, x = normal_pair(np.random.default_rng(2), 80, 0.9)
     with_curve = bootstrap(y, -x, 200)
-    monkeypatch.setattr(agreement, "_least_squares", lambda *_: None)
+    monkeypatch.setattr(agreement, "_least_squares", lambda *_: (1.0, 1.0, 0.0, 1.0))
     found = bootstrap(y, -x, 200)
     assert (found.plcc.low, found.plcc.high) == pytest.approx(
         (-found.plcc_raw.high, -found.plcc_raw.low)
@@ -127,3 +127,32 @@ def test_bad_input():
         bootstrap([1, 2, 3], [1, 2, 3])
     with pytest.raises(DataError, match=r"labels\[1\] is nan"):
         bootstrap([1, math.nan, 3, 4, 5], [1, 2, 3, 4, 5])
+
+
+def test_images_of_one_group_are_drawn_together():
+    """Each image ten times over says no more than once: the interval is that of the 60."""
+    rng = np.random.default_rng(7)
+    y, x = normal_pair(rng, 60, 0.8)
+    alone = bootstrap(y, x, 300)
+    names = [f"prompt {index}" for index in np.repeat(np.arange(60), 10)]
+    copies = np.repeat(y, 10), np.repeat(x, 10)
+    grouped, ungrouped = bootstrap(*copies, 300, groups=names), bootstrap(*copies, 300)
+    width = {
+        name: i.srcc.high - i.srcc.low
+        for name, i in {"alone": alone, "grouped": grouped, "ungrouped": ungrouped}.items()
+    }
+    assert width["grouped"] == pytest.approx(width["alone"], rel=0.15)
+    assert width["ungrouped"] < 0.5 * width["alone"]
+
+
+def test_one_group_alone_gives_no_interval():
+    y, x = normal_pair(np.random.default_rng(1), 20, 0.8)
+    found = bootstrap(y, x, 20, groups=["a prompt"] * 20)
+    assert math.isnan(found.srcc.low)
+
+
+def test_resamples_of_too_few_images_do_not_count():
+    """Of two prompts, with 5 images and with 1, a resample may be the latter twice."""
+    y, x = normal_pair(np.random.default_rng(2), 6, 0.8)
+    found = bootstrap(y, x, 40, groups=["a"] * 5 + ["b"])
+    assert found.srcc.low <= found.srcc.high

@@ -9,6 +9,8 @@ import torch
 
 from ma_agiqa.checkpoints.official import load_official
 from ma_agiqa.errors import CheckpointError, ConfigError
+from ma_agiqa.evaluate.ablation import VARIANTS
+from ma_agiqa.networks.fast_maniqa import accelerate
 from ma_agiqa.networks.fusion import AdaptiveFusion
 from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig, ScorerOutput
 from ma_agiqa.settings import from_mapping, to_mapping
@@ -178,16 +180,34 @@ def test_fusion_is_equation_4():
     torch.testing.assert_close(score, fusion.regression(fused))
 
 
-@pytest.mark.parametrize("fusion", ["moe", "concat"])
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 @torch.inference_mode()
-def test_torchscript_equals_eager_and_pins_no_device(fusion):
-    model = small(fusion=fusion, inputs=("coherence", "quality"))
-    scripted = torch.jit.script(model)
-    for batch in (1, 3, 8):
-        inputs = random_batch(SMALL, batch)
-        for eager, script in zip(model(*inputs), scripted(*inputs), strict=True):
-            torch.testing.assert_close(script, eager, atol=1e-5, rtol=0)
-    assert 'Device = prim::Constant[value="' not in str(scripted.inlined_graph)
+def test_every_variant_of_the_ablation_goes_to_torchscript(variant):
+    sizes = {"swin_depths": (1,), "num_transposed_attention": 1, "feature_blocks": (0,)}
+    model = small(fusion=variant.fusion, inputs=variant.inputs, **sizes)
+    for network in (model, accelerate(model)):
+        scripted = torch.jit.script(network)
+        for batch in (1, 3):
+            inputs = random_batch(SMALL, batch)
+            for eager, script in zip(model(*inputs), scripted(*inputs), strict=True):
+                torch.testing.assert_close(script, eager, atol=1e-5, rtol=0)
+        assert 'Device = prim::Constant[value="' not in str(scripted.inlined_graph)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, [0.1, 0.1, 0.1, 0.1]),
+        ({"drop_path_schedule": "linear"}, [0, 0.1 / 3, 0.2 / 3, 0.1]),  # the authors' code
+        ({"drop_path_schedule": "linear", "swin_depths": (1,)}, [0]),
+    ],
+)
+def test_stochastic_depth_of_a_stage(changes, expected):
+    model = small(**changes)
+    for stage in (model.maniqa.stage1, model.maniqa.stage2):
+        blocks = [block for layer in stage.swin for block in layer.blocks]
+        found = [getattr(block.drop_path1, "drop_prob", 0) for block in blocks]
+        assert found == pytest.approx(expected)
 
 
 def test_impossible_settings_are_explained():
@@ -201,6 +221,10 @@ def test_impossible_settings_are_explained():
         small(fusion="sum")
     with pytest.raises(ConfigError, match="inputs"):
         small(inputs=())
+    with pytest.raises(ConfigError, match="drop_path_schedule is 'cosine'; choose one of"):
+        small(drop_path_schedule="cosine")
+    with pytest.raises(ConfigError, match=r"scorer\.drop_path is 1\.5"):
+        small(drop_path=1.5)
 
 
 def test_config_survives_plain_values():

@@ -10,7 +10,7 @@ TOO_MUCH = 1 << 46
 
 
 class Network:
-    """Doubles its input; a batch above `limit` images asks for memory that nobody has."""
+    """Doubles its input; a batch above `limit` images asks for memory that no machine has."""
 
     def __init__(self, limit: int):
         self.limit = limit

@@ -85,12 +85,12 @@ def test_values_beyond_the_limit_are_dropped_and_said(triton, monkeypatch):
     assert triton.log == ["metrics: 2 values were dropped under load"]
 
 
-def test_a_failure_of_the_metrics_is_logged_and_the_next_numbers_arrive(triton):
+def test_a_failure_of_a_series_is_logged_and_all_others_arrive(triton):
     meter = Meter(triton, flush_s=0.001)
     meter.add("unknown_family", 1)
+    meter.observe("ma_agiqa_score", [2.0])
     while not triton.log:
         pass
-    meter.observe("ma_agiqa_score", [2.0])
     meter.close()
     assert "unknown_family" in triton.log[0]
     assert triton.values["ma_agiqa_score",] == [2.0]
@@ -144,15 +144,11 @@ def test_execute_answers_even_if_it_cannot_be_counted(triton):
     assert "preprocess could not be counted" in triton.log[0]
 
 
-def test_decoding_is_timed_only_if_it_succeeds(triton):
+def test_the_size_and_time_of_an_image_are_noted(triton):
     metrics = StepMetrics(triton, "preprocess", images="IMAGE")
-    with metrics.time_decoding():
-        pass
-    with pytest.raises(ValueError, match="bad"), metrics.time_decoding():
-        raise ValueError("bad")
-    metrics.note_size(2_000_000)
+    metrics.note_decoding(2_000_000, 0.25)
     metrics.meter.close()
-    assert len(triton.values["ma_agiqa_decode_seconds",]) == 1
+    assert triton.values["ma_agiqa_decode_seconds",] == [0.25]
     assert triton.values["ma_agiqa_image_megapixels",] == [2.0]
 
 
@@ -168,6 +164,62 @@ def test_scores_gates_and_quantiles(triton):
     assert gates == pytest.approx([0.9, 1.2, 1.5])
     assert triton.values["ma_agiqa_score",] == [0.0, 2.51, 9.0]
     assert triton.values["ma_agiqa_score_quantile",] == [0.01, 0.51, 1.0]
+
+
+@pytest.mark.parametrize("quantiles", [(), np.linspace(0, 5, 101)])
+@pytest.mark.parametrize(
+    ("score", "gate"),
+    [
+        *((bad, 0.1) for bad in (np.nan, np.inf, -np.inf, 1e30, -1e30)),
+        *((3.0, bad) for bad in (np.nan, np.inf, -np.inf, 1e30, -1e30)),
+    ],
+)
+def test_numbers_of_a_direct_call_do_not_poison_the_sums(triton, quantiles, score, gate):
+    meter = Meter(triton)
+    metrics = ScoreMetrics(meter, quantiles, ("semantic",))
+    metrics.count([2.0, score, 4.0], [(0.25,), (gate,), (0.5,)])
+    metrics.count([score], [(gate,)])
+    meter.close()
+    assert triton.counters["ma_agiqa_images_total", "scored", "meter"] == 2
+    assert triton.counters["ma_agiqa_images_total", "implausible", "meter"] == 2
+    assert triton.counters["ma_agiqa_gate_total", "semantic"] == 0.75
+    assert triton.values["ma_agiqa_score",] == [2.0, 4.0]
+    assert not triton.log
+
+
+def test_negative_gates_do_not_decrease_a_counter(triton):
+    """The gate of the authors' released code has no activation."""
+    meter = Meter(triton)
+    ScoreMetrics(meter, (), ("semantic", "quality")).count([2.0, 3.0], [(-0.5, 1.5), (0.25, 2.0)])
+    meter.close()
+    assert triton.counters["ma_agiqa_gate_total", "semantic"] == 0.25
+    assert triton.counters["ma_agiqa_gate_total", "quality"] == 3.5
+    assert triton.values["ma_agiqa_score",] == [2.0, 3.0]
+
+
+@pytest.mark.parametrize("amount", [-0.1, float("nan"), float("inf")])
+def test_a_series_takes_no_number_that_would_end_it(triton, amount):
+    meter = Meter(triton)
+    with pytest.raises(ValueError, match="cannot be added to the counter ma_agiqa_gate_total"):
+        meter.add("ma_agiqa_gate_total", amount)
+    if not np.isfinite(amount):
+        with pytest.raises(ValueError, match="ma_agiqa_score takes finite numbers"):
+            meter.observe("ma_agiqa_score", [1.0, amount])
+    meter.close()
+    assert not triton.counters
+    assert not triton.values
+
+
+def test_a_series_that_fails_takes_no_other_with_it(triton):
+    meter = Meter(triton, flush_s=3600)
+    meter.add("unknown_family", 1)
+    meter.observe("unknown_too", [1.0])
+    meter.add("ma_agiqa_gate_total", 0.5, input="quality")
+    meter.observe("ma_agiqa_score", [2.0])
+    meter.close()
+    assert triton.counters == {("ma_agiqa_gate_total", "quality"): 0.5}
+    assert triton.values == {("ma_agiqa_score",): [2.0]}
+    assert len(triton.log) == 2
 
 
 def test_the_training_data_itself_fills_every_tenth_equally(triton):

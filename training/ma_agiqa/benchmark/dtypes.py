@@ -1,72 +1,43 @@
 """What a narrower dtype of the embedder costs in accuracy, on the user's own images."""
 
 import gc
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
 
-from ma_agiqa.benchmark.embedder import load, timed_pass
+from ma_agiqa.benchmark.embedder import load
+from ma_agiqa.benchmark.machine import Row, finish
 from ma_agiqa.images.views import RGB
 from ma_agiqa.lmm.sources import embedder_config
 from ma_agiqa.networks.scorer import MAAGIQA
 from ma_agiqa.pipeline import make_views, require_width
 
 
-@dataclass(frozen=True)
-class DtypeResult:
-    """One dtype, compared with the reference.
-
-    Attributes:
-        dtype: format of the weights.
-        weight_bytes: size of the weights.
-        peak_bytes: peak memory while they were loaded.
-        load_s: seconds to load them.
-        seconds: time per image.
-        cosine: smallest and mean cosine of an embedding with the reference's.
-        score_difference: largest and mean absolute difference of a score (0 to 5); None without a
-            scorer.
-    """
-
-    dtype: str
-    weight_bytes: int
-    peak_bytes: int
-    load_s: float
-    seconds: float
-    cosine: tuple[float, float]
-    score_difference: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class _Run:
-    features: dict[str, Tensor]
-    scores: Tensor | None
-    weight_bytes: int
-    peak_bytes: int
-    load_s: float
-    seconds: float
-
-
+@torch.inference_mode()
 def measure_dtypes(
     images: Sequence[bytes | RGB],
     source: str,
     scorer: MAAGIQA | None,
-    reference: str,
-    others: Sequence[str],
+    dtypes: Sequence[str],
     device: str,
     batch: int = 4,
-) -> list[DtypeResult]:
+) -> Iterator[Row]:
     """Embed and score images at each dtype, with one embedder in memory at a time.
 
     Args:
         images: encoded files, or pixels as uint8 (height, width, 3), RGB.
         source: source of the embedder's weights, as `lmm.sources.build_embedder` takes it.
         scorer: the scorer in float32; None compares the embeddings alone.
-        reference: dtype that the others are compared with.
-        others: dtypes, of `lmm.sources.DTYPES`.
+        dtypes: dtypes, of `lmm.sources.DTYPES`; the others are compared with the first.
         device: device of the embedder.
         batch: number of images in a pass.
+
+    Yields:
+        For each dtype: size and loading of the weights, time per image, smallest and mean cosine of
+        an embedding with the first dtype's, and with a scorer the largest and mean absolute
+        difference of a score (0 to 5).
 
     Raises:
         ConfigError: the scorer takes embeddings of another width; see also
@@ -78,78 +49,31 @@ def measure_dtypes(
     if scorer is not None:
         require_width(scorer, config.hidden_size)
     quality, semantic = make_views(images, config.vision.image_size)
-    runs: dict[str, _Run] = {}
-    for dtype in dict.fromkeys((reference, *others)):
-        runs[dtype] = _run(source, dtype, device, quality, semantic, scorer, batch)
-        gc.collect()
-    return [_compared(dtype, run, runs[reference]) for dtype, run in runs.items()]
-
-
-@torch.inference_mode()
-def _run(
-    source: str,
-    dtype: str,
-    device: str,
-    quality: Tensor,
-    semantic: Tensor,
-    scorer: MAAGIQA | None,
-    batch: int,
-) -> _Run:
-    loaded = load(source, dtype, device)
-    passes = [timed_pass(loaded, part) for part in semantic.split(batch)]
-    features = {name: torch.cat([made[name] for _, made in passes]).cpu() for name in passes[0][1]}
-    scores = None
-    if scorer is not None:
-        scores = scorer(quality, features["semantic"], features["coherence"]).score.flatten()
-    return _Run(
-        features,
-        scores,
-        weight_bytes=sum(t.nbytes for t in loaded.embedder.model.state_dict().values()),
-        peak_bytes=loaded.load_peak_bytes,
-        load_s=loaded.load_s,
-        seconds=sum(seconds for seconds, _ in passes) / len(semantic),
-    )
-
-
-def _compared(dtype: str, run: _Run, reference: _Run) -> DtypeResult:
-    cosines = torch.cat(
-        [
-            torch.nn.functional.cosine_similarity(run.features[name], expected, dim=1)
-            for name, expected in reference.features.items()
-        ]
-    )
-    difference = None
-    if run.scores is not None and reference.scores is not None:
-        apart = (run.scores - reference.scores).abs()
-        difference = (apart.max().item(), apart.mean().item())
-    return DtypeResult(
-        dtype,
-        run.weight_bytes,
-        run.peak_bytes,
-        run.load_s,
-        run.seconds,
-        (cosines.min().item(), cosines.mean().item()),
-        difference,
-    )
-
-
-def summary(results: Sequence[DtypeResult]) -> str:
-    """Lay the results out as a table, one dtype per row."""
-    rows: list[Mapping[str, str]] = [
-        {
-            "dtype": result.dtype,
-            "weights": f"{result.weight_bytes / 1e9:.2f} GB",
-            "peak": f"{result.peak_bytes / 1e9:.2f} GB",
-            "load": f"{result.load_s:.1f} s",
-            "s/image": f"{result.seconds:.3f}",
-            "cosine min, mean": "{:.5f}, {:.5f}".format(*result.cosine),
-            "score difference max, mean": "-"
-            if result.score_difference is None
-            else "{:.4f}, {:.4f}".format(*result.score_difference),
+    reference = None
+    for dtype in dict.fromkeys(dtypes):
+        embedder, loading = load(source, dtype, device)
+        start = time.perf_counter()
+        passes = [embedder(part) for part in semantic.split(batch)]
+        finish(device)
+        taken_s = time.perf_counter() - start
+        made = {name: torch.cat([one[name] for one in passes]).cpu() for name in passes[0]}
+        if scorer is not None:
+            made["score"] = scorer(quality, made["semantic"], made["coherence"]).score
+        reference = reference or made
+        names = ("semantic", "coherence")
+        cosine = torch.cat([F.cosine_similarity(made[n], reference[n], dim=1) for n in names])
+        row: Row = {
+            "dtype": dtype,
+            "weights, GB": sum(t.nbytes for t in embedder.model.state_dict().values()) / 1e9,
+            **loading,
+            "s/image": taken_s / len(semantic),
+            "cosine, smallest": cosine.min().item(),
+            "cosine, mean": cosine.mean().item(),
         }
-        for result in results
-    ]
-    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
-    lines = [{name: name for name in widths}, *rows]
-    texts = ("  ".join(line[n].ljust(w) for n, w in widths.items()) for line in lines)
-    return "\n".join(text.rstrip() for text in texts)
+        if scorer is not None:
+            apart = (made["score"] - reference["score"]).abs()
+            row["score difference, largest"] = apart.max().item()
+            row["score difference, mean"] = apart.mean().item()
+        yield row
+        del embedder
+        gc.collect()

@@ -1,49 +1,41 @@
-"""What the machine can do, measured: products of matrices, and memory."""
+"""What the benchmarks share: clocks, counters, and what the machine itself can do.
+
+Every benchmark gives rows: numbers by their names, which contain the unit.
+"""
 
 import os
 import platform
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-_GEMM_TRIES_S = 0.3  # how long a shape is measured; the best try counts
+Products = Mapping[tuple[int, int, int], int]
+"""How often a pass computes products (rows, inner) x (inner, outer), by (rows, inner, outer)."""
 
+Row = dict[str, float | str]
 
-@dataclass(frozen=True)
-class GemmShape:
-    """A product (rows, inner) x (inner, outer) that one pass of a model computes `times` times."""
-
-    rows: int
-    inner: int
-    outer: int
-    times: int
-
-    @property
-    def flop(self) -> float:
-        """Operations of all of them, two for each multiplication and addition."""
-        return 2.0 * self.rows * self.inner * self.outer * self.times
+_GEMM_S = 0.3  # how long the products of one shape are measured; the best try counts
+_SMALLEST_SHARE = 0.01  # of the operations, for a product to be listed
 
 
-def gemm_rate(shapes: Sequence[GemmShape], dtype: torch.dtype, device: str | torch.device) -> float:
-    """FLOP/s of bare matrix products of these shapes, weighted as a pass makes them."""
-    taken_s = sum(shape.times * _best_time(shape, dtype, device) for shape in shapes)
-    return sum(shape.flop for shape in shapes) / taken_s
-
-
-def _best_time(shape: GemmShape, dtype: torch.dtype, device: str | torch.device) -> float:
-    hidden = torch.randn(shape.rows, shape.inner, device=device).to(dtype)
-    weight = torch.randn(shape.outer, shape.inner, device=device).to(dtype)
-    tries = [seconds(lambda: F.linear(hidden, weight), device)]  # the first one is not counted
-    start = time.perf_counter()
-    while len(tries) < 3 or time.perf_counter() - start < _GEMM_TRIES_S:
-        tries.append(seconds(lambda: F.linear(hidden, weight), device))
-    return min(tries[1:])
+def median_seconds(
+    work: Mapping[str, Callable[[], object]], rounds: int, device: str | torch.device
+) -> dict[str, float]:
+    """Time several kinds of work, alternating between them; give the median of each."""
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(rounds):
+        for name, task in work.items():
+            times[name].append(seconds(task, device))
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def seconds(work: Callable[[], object], device: str | torch.device) -> float:
@@ -59,6 +51,71 @@ def finish(device: str | torch.device) -> None:
     """Wait until a device has finished all its work."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def speed(batch: int, pass_s: float, flop: float, gemm_flop_per_s: float, peak_bytes: int) -> Row:
+    """Make the row of a network at one batch size.
+
+    Args:
+        batch: number of images in a pass.
+        pass_s: time of a pass.
+        flop: operations of a pass, see `count_operations`.
+        gemm_flop_per_s: rate of bare matrix products on this machine, see `gemm_rate`.
+        peak_bytes: peak memory.
+    """
+    return {
+        "batch": batch,
+        "s/image": pass_s / batch,
+        "images/s": batch / pass_s,
+        "GFLOP/image": flop / batch / 1e9,
+        "GFLOP/s": flop / pass_s / 1e9,
+        "GFLOP/s of bare matrix products": gemm_flop_per_s / 1e9,
+        "share of that, %": 100 * flop / pass_s / gemm_flop_per_s,
+        "peak memory, GB": peak_bytes / 1e9,
+    }
+
+
+def count_operations(work: Callable[[], object]) -> tuple[int, Products]:
+    """Run `work` once and let PyTorch count.
+
+    Returns:
+        Operations of all matrix products, attention and convolutions, two for each multiplication
+        with its addition; and the matrix products of linear layers that hold at least 1 % of them.
+    """
+    products: Counter[tuple[int, int, int]] = Counter()
+
+    def mm(left: torch.Size, right: torch.Size, *_: object, **__: object) -> int:
+        products[left[0], left[1], right[1]] += 1
+        return 2 * left[0] * left[1] * right[1]
+
+    def addmm(_: torch.Size, *sizes: torch.Size, **__: object) -> int:
+        return mm(*sizes)
+
+    aten = torch.ops.aten
+    counter = FlopCounterMode(display=False, custom_mapping={aten.mm: mm, aten.addmm: addmm})
+    with counter, sdpa_kernel(SDPBackend.MATH):  # not every fused kernel of attention is counted
+        work()
+    total = counter.get_total_flops()
+    large = {p: n for p, n in products.items() if flop({p: n}) >= _SMALLEST_SHARE * total}
+    return total, large
+
+
+def flop(products: Products) -> int:
+    """Operations of matrix products, two for each multiplication with its addition."""
+    return sum(2 * rows * inner * outer * times for (rows, inner, outer), times in products.items())
+
+
+def gemm_rate(products: Products, dtype: torch.dtype, device: str | torch.device) -> float:
+    """FLOP/s of bare matrix products of these shapes, weighted as a pass computes them."""
+    taken_s = 0.0
+    for (rows, inner, outer), times in products.items():
+        hidden = torch.randn(rows, inner, device=device).to(dtype)
+        weight = torch.randn(outer, inner, device=device).to(dtype)
+        tries: list[float] = []
+        while len(tries) < 3 or sum(tries) < _GEMM_S:
+            tries.append(seconds(lambda: F.linear(hidden, weight), device))  # noqa: B023
+        taken_s += times * min(tries[1:])  # the first one allocates memory
+    return flop(products) / taken_s
 
 
 class PeakMemory:
@@ -97,13 +154,12 @@ def read_from_disk() -> int:
     return process.io_counters().read_bytes if hasattr(process, "io_counters") else 0
 
 
-def use_threads(threads: int | None) -> int:
+def use_threads(threads: int | None) -> None:
     """Compute with this many threads; by default one for each core that this process may use."""
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-    return torch.get_num_threads()
 
 
-def describe(device: str) -> str:
+def describe(device: str | torch.device) -> str:
     """Name the machine in a line."""
     if torch.device(device).type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"

@@ -30,13 +30,17 @@ class ModelCard:
         preset: "demo" or "paper": which mPLUG-Owl2 made its prompt embeddings.
         dataset: data set that it was trained on.
         mos_min, mos_max: ends of the scale.
-        metrics: srcc, plcc, krcc, rmse, count and more on the held-out part named under "split".
+        metrics: srcc, plcc, krcc, rmse, count and more on the held-out part named under "split";
+            None for what is not defined, and empty if nothing was measured.
         mos_quantiles: 101 numbers, the 0..100 % quantiles of the training MOS.
         created: time of creation, ISO 8601, UTC.
         note: a sentence that every reader of a score should see; may be empty.
-        embedder: identity of the prompt embedder.
+        embedder: the embedder that it was trained with: the fields of `lmm.identity`'s
+            EmbedderIdentity, image_size and hidden_size.
         training: resolved settings of the run, as `train.config.TrainingConfig` reads them.
         split_sha256: hash of the split.
+        data_sha256: hash of the images' names, scores and files; empty if not known.
+        init_sha256: hash of the scorer that it was trained from (`init_from`), if any.
         git_commit: commit of the code, with "+changes" if files differed from it; None outside a
             repository.
     """
@@ -52,6 +56,8 @@ class ModelCard:
     embedder: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     split_sha256: str = ""
+    data_sha256: str = ""
+    init_sha256: str = ""
     git_commit: str | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
 

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from safetensors import SafetensorError
@@ -20,13 +21,13 @@ from safetensors.torch import load_file, save_file
 
 from ma_agiqa.checkpoints.card import ModelCard
 from ma_agiqa.errors import CheckpointError, MAAGIQAError
-from ma_agiqa.files import replace_folder
+from ma_agiqa.files import json_text, replace_folder, write_whole
 from ma_agiqa.networks.exact_loading import load_exactly
 from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
 from ma_agiqa.settings import from_mapping, read_yaml, to_mapping
 
-WEIGHTS, _CONFIG, _METRICS = "model.safetensors", "config.yaml", "metrics.json"
-_SPLIT, _HISTORY = "split.csv", "history.csv"
+WEIGHTS, SPLIT = "model.safetensors", "split.csv"
+_CONFIG, _METRICS, _HISTORY = "config.yaml", "metrics.json", "history.csv"
 
 
 def save_checkpoint(
@@ -54,8 +55,8 @@ def save_checkpoint(
     with replace_folder(folder) as part:
         save_file(state, part / WEIGHTS)
         (part / _CONFIG).write_text(yaml.safe_dump(document, sort_keys=False, width=100))
-        (part / _METRICS).write_text(json.dumps(metrics, indent=2) + "\n")
-        with open(part / _SPLIT, "w", newline="", encoding="utf-8") as file:
+        (part / _METRICS).write_text(json_text(metrics))
+        with open(part / SPLIT, "w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([("image", "part"), *split_rows])
         if history:
             with open(part / _HISTORY, "w", newline="", encoding="utf-8") as file:
@@ -63,6 +64,21 @@ def save_checkpoint(
                 writer.writeheader()
                 writer.writerows(history)
     return folder
+
+
+def save_metrics(folder: str | os.PathLike[str], metrics: Mapping[str, Any]) -> None:
+    """Write what was measured into a checkpoint folder that is there.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    write_whole(Path(folder) / _METRICS, json_text(metrics))
+
+
+def scorer_settings(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Settings of the scorer in a checkpoint folder; none where there is no such folder."""
+    path = Path(folder) / _CONFIG
+    return dict(read_yaml(path)["scorer"]) if path.is_file() else {}
 
 
 def load_folder(folder: str | os.PathLike[str]) -> tuple[MAAGIQA, ModelCard]:
@@ -83,7 +99,8 @@ def load_folder(folder: str | os.PathLike[str]) -> tuple[MAAGIQA, ModelCard]:
         )
     try:
         document = read_yaml(folder / _CONFIG)
-        metrics = json.loads((folder / _METRICS).read_text())
+        # what is not defined was once written as NaN
+        metrics = json.loads((folder / _METRICS).read_text(), parse_constant=lambda _: None)
         card = from_mapping(ModelCard, {**document["card"], "metrics": metrics}, "card")
         model = MAAGIQA(from_mapping(MAAGIQAConfig, document["scorer"], "scorer"))
         state = load_file(folder / WEIGHTS)

@@ -51,7 +51,8 @@ def read_official(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
     except Exception as error:  # torch.load raises errors of every kind on a damaged file
         raise CheckpointError(
             f"{path} is not a checkpoint of the authors' code, or is damaged. "
-            "Download it again; a file of a few KB is a web page, not the checkpoint."
+            "Download it again; a file of a few KB is a web page, not the checkpoint. Of a pickled "
+            "module save its state_dict()."
         ) from error
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(

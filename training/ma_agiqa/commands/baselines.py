@@ -31,6 +31,8 @@ Examples:
       --methods brisque,niqe,ilniqe --output runs/agiqa_3k_baselines
   python -m ma_agiqa baselines --config training/configs/agiqa_3k.yaml \\
       --methods hyperiqa,dbcnn --train --download --output runs/agiqa_3k_baselines
+  python -m ma_agiqa baselines --config training/configs/agiqa_3k.yaml --methods hyperiqa --train \\
+      --test-config training/configs/aigcqa_20k.yaml --output runs/agiqa_3k_baselines
   python -m ma_agiqa baselines --config training/configs/agiqa_3k.yaml \\
       --predictions MA-AGIQA=runs/agiqa_3k/predictions.csv --output runs/agiqa_3k_baselines
 
@@ -69,6 +71,11 @@ Exit status:
     is_flag=True,
     help=f"Train those that the paper trains ({','.join(TRAINABLE)}) by the config's optimization.",
 )
+@click.option(
+    "--test-config",
+    metavar="FILE",
+    help="Score the images of this config instead (paper Table 2).",
+)
 @predictions_option
 @click.option("--download", is_flag=True, help="Fetch missing weights; otherwise nothing is.")
 @click.option("--device", help="Where networks run. Default: cuda if there is one, else cpu.")
@@ -80,6 +87,7 @@ def main(
     part: str,
     output: Path,
     train: bool,
+    test_config: str | None,
     files: Sequence[tuple[str, Path]],
     download: bool,
     device: str | None,
@@ -89,14 +97,16 @@ def main(
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     options = Options(chosen, download, progress=sys.stderr.isatty())
     keys = [key.strip() for key in methods.split(",") if key.strip()]
-    found = run_baselines(config, output, keys, part, options, train)
-    selection = select_own(config, part)
+    tested = read_config(test_config, ()) if test_config else None
+    found = run_baselines(config, output, keys, part, options, train, tested)
+    selection = select_own(tested or config, part)
     results = [
         Result.of(
             _name(one),
             one.frame,
             selection,
             method=one.method.name if one.trained == one.method.trained else None,
+            trained_on=config.data.name if tested and one.trained else None,
             notes=(f"{one.origin}.",),
             resamples=resamples,
         )

@@ -2,27 +2,21 @@
 
 import os
 import re
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import pandas as pd
 import torch
 
-from ma_agiqa.benchmark import dtypes, embedder, preprocess, scorer, training
-from ma_agiqa.benchmark.machine import describe, use_threads
+from ma_agiqa.benchmark import dtypes, embedder, preprocess, scorer
+from ma_agiqa.benchmark.machine import Row, describe, use_threads
 from ma_agiqa.benchmark.random_weights import cut_layers, write_random_weights
 from ma_agiqa.checkpoints import load_scorer
-from ma_agiqa.commands._shared import (
-    HELP_WIDTH,
-    Command,
-    config_option,
-    overrides_option,
-    read_config,
-)
+from ma_agiqa.commands._shared import HELP_WIDTH, Command
 from ma_agiqa.errors import ConfigError
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config
 from ma_agiqa.lmm.mplug_owl2.loading import compute_dtype
@@ -50,38 +44,27 @@ _COUNT = click.IntRange(min=1)
 _dtype_choice = click.Choice([*DTYPE_ALIASES, *DTYPES])
 
 
-def _preset_option(default: str) -> Callable[[_F], _F]:
-    return click.option(
-        "--preset",
-        type=click.Choice(["demo", "paper"]),
-        default=default,
-        show_default=True,
-        help="Size of the network.",
-    )
+def _prepare(device: str, threads: int | None) -> None:
+    """Set the number of threads, and refuse a GPU that is not there."""
+    use_threads(threads)
+    cuda, _, index = device.partition(":")
+    if cuda == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"--device {device}: torch sees no such GPU here. Leave it out to use the CPU."
+        )
 
 
-def _device_option(function: _F) -> _F:
-    return click.option(
-        "--device", default="cpu", show_default=True, help="Where to run: cpu, cuda or cuda:1."
-    )(function)
-
-
-def _threads_option(function: _F) -> _F:
-    return click.option(
-        "--threads", type=_COUNT, help="Number of CPU threads. Default: one for each core."
-    )(function)
-
-
-def _batch_option(function: _F) -> _F:
-    return click.option(
-        "--batch",
-        "batches",
-        type=_COUNT,
-        multiple=True,
-        default=[1],
-        show_default="1",
-        help="Number of images in a pass; repeatable.",
-    )(function)
+_device_option = click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    help="Where to run: cpu, cuda or cuda:1.",
+)
+_threads_option = click.option(
+    "--threads",
+    type=_COUNT,
+    help="Number of CPU threads. Default: one for each core.",
+)
 
 
 def _rounds_option(default: int) -> Callable[[_F], _F]:
@@ -92,6 +75,35 @@ def _rounds_option(default: int) -> Callable[[_F], _F]:
         show_default=True,
         help="Number of times that everything is timed; the median is reported.",
     )
+
+
+def _network_options(preset: str) -> Callable[[_F], _F]:
+    """Add what the embedder's and the scorer's benchmark have in common."""
+    size = click.option(
+        "--preset",
+        type=click.Choice(["demo", "paper"]),
+        default=preset,
+        show_default=True,
+        help="Size of the network.",
+    )
+    batch = click.option(
+        "--batch",
+        "batches",
+        type=_COUNT,
+        multiple=True,
+        default=[1],
+        show_default="1",
+        help="Number of images in a pass; repeatable.",
+    )
+    return lambda function: size(
+        batch(_device_option(_threads_option(_rounds_option(3)(function))))
+    )
+
+
+def _print(rows: Iterable[Row]) -> None:
+    """Print a table with a column for each row, headed by the first entry."""
+    frame = pd.DataFrame(list(rows)).map(lambda x: x if isinstance(x, str) else f"{x:.5g}")
+    click.echo(frame.replace("nan", "").T.to_string(header=False))
 
 
 @click.group(context_settings=HELP_WIDTH)
@@ -109,7 +121,7 @@ Examples:
   python -m ma_agiqa benchmark embedder --embedder weights/mplug-owl2-llama2-7b --dtype int8
 """,
 )
-@_preset_option("demo")
+@_network_options("demo")
 @click.option("--embedder", "source", metavar="SOURCE", help="Hub id or folder of mPLUG-Owl2.")
 @click.option(
     "--random-weights",
@@ -125,10 +137,6 @@ Examples:
 @click.option(
     "--dtype", type=_dtype_choice, default="bf16", show_default=True, help="Dtype of the weights."
 )
-@_batch_option
-@_device_option
-@_threads_option
-@_rounds_option(3)
 @click.option("--profile", is_flag=True, help="List the slowest operations of a pass.")
 def embedder_command(
     preset: str,
@@ -147,15 +155,18 @@ def embedder_command(
     Counts the operations, and compares their rate with that of bare matrix products of the same
     shapes on this machine.
     """
-    use_threads(threads)
+    _prepare(device, threads)
     dtype = DTYPE_ALIASES.get(dtype, dtype)
     with _weights(preset, source, random_weights, layers, dtype, device) as weights:
         click.echo(f"machine  {describe(device)}")
-        loaded = embedder.load(weights, dtype, device)
-        speeds = [embedder.measure_batch(loaded, batch, rounds) for batch in batches]
-        click.echo(embedder.summary(loaded, speeds))
+        network, loading = embedder.load(weights, dtype, device)
+        _print([{"weights in": dtype, **loading}])
+        speeds = [embedder.measure_batch(network, dtype, batch, rounds) for batch in batches]
+        _print(speeds)
+        if any(float(speed[embedder.READ]) > 0.1 for speed in speeds):
+            click.echo("Weights were read from disk in timed passes: free some memory.", err=True)
         if profile:
-            click.echo(embedder.profile(loaded, batches[0]))
+            click.echo(embedder.profile(network, batches[0]))
 
 
 @contextmanager
@@ -232,16 +243,15 @@ def dtypes_command(
     threads: int | None,
 ) -> None:
     """Compare dtypes of the embedder on your own images: memory, time, embeddings, scores."""
-    use_threads(threads)
+    _prepare(device, threads)
     if reference is None:
         wide = "fp16" if device.startswith("cuda") else "bf16"
         reference = "fp32" if source == DEMO_EMBEDDER else wide
     names = [DTYPE_ALIASES.get(dtype, dtype) for dtype in (reference, *others)]
     network = None if checkpoint is None else load_scorer(checkpoint)[0]
     files = [path.read_bytes() for path in images]
-    results = dtypes.measure_dtypes(files, source, network, names[0], names[1:], device)
     click.echo(f"machine  {describe(device)}; {len(images)} images, against {reference}")
-    click.echo(dtypes.summary(results))
+    _print(dtypes.measure_dtypes(files, source, network, names, device))
 
 
 @main.command(
@@ -254,7 +264,7 @@ Examples:
   python -m ma_agiqa benchmark scorer --checkpoint AGIQA_3k.pt --dtype bf16
 """,
 )
-@_preset_option("paper")
+@_network_options("paper")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights, if not the preset's.")
 @click.option("--random-weights", is_flag=True, help="Make weights of the preset's size.")
 @click.option(
@@ -264,10 +274,6 @@ Examples:
     show_default=True,
     help="Dtype of the fast arithmetic; exact: float32 in the order of the authors' code.",
 )
-@_batch_option
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-@_threads_option
-@_rounds_option(3)
 def scorer_command(
     preset: str,
     checkpoint: Path | None,
@@ -279,14 +285,10 @@ def scorer_command(
     rounds: int,
 ) -> None:
     """Time the scorer (MANIQA and the fusion); compare its scores with the exact arithmetic."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: torch sees no GPU here. Leave it out to use the CPU.")
-    use_threads(threads)
-    where = torch.device(device)
-    network = _scorer(preset, checkpoint, random_weights, where)
-    click.echo(f"machine     {describe(device)}, {dtype}")
-    for speed in scorer.measure_scorer(network, batches, _SCORER_DTYPES[dtype], where, rounds):
-        click.echo(scorer.summary(speed))
+    _prepare(device, threads)
+    network = _scorer(preset, checkpoint, random_weights, torch.device(device))
+    click.echo(f"machine  {describe(device)}, {dtype}")
+    _print(scorer.measure_scorer(network, batches, _SCORER_DTYPES[dtype], rounds))
 
 
 def _scorer(preset: str, checkpoint: Path | None, random: bool, device: torch.device) -> MAAGIQA:
@@ -300,7 +302,7 @@ def _scorer(preset: str, checkpoint: Path | None, random: bool, device: torch.de
     config = MAAGIQAConfig() if preset == "paper" else load_scorer(_DEMO_CHECKPOINT)[0].config
     network = scorer.random_scorer(config, device)
     by_pictures = scorer.picture_deviation(network, device)
-    click.echo(f"weights     random; scores deviate by 1, by pictures alone by {by_pictures:.2g}")
+    click.echo(f"weights  random; scores deviate by 1, by pictures alone by {by_pictures:.2g}")
     return network
 
 
@@ -360,8 +362,9 @@ def preprocess_command(
         raise ConfigError("Give image files, or --size WIDTHxHEIGHT for generated ones.")
     if size:
         files = _generate(size, image_format)
-    measured = preprocess.measure_preprocess(files, semantic_size, threads, rounds)
-    click.echo(preprocess.summary(measured))
+    equal = preprocess.count_equal(files, semantic_size)
+    click.echo(f"{len(files)} images, {equal} with the same pixels both ways")
+    _print(preprocess.measure_preprocess(files, semantic_size, threads, rounds))
 
 
 def _generate(size: str, image_format: str) -> list[bytes]:
@@ -371,34 +374,3 @@ def _generate(size: str, image_format: str) -> list[bytes]:
     width, height = map(int, match.groups())
     seeds = range(_GENERATED_IMAGES)
     return [preprocess.generated_file(width, height, image_format, seed) for seed in seeds]
-
-
-@main.command(
-    "train",
-    cls=Command,
-    epilog="""\b
-Examples:
-  python -m ma_agiqa benchmark train --config training/configs/demo.yaml
-  python -m ma_agiqa benchmark train --config training/configs/agiqa_3k.yaml --steps 200
-  torchrun --nproc-per-node 2 -m ma_agiqa benchmark train --config training/configs/demo.yaml
-""",
-)
-@config_option()
-@click.option(
-    "--steps",
-    type=_COUNT,
-    default=50,
-    show_default=True,
-    help="Number of training steps to measure, after a short warm-up.",
-)
-@overrides_option
-def train_command(config_path: str, steps: int, overrides: tuple[str, ...]) -> None:
-    """Time real training steps, the loader alone, and the wait for data in a step.
-
-    Trains a fresh scorer on the features of the run, which are computed first where they are
-    missing, and keeps nothing.
-    """
-    config = read_config(config_path, overrides)
-    speed = training.measure_training(config, steps, progress=sys.stderr.isatty())
-    if os.environ.get("RANK", "0") == "0":
-        click.echo(training.summary(speed))

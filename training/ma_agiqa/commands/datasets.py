@@ -1,11 +1,13 @@
 """Command line: `python -m ma_agiqa datasets check --config FILE`."""
 
 import sys
+from functools import partial
 
 import click
 
 from ma_agiqa.commands._shared import Command, config_option, overrides_option, read_config
 from ma_agiqa.data.check import check
+from ma_agiqa.train.feasibility import obstacles
 
 _EPILOG = """\b
 Examples:
@@ -26,11 +28,13 @@ def main() -> None:
 def check_command(ctx: click.Context, config_path: str, overrides: tuple[str, ...]) -> None:
     """Check a data set before training.
 
-    Reports missing and unreadable files, scores outside their range, duplicates, and what the test
-    part shares with the train part. Exit code 1 when there are problems; warnings alone give 0.
+    Reports missing and unreadable files, scores outside their range, duplicates, what the test part
+    shares with the others, and what would keep `train` from finishing this run. Exit code 1 when
+    there are problems; warnings alone give 0.
     """
     config = read_config(config_path, overrides)
-    report = check(config.data, config.split, config.features.workers, sys.stderr.isatty())
+    workers, progress = config.features.workers, sys.stderr.isatty()
+    report = check(config.data, config.split, partial(obstacles, config), workers, progress)
     click.echo(report.text())
     click.echo(f"\n{len(report.problems)} problems, {len(report.warnings)} warnings.")
     ctx.exit(1 if report.problems else 0)

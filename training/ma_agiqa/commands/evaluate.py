@@ -59,6 +59,7 @@ class _Options:
     part: str
     batch_size: int
     device: str | None
+    any_dtype: bool
     resamples: int
     seed: int
 
@@ -66,10 +67,15 @@ class _Options:
         """The images to score, with the checkpoint in a folder or without one."""
         if self.config_path is not None:
             config = read_config(self.config_path, self.overrides)
-            same = card is not None and card.dataset == config.data.name
-            return select_own(config, self.part, folder if same else None)
+            known = (folder, card) if folder is not None and card is not None else None
+            return select_own(config, self.part, known)
         if folder is None or card is None:
             raise ConfigError("--url needs --config or --checkpoint, to know the images.")
+        if not folder.is_dir():
+            raise ConfigError(
+                f"{folder} is a checkpoint without a data set: name one with --config, such as "
+                "training/configs/agiqa_3k_released.yaml."
+            )
         return select_saved(folder, card, self.part, read_overrides(self.overrides))
 
     def measured(
@@ -84,8 +90,8 @@ def _evaluate_checkpoints(options: _Options) -> Iterator[Result]:
     names = _distinct([card.name for *_, card in loaded], options.checkpoints)
     for name, (folder, scorer, card) in zip(names, loaded, strict=True):
         selection = options.select(folder, card)
-        size, device = options.batch_size, options.device
-        frame = score_selection(scorer, card, selection, size, device, sys.stderr.isatty())
+        how = (options.batch_size, options.device, options.any_dtype, sys.stderr.isatty())
+        frame = score_selection(scorer, card, selection, *how)
         full = set(scorer.config.inputs) == set(GATE_ORDER) and scorer.config.fusion == "moe"
         method = OURS if full else None
         yield options.measured(
@@ -176,8 +182,9 @@ resamples_option = click.option(
     "checkpoints",
     multiple=True,
     type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Checkpoint folder; several give a row each, and mean ± standard deviation.",
+    metavar="PATH",
+    help="Checkpoint folder, or with --config a .pt file of the authors' code; several give a row "
+    "each, and mean ± standard deviation.",
 )
 @config_option(required=False)
 @click.option(
@@ -191,7 +198,12 @@ resamples_option = click.option(
 @predictions_option
 @click.option("--output", metavar="DIR", help="Write report.md, metrics.json, predictions.csv.")
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1))
-@click.option("--device", metavar="NAME", help="Such as cpu or cuda:1. Default: the GPU, if any.")
+@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1. Default: the GPU if any.")
+@click.option(
+    "--any-dtype",
+    is_flag=True,
+    help="Accept embeddings in another dtype (features.dtype) than the scorer was trained with.",
+)
 @resamples_option
 @click.option("--seed", default=0, show_default=True, help="Seed of the bootstrap.")
 @overrides_option

@@ -1,6 +1,5 @@
 """Make the features of a data set, see `ma_agiqa.data.features`."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import click
 from ma_agiqa.commands._shared import Command, config_option, overrides_option, read_config
 from ma_agiqa.data import read_images
 from ma_agiqa.data.features import Features, ensure_features
-from ma_agiqa.torchrun import joined_processes
+from ma_agiqa.torchrun import on_main, process_state
 
 _EPILOG = """\b
 Examples:
@@ -51,8 +50,7 @@ def main(
     GPU of its own.
     """
     config = read_config(config_path, overrides)
-    with joined_processes() as processes:
-        images = processes.on_main(lambda: read_images(config.data))
+    images = on_main(lambda: read_images(config.data))
     features = ensure_features(
         config.embedder,
         config.features,
@@ -64,7 +62,7 @@ def main(
         overwrite=overwrite,
         progress=sys.stderr.isatty(),
     )
-    if os.environ.get("RANK", "0") == "0":
+    if process_state().is_main_process:
         click.echo(_summary(features, config.feature_folder))
 
 

@@ -5,9 +5,11 @@ from pathlib import Path
 import click
 
 from ma_agiqa.commands._shared import Command
+from ma_agiqa.file_hashes import FileHashes
 from ma_agiqa.lmm.mplug_owl2.loading import FLOATS
 from ma_agiqa.lmm.mplug_owl2.weight_files import convert_weights
 from ma_agiqa.lmm.sources import DTYPE_ALIASES
+from ma_agiqa.lmm.weights_hash import note_conversion
 
 _EPILOG = """\b
 Examples:
@@ -34,5 +36,7 @@ def main(source: str, folder: Path, dtype: str) -> None:
     On a CPU such a folder loads in seconds: weights in the served dtype are mapped, not read, and
     processes that serve them share their memory. Takes 16.4 GB of disk for the paper's model.
     """
-    convert_weights(source, folder, FLOATS[DTYPE_ALIASES.get(dtype, dtype)])
+    dtype = DTYPE_ALIASES.get(dtype, dtype)
+    convert_weights(source, folder, FLOATS[dtype])
+    note_conversion(folder, source, dtype, FileHashes.of_user())
     click.echo(f"Wrote {folder}.")

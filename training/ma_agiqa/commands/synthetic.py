@@ -32,7 +32,7 @@ def _recipe_options(function):
     help="Folder to write to.",
 )
 @click.option("--examples", is_flag=True, help="Write the example images instead of a data set.")
-@click.option("--workers", type=int, default=2, show_default=True, help="Processes.")
+@click.option("--workers", type=int, default=2, show_default=True, help="Number of processes.")
 @_recipe_options
 def main(output: Path, examples: bool, workers: int, **numbers: int) -> None:
     """Write the synthetic data set of the demo model, or the example images."""

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from ma_agiqa.data.images import read_images
 from ma_agiqa.data.settings import DataSettings
-from ma_agiqa.data.splits import Split, SplitSettings, make_split
+from ma_agiqa.data.splits import Split, SplitSettings, make_split, prompt_key
 from ma_agiqa.data.table import RatedImage
 from ma_agiqa.errors import DataError, ImageError
 from ma_agiqa.images.views import decode
@@ -42,12 +42,17 @@ class Report:
 
 
 def check(
-    data: DataSettings, settings: SplitSettings, workers: int = 4, progress: bool = False
+    data: DataSettings,
+    settings: SplitSettings,
+    obstacles: Callable[[Split], Iterable[str]],
+    workers: int = 4,
+    progress: bool = False,
 ) -> Report:
     """Read the table, decode every image and divide them.
 
     Args:
         data, settings: sections `data` and `split` of a config.
+        obstacles: finds what would keep a training on a split from being finished.
         workers: number of threads that decode.
         progress: show a bar on stderr.
     """
@@ -62,7 +67,8 @@ def check(
     except DataError as error:
         return Report(tuple(facts), tuple(warnings), (*problems, str(error)))
     facts += _describe_split(split, settings)
-    warnings += _leaks(split, hashes)
+    warnings += [*_leaks(split, hashes), *_without_group(images, data)]
+    problems += obstacles(split)
     return Report(tuple(facts), tuple(warnings), tuple(problems))
 
 
@@ -144,12 +150,13 @@ def _describe_split(split: Split, settings: SplitSettings) -> Iterator[str]:
 def _leaks(split: Split, hashes: dict[str, str]) -> Iterator[str]:
     """What the test part shares with the images that the model is made from."""
     seen = (*split.train, *split.validation)
-    prompts = {image.prompt for image in split.train if image.prompt}
-    shared = sum(image.prompt in prompts for image in split.test)
+    prompts = {prompt_key(image.prompt) for image in seen if image.prompt}
+    shared = sum(prompt_key(image.prompt) in prompts for image in split.test if image.prompt)
     if shared:
         yield (
             f"{shared} of {len(split.test)} test images ({shared / len(split.test):.1%}) have a "
-            "prompt that is also in the train part; `split.kind: prompt-disjoint` avoids it."
+            "prompt that is also in the train or validation part; `split.kind: prompt-disjoint` "
+            "avoids it."
         )
     known = {hashes[image.name] for image in seen if hashes[image.name]}
     copies = [image for image in split.test if hashes[image.name] in known]
@@ -157,6 +164,15 @@ def _leaks(split: Split, hashes: dict[str, str]) -> Iterator[str]:
         yield (
             f"{len(copies)} test images are also in the train or validation part under another "
             f"name, such as {copies[0].name} (row {copies[0].row})."
+        )
+
+
+def _without_group(images: Sequence[RatedImage], data: DataSettings) -> Iterator[str]:
+    alone = [image for image in images if image.group == image.name]
+    if data.columns.group and alone:
+        yield (
+            f"{len(alone)} images have no {data.columns.group!r} (data.columns.group), such as "
+            f"{alone[0].name} (row {alone[0].row}); in a split each of them stands alone."
         )
 
 

@@ -1,5 +1,6 @@
 """The section `data` of a config: where the rated images are, and what their table means."""
 
+import math
 from dataclasses import asdict, dataclass, field
 
 from ma_agiqa.data.table import Columns
@@ -94,3 +95,11 @@ class DataSettings:
     mos_range: tuple[float, float] = (0.0, 5.0)
     subsets: tuple[Subset, ...] = ()
     synthetic: Recipe | None = None
+
+    def __post_init__(self) -> None:
+        low, high = self.mos_range
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ConfigError(
+                f"data.mos_range is {low:g} to {high:g}; give the lowest possible score, then the "
+                "highest one."
+            )

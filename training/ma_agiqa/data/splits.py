@@ -2,10 +2,10 @@
 
 import hashlib
 import random
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +22,7 @@ class SplitSettings:
     """How images are divided.
 
     Attributes:
-        kind: "paper": rows shuffled as the authors' code does, regardless of prompts;
+        kind: "paper": rows shuffled and cut as the authors' code does, regardless of prompts;
             "prompt-disjoint": no prompt in two parts;
             "group-disjoint": no value of `data.columns.group` in two parts;
             "k-fold": the test part is one of `folds` equal parts; groups stay together;
@@ -59,6 +59,16 @@ class SplitSettings:
                 "their sum below 1."
             )
 
+    def setting_of(self, part: str) -> str:
+        """Name the settings that decide the size of a part, with their values."""
+        if self.kind == "file":
+            return f"the parts in split.file ({self.file})"
+        if self.kind == "k-fold" and part == "test":
+            return f"split.folds ({self.folds})"
+        if part == "train":
+            return f"split.validation ({self.validation:g}) and split.test ({self.test:g})"
+        return f"split.{part} ({getattr(self, part):g})"
+
 
 @dataclass(frozen=True)
 class Split:
@@ -90,15 +100,24 @@ def make_split(images: Sequence[RatedImage], settings: SplitSettings) -> Split:
         DataError: a part would be empty, a prompt is needed and unknown, or the file does not fit
             the images.
     """
-    if settings.kind == "paper":
-        return _by_row(images, settings)
     if settings.kind == "file":
         return split_from_file(images, str(settings.file))
-    if settings.kind == "prompt-disjoint":
-        groups = _prompts(images)
+    if settings.kind == "paper":
+        groups, things = [image.name for image in images], "images"
+    elif settings.kind == "prompt-disjoint":
+        groups, things = _prompts(images), "prompts"
     else:
-        groups = [image.group for image in images]
-    return _by_group(images, groups, settings)
+        groups, things = [image.group for image in images], "groups (data.columns.group)"
+    count, by_row = len(set(groups)), settings.kind == "paper"
+    parts = _by_row(images, settings) if by_row else _by_group(images, groups, settings)
+    for part, members in parts.items():
+        if not members:
+            raise DataError(
+                f"split.kind {settings.kind!r} leaves the {part} part empty: "
+                f"{count} {things} are too few. Change "
+                f"{settings.setting_of(part)}, or split.kind."
+            )
+    return Split(**parts)
 
 
 def split_from_file(images: Sequence[RatedImage], path: str | Path) -> Split:
@@ -121,28 +140,33 @@ def split_from_file(images: Sequence[RatedImage], path: str | Path) -> Split:
             f"{absent[0].name} (row {absent[0].row})."
         )
     by_name = {image.name: image for image in images}
-    return _checked(
-        {
-            part: tuple(by_name[name] for name, found in part_of.items() if found == part)
-            for part in PARTS
-        }
-    )
+    parts = {
+        part: tuple(by_name[name] for name, found in part_of.items() if found == part)
+        for part in PARTS
+    }
+    if empty := [part for part, members in parts.items() if not members]:
+        raise DataError(f"{path} gives no image to the {empty[0]} part.")
+    return Split(**parts)
 
 
-def _by_row(images: Sequence[RatedImage], settings: SplitSettings) -> Split:
+def prompt_key(prompt: str) -> str:
+    """What makes two prompts the same; case does not."""
+    return prompt.lower()
+
+
+def _by_row(images: Sequence[RatedImage], settings: SplitSettings) -> dict[str, Any]:
     """The paper's split: train, validation and test follow each other in the shuffled rows."""
     shuffled = list(images)
     random.Random(settings.seed).shuffle(shuffled)
-    share = round(1 - settings.validation - settings.test, 9)
-    first = int(share * len(shuffled))
-    second = first + int(settings.validation * len(shuffled))
+    shares = (1 - settings.validation - settings.test, 1 - settings.test)
+    first, second = (int(round(share, 9) * len(shuffled)) for share in shares)
     bounds = {"train": (0, first), "validation": (first, second), "test": (second, None)}
-    return _checked({part: tuple(shuffled[slice(*bounds[part])]) for part in PARTS})
+    return {part: tuple(shuffled[slice(*bounds[part])]) for part in PARTS}
 
 
 def _by_group(
     images: Sequence[RatedImage], group_of: Sequence[str], settings: SplitSettings
-) -> Split:
+) -> dict[str, Any]:
     """Shuffle the sorted groups; the test part comes first, or at its fold, then validation."""
     groups = sorted(set(group_of))
     order = np.random.default_rng(settings.seed).permutation(len(groups))
@@ -161,28 +185,18 @@ def _by_group(
     members: dict[str, list[RatedImage]] = {part: [] for part in PARTS}
     for image, group in zip(images, group_of, strict=True):
         members[part_of[group]].append(image)
-    return _checked({part: tuple(found) for part, found in members.items()})
+    return {part: tuple(found) for part, found in members.items()}
 
 
 def _prompts(images: Sequence[RatedImage]) -> list[str]:
-    """Prompts as groups: case and spaces at the ends make no other prompt."""
+    """Prompts as groups."""
     if unknown := [image for image in images if image.prompt is None]:
         raise DataError(
             f"split.kind 'prompt-disjoint' needs the prompt of every image; {len(unknown)} have "
             f"none, such as {unknown[0].name} (row {unknown[0].row}). Name the column under "
             "data.columns.prompt."
         )
-    return [str(image.prompt).lower() for image in images]
-
-
-def _checked(parts: Mapping[str, tuple[RatedImage, ...]]) -> Split:
-    if empty := [part for part, members in parts.items() if not members]:
-        counts = Counter({part: len(members) for part, members in parts.items()})
-        raise DataError(
-            f"The split leaves {empty} empty: {counts.total()} images are too few, or in too few "
-            "groups."
-        )
-    return Split(**parts)
+    return [prompt_key(str(image.prompt)) for image in images]
 
 
 def read_parts(path: Path) -> dict[str, str]:

@@ -8,14 +8,16 @@ from typing import Any
 import pandas as pd
 
 from ma_agiqa.checkpoints import ModelCard, load_scorer
+from ma_agiqa.data import make_split, read_images
 from ma_agiqa.errors import ConfigError
 from ma_agiqa.evaluate.paper_results import ABLATION, DATASETS, FUSION, PaperMetrics
 from ma_agiqa.evaluate.tables import METRIC_HEADINGS, markdown, number
 from ma_agiqa.files import write_whole
 from ma_agiqa.settings import differences, to_mapping
 from ma_agiqa.tensors import GATE_ORDER
+from ma_agiqa.torchrun import on_main
 from ma_agiqa.train.config import TrainingConfig
-from ma_agiqa.train.training import train
+from ma_agiqa.train.training import run_features, run_provenance, train
 
 _METRICS = ("srcc", "plcc", "krcc", "rmse")
 
@@ -86,19 +88,39 @@ def ablate(
     Raises:
         ConfigError: a checkpoint that was made with other settings is in the way.
     """
-    return {v.name: _card(v.configure(config, output), progress) for v in variants}
+    configs = {variant.name: variant.configure(config, output) for variant in variants}
+    cards = {name: _card(one.output) for name, one in configs.items() if _exists(one)}
+    if cards:  # trained before, on what may have changed since
+        images = on_main(lambda: read_images(config.data))
+        features = run_features(config, images, progress)
+        now = run_provenance(config, images, make_split(images, config.split), features)
+        for name, card in cards.items():
+            _require_same(configs[name], card, now)
+    for name, one in configs.items():
+        if name not in cards:
+            cards[name] = _card(train(one, progress=progress))
+    return {name: cards[name] for name in configs}
 
 
-def _card(config: TrainingConfig, progress: bool) -> ModelCard:
-    if not (Path(config.output) / "config.yaml").is_file():
-        train(config, progress=progress)
-    _, card = load_scorer(config.output)
-    if different := sorted(set(differences(card.training, to_mapping(config))) - {"output"}):
+def _exists(config: TrainingConfig) -> bool:
+    return (Path(config.output) / "config.yaml").is_file()
+
+
+def _card(folder: str | Path) -> ModelCard:
+    return load_scorer(folder)[1]
+
+
+def _require_same(config: TrainingConfig, card: ModelCard, provenance: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that was made with other settings, images, split or embedder."""
+    different = sorted(set(differences(card.training, to_mapping(config))) - {"output"})
+    made = to_mapping(card)
+    different += [n for n in sorted(provenance) if made[n] and made[n] != to_mapping(provenance)[n]]
+    if different:
         raise ConfigError(
-            f"{config.output} was trained with other settings ({', '.join(different)}). Move it "
-            "away, or give the settings that it was trained with."
+            f"{config.output} was trained with other settings or data ({', '.join(different)}), so "
+            "its numbers cannot stand in one table with the others. Move it away, or give what it "
+            "was trained with."
         )
-    return card
 
 
 def _rows(
@@ -110,19 +132,22 @@ def _rows(
             "variant": variant.name,
             **{name: name in variant.inputs for name in ("quality", "semantic", "coherence")},
             "fusion": variant.fusion if len(variant.inputs) > 1 else "",
-            **{name: metrics[name] for name in _METRICS},
-            "images": metrics["count"],
+            **{name: metrics.get(name) for name in _METRICS},
+            "images": metrics.get("count"),
             **({f"paper_{name}": getattr(paper, name) for name in _METRICS} if paper else {}),
         }
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     headings = {"quality": "MANIQA", "semantic": "semantic", "coherence": "coherence"}
-    best = {name: (min if name == "rmse" else max)(row[name] for row in rows) for name in _METRICS}
+    best = {}
+    for name in _METRICS:
+        known = [row[name] for row in rows if row[name] is not None]
+        best[name] = (min if name == "rmse" else max)(known, default=None)
 
     def cell(row: Mapping[str, Any], name: str) -> str:
         text = number(row[name])
-        if row[name] == best[name]:
+        if row[name] is not None and row[name] == best[name]:
             text = f"**{text}**"
         paper = row.get(f"paper_{name}")
         return text if paper is None else f"{text} ({number(paper)})"

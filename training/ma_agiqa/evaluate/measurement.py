@@ -1,13 +1,13 @@
 """Metrics of a table of predictions: of all its images, by generator and by subset."""
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from ma_agiqa.data import Subset
+from ma_agiqa.data.splits import prompt_key
 from ma_agiqa.errors import DataError
 from ma_agiqa.evaluate.tables import METRIC_HEADINGS
 from ma_agiqa.metrics.agreement import Metrics, evaluate
@@ -22,16 +22,13 @@ class Measurement:
     intervals: Intervals
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: metrics by name, [low, high] by name under "intervals".
-
-        What is not defined is None.
-        """
-        ends = {name: getattr(self.intervals, name) for name in METRIC_HEADINGS}
+        """Plain values: metrics by name, [low, high] by name under "intervals"."""
+        found = {name: getattr(self.intervals, name) for name in METRIC_HEADINGS}
         how = {name: getattr(self.intervals, name) for name in ("level", "resamples", "seed")}
         return {
-            **{name: _defined(value) for name, value in asdict(self.metrics).items()},
+            **self.metrics.to_dict(),
             "intervals": {
-                **{name: [_defined(e.low), _defined(e.high)] for name, e in ends.items()},
+                **{name: [ends.low, ends.high] for name, ends in found.items()},
                 **how,
             },
         }
@@ -59,6 +56,8 @@ class Group:
 def measure(frame: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> Measurement:
     """Measure every row of a table of predictions.
 
+    Where all prompts are known, the resamples of the intervals draw prompts, with all their images.
+
     Args:
         frame: as `ma_agiqa.evaluate.predictions` gives it.
         resamples, seed: number of resamples of the intervals, and their seed.
@@ -67,7 +66,9 @@ def measure(frame: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> M
         DataError: fewer than 5 rows.
     """
     metrics = evaluate(frame["mos"], frame["score"])
-    return Measurement(metrics, bootstrap(frame["mos"], frame["score"], resamples, seed))
+    prompts = [prompt_key(prompt) for prompt in frame["prompt"]]
+    groups = prompts if all(prompts) else None
+    return Measurement(metrics, bootstrap(frame["mos"], frame["score"], resamples, seed, groups))
 
 
 def measure_generators(
@@ -99,7 +100,3 @@ def _group(name: str, rows: pd.DataFrame, resamples: int, seed: int) -> Group:
         return Group(name, len(rows), measure(rows, resamples, seed))
     except DataError:  # too few for the curve
         return Group(name, len(rows), None)
-
-
-def _defined(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from ma_agiqa.data.table import FIRST_ROW, RatedImage, read_csv
+from ma_agiqa.data.table import FIRST_ROW, RatedImage, parse_number, read_csv
 from ma_agiqa.errors import DataError
 from ma_agiqa.files import write_whole
 from ma_agiqa.tensors import GATE_ORDER
@@ -171,7 +171,7 @@ def align_predictions(
 
 def _numbers(path: Path, table: pd.DataFrame, name: str, empty_allowed: bool = False) -> pd.Series:
     texts = table[name].str.strip()
-    numbers = pd.Series([_number(text) for text in texts], dtype=np.float64)
+    numbers = pd.Series([parse_number(text) for text in texts], dtype=np.float64)
     bad = ~np.isfinite(numbers)
     if empty_allowed:
         bad &= texts != ""
@@ -182,13 +182,6 @@ def _numbers(path: Path, table: pd.DataFrame, name: str, empty_allowed: bool = F
             "expected a finite number."
         )
     return numbers
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return np.nan
 
 
 def _check_names(path: Path, names: pd.Series) -> None:

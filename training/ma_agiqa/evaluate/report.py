@@ -1,19 +1,31 @@
 """What an evaluation found: as Markdown for people, as JSON for programs."""
 
-import json
 import os
 import re
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ma_agiqa.evaluate.measurement import Group
-from ma_agiqa.evaluate.paper_results import AIGCQA_20K, DIGITAL_SUBSET_SRCC
+from ma_agiqa.evaluate.paper_results import (
+    AIGCQA_20K,
+    DIGITAL_SUBSET_SRCC,
+    OURS,
+    REPORTED_BY_USERS,
+)
 from ma_agiqa.evaluate.predictions import write_predictions
 from ma_agiqa.evaluate.result import Result
-from ma_agiqa.evaluate.tables import METRIC_HEADINGS, markdown, metric_cells, number, spread
-from ma_agiqa.files import write_whole
+from ma_agiqa.evaluate.tables import (
+    METRIC_HEADINGS,
+    RAW_HEADINGS,
+    markdown,
+    metric_cells,
+    number,
+    spread,
+)
+from ma_agiqa.files import json_text, write_whole
 from ma_agiqa.metrics.intervals import ENOUGH_IMAGES
 
 
@@ -25,9 +37,13 @@ def report(results: Sequence[Result]) -> str:
     parts = [
         f"# {heading[:1].upper()}{heading[1:]}",
         markdown(list(_main_rows(results, titled=len(titles) > 1))),
-        f"In brackets: {how.level:.0%} interval, bootstrap over images ({how.resamples:,} "
-        f"resamples, seed {how.seed}). PLCC and RMSE after a logistic fit with four parameters."
-        f"{_small_sets(results)}",
+        f"In brackets: {how.level:.0%} interval, bootstrap over images, or over prompts where all "
+        f"are known ({how.resamples:,} resamples, seed {how.seed}). PLCC and RMSE after a logistic "
+        "fit with four parameters."
+        f"{_small_sets(results)} The fitted PLCC is positive in any direction; PLCC raw has the "
+        "sign.",
+        "The scores as they are, as a server gives them, in units of MOS:\n\n"
+        + markdown([_raw_row(result) for result in results]),
         _group_tables("By generator", [(r.name, r.generators, ()) for r in results]),
         _group_tables("By subset", [(r.name, r.subsets, _paper_subsets(r)) for r in results]),
         "\n".join(f"- {r.name}: {note}" for r in results for note in r.notes),
@@ -57,7 +73,7 @@ def write_report(
         suffix = "" if len(results) == 1 else f"-{re.sub(r'[^A-Za-z0-9._-]+', '_', result.name)}"
         written.append(write_predictions(result.frame, folder / f"predictions{suffix}.csv"))
     texts = {
-        "metrics.json": json.dumps(_document(results), indent=2, allow_nan=False) + "\n",
+        "metrics.json": json_text(_document(results)),
         "report.md": report(results),
     }
     for name, text in texts.items():
@@ -77,9 +93,17 @@ def _main_rows(results: Sequence[Result], titled: bool) -> Iterator[Mapping[str,
         if result.paper is not None and result.paper[0] not in shown:
             shown.add(result.paper[0])
             yield {"scorer": result.paper[0], **metric_cells(result.paper[1])}
+            if result.paper[0] == f"{OURS}, paper Table 1":
+                reported = REPORTED_BY_USERS.get(result.tested_on or "", {})
+                yield from ({"scorer": n, **metric_cells(m)} for n, m in reported.items())
     if len(runs := _runs(results)) > 1:
         cells = {METRIC_HEADINGS[name]: spread(values) for name, values in _values(runs).items()}
         yield {"scorer": f"mean ± standard deviation of {len(runs)} checkpoints", **cells}
+
+
+def _raw_row(result: Result) -> dict[str, str]:
+    errors = {h: number(getattr(result.overall.metrics, n)) for n, h in RAW_HEADINGS.items()}
+    return {"scorer": result.name, **errors}
 
 
 def _small_sets(results: Sequence[Result]) -> str:
@@ -128,7 +152,11 @@ def _paper_subsets(result: Result) -> list[Mapping[str, str]]:
     if result.tested_on != AIGCQA_20K or wanted not in conditions:
         return []
     return [
-        {"images of": f"{method}, paper Fig. 2", METRIC_HEADINGS["srcc"]: number(srcc)}
+        {
+            "images of": f"{method}, paper Fig. 2",
+            "images": "10 or 11",
+            METRIC_HEADINGS["srcc"]: number(srcc),
+        }
         for method, srcc in DIGITAL_SUBSET_SRCC.items()
     ]
 
@@ -136,11 +164,7 @@ def _paper_subsets(result: Result) -> list[Mapping[str, str]]:
 def _document(results: Sequence[Result]) -> dict[str, Any]:
     document: dict[str, Any] = {"results": [result.to_dict() for result in results]}
     if len(runs := _runs(results)) > 1:
-        values = {
-            name: found
-            for name, found in _values(runs).items()
-            if all(value == value for value in found)  # NaN has no place in JSON
-        }
-        document["mean"] = {name: statistics.fmean(found) for name, found in values.items()}
-        document["standard_deviation"] = {n: statistics.stdev(v) for n, v in values.items()}
+        values = _values(runs)
+        document["mean"] = {name: float(np.mean(found)) for name, found in values.items()}
+        document["standard_deviation"] = {n: float(np.std(v, ddof=1)) for n, v in values.items()}
     return document

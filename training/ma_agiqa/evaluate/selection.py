@@ -7,20 +7,19 @@ from pathlib import Path
 import pandas as pd
 
 from ma_agiqa.checkpoints import ModelCard
+from ma_agiqa.checkpoints.embedder_binding import EmbedderIdentity, check_binding
+from ma_agiqa.checkpoints.folder import SPLIT
 from ma_agiqa.data import RatedImage, Split, make_split, read_images, split_from_file
-from ma_agiqa.data.features import ScorerDataset, ensure_features, wanted_embedder
-from ma_agiqa.data.features.identity import differences
-from ma_agiqa.data.splits import read_parts
+from ma_agiqa.data.features import ScorerDataset, ensure_features
 from ma_agiqa.errors import ConfigError, DataError
 from ma_agiqa.evaluate.predictions import build_predictions
 from ma_agiqa.networks.scorer import MAAGIQA
 from ma_agiqa.train.config import TrainingConfig, build_config
 from ma_agiqa.train.predict import predict
+from ma_agiqa.train.start import images_seen
 
 ALL_PARTS = "all"
 """Name for the images of all parts."""
-
-_SPLIT = "split.csv"
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def select_saved(
     config = build_config(card.training, f"the card in {folder}", overrides)
     images = read_images(config.data)
     try:
-        split = split_from_file(images, folder / _SPLIT)
+        split = split_from_file(images, folder / SPLIT)
     except DataError as error:
         raise DataError(
             f"{error} The split was saved with the run in {folder}; give the table that the run "
@@ -69,26 +68,28 @@ def select_saved(
     return _select(config, images, split, part)
 
 
-def select_own(config: TrainingConfig, part: str, trained: Path | None = None) -> Selection:
+def select_own(
+    config: TrainingConfig, part: str, trained: tuple[Path, ModelCard] | None = None
+) -> Selection:
     """Choose a part of a config's data set by the config's split.
 
     Args:
         config: names the data set and the split.
         part: one of PARTS, or ALL_PARTS.
-        trained: folder of a checkpoint trained on the same data set, if any. Images that it was
-            trained on are counted in the notes.
+        trained: a checkpoint and its card, if any. Images that it was trained on are counted in the
+            notes.
     """
     images = read_images(config.data)
     selection = _select(config, images, make_split(images, config.split), part)
     if trained is None:
         return selection
-    part_of = read_parts(trained / _SPLIT)
-    known = [i for i in selection.members if part_of.get(i.name) in ("train", "validation")]
+    seen = images_seen(*trained, config.data.name, images)
+    known = sum(image.name in seen for image in selection.members)
     if not known:
         return selection
     note = (
-        f"{len(known):,} of the {len(selection.members):,} images were in the train or validation "
-        f"part of {trained}: its numbers are too good."
+        f"{known:,} of the {len(selection.members):,} images were in the train or validation "
+        f"part of {trained[0]}: its numbers are too good."
     )
     return replace(selection, notes=(note,))
 
@@ -99,6 +100,7 @@ def score_selection(
     selection: Selection,
     batch_size: int = 32,
     device: str | None = None,
+    any_dtype: bool = False,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Score the images in this process; features that are missing are made first.
@@ -108,6 +110,7 @@ def score_selection(
         selection: the images.
         batch_size: images at a time.
         device: by default the GPU if there is one.
+        any_dtype: accept embeddings in another dtype than the scorer was trained with.
         progress: show a bar on stderr while features are made.
 
     Returns:
@@ -119,10 +122,11 @@ def score_selection(
     """
     config, members = selection.config, selection.members
     source, settings, folder = config.embedder, config.features, config.feature_folder
-    _check_embedder(card, wanted_embedder(source, settings.dtype, folder))
+    where = f"the config's embedder {source!r}"
+    check_binding(card, EmbedderIdentity.of(source, settings.dtype), where, any_dtype)
     width = scorer.config.semantic_dim
     features = ensure_features(source, settings, folder, members, width, progress=progress)
-    _check_embedder(card, features.identity)
+    check_binding(card, features.store.identity, f"the features in {folder}", any_dtype)
     samples = ScorerDataset(features, range(len(members)), [image.mos for image in members])
     return build_predictions(members, *predict(scorer, samples, batch_size, device))
 
@@ -132,14 +136,3 @@ def _select(
 ) -> Selection:
     members = images if part == ALL_PARTS else getattr(split, part)
     return Selection(config, members, part)
-
-
-def _check_embedder(card: ModelCard, found: object) -> None:
-    """Stop before a scorer is fed embeddings that it was not trained on."""
-    different = differences(card.embedder, found) if card.embedder else []  # type: ignore[arg-type]
-    if different:
-        raise ConfigError(
-            f"The scorer {card.name} was trained on the embeddings of another model than the "
-            f"config names: {'; '.join(different)}. Change `embedder` and `features`, such as with "
-            "--set embedder=NAME."
-        )

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ma_agiqa.metrics.intervals import Interval
@@ -26,6 +27,13 @@ METRIC_HEADINGS: Mapping[str, str] = {
     "plcc_raw": "PLCC raw ↑",
 }
 """Headings of the metrics by their names; the arrow says where better is."""
+
+RAW_HEADINGS: Mapping[str, str] = {
+    "rmse_raw": "RMSE raw ↓",
+    "mae_raw": "MAE raw ↓",
+    "bias": "bias",
+}
+"""Headings of the errors of the scores as they are, without a fit, by their names."""
 
 
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:
@@ -51,8 +59,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 def spread(values: Sequence[float]) -> str:
     """Mean ± standard deviation (of a sample: divided by N - 1) of two values or more."""
-    mean = sum(values) / len(values)
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    mean, deviation = np.mean(values), np.std(values, ddof=1)
     return NOTHING if math.isnan(mean) else f"{mean:.4f} ± {deviation:.4f}"
 
 

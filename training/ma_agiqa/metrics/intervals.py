@@ -10,18 +10,28 @@ Few images give too narrow an interval of RMSE, because the curve follows each r
 bivariate normal of correlation 0.8 it holds the truth in 76 % of 50-image sets, 89 % of 100, 91 %
 of 200 and 98 % of 600; those of SRCC and KRCC in 93 % or more throughout.
 
+The errors of images that were made from one prompt are alike: 60 prompts with 10 images each say
+less than 600 images. Where groups are known, a resample draws whole groups.
+
 Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
 """
 
 import warnings
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from ma_agiqa.errors import ConfigError
-from ma_agiqa.metrics.agreement import evaluate, fit_logistic, measure
+from ma_agiqa.metrics.agreement import (
+    MIN_SAMPLES,
+    evaluate,
+    fit_logistic,
+    measure,
+    straight_curve,
+)
 
 RESAMPLES = 1000
 """Number of resamples by default."""
@@ -61,13 +71,13 @@ class Intervals:
     resamples: int
     seed: int
 
-    def to_dict(self) -> dict[str, object]:
-        """Give the fields by name, ready for JSON."""
-        return asdict(self)
-
 
 def bootstrap(
-    labels: ArrayLike, predictions: ArrayLike, resamples: int = RESAMPLES, seed: int = 0
+    labels: ArrayLike,
+    predictions: ArrayLike,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
 ) -> Intervals:
     """Find the 95 % interval of every metric.
 
@@ -79,6 +89,8 @@ def bootstrap(
         predictions: predicted score per image (N,), any scale.
         resamples: number of resamples, at least 2.
         seed: the same one gives the same intervals.
+        groups: name of the group of each image (N,), such as its prompt; None if each image stands
+            alone.
 
     Raises:
         ConfigError: too few resamples.
@@ -86,20 +98,31 @@ def bootstrap(
     """
     if resamples < 2:
         raise ConfigError(f"{resamples} resamples give no interval; {RESAMPLES} are usual.")
-    evaluate(labels, predictions)  # refuses what cannot be measured
+    whole = evaluate(labels, predictions)  # refuses what cannot be measured
     y, x = (np.asarray(values, np.float64).reshape(-1) for values in (labels, predictions))
     curve = fit_logistic(y, x)
+    if curve is None and not np.isnan(whole.srcc):
+        curve = straight_curve(y, x)
 
-    def statistic(y: NDArray[np.float64], x: NDArray[np.float64]) -> list[float]:
-        found = measure(y, x, curve)
+    names, place = np.unique(range(len(y)) if groups is None else groups, return_inverse=True)
+    order = np.argsort(place, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(place))[:-1])
+
+    def statistic(drawn: NDArray[np.int64]) -> list[float]:
+        rows = np.concatenate([members[index] for index in drawn])
+        if len(rows) < MIN_SAMPLES:  # small groups alone
+            return [np.nan] * len(_METRICS)
+        found = measure(y[rows], x[rows], curve)
         return [getattr(found, name) for name in _METRICS]
 
+    if len(names) < 2:
+        nothing = {name: Interval(np.nan, np.nan) for name in _METRICS}
+        return Intervals(**nothing, level=_LEVEL, resamples=resamples, seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # all values are equal
         found = stats.bootstrap(
-            (y, x),
+            (np.arange(len(names)),),
             statistic,
-            paired=True,
             vectorized=False,
             n_resamples=resamples,
             method="percentile",

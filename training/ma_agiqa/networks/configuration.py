@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
+from ma_agiqa.errors import ConfigError
 from ma_agiqa.tensors import GATE_ORDER, QUALITY_SIZE
+
+DROP_PATH_SCHEDULES = ("constant", "linear")
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class MAAGIQAConfig:
         swin_scale: weight of a Swin layer's output in its residual connection.
         dropout: probability of every dropout layer.
         drop_path: probability of skipping a Swin block's branch in training.
+        drop_path_schedule: "constant": the same in all Swin blocks of a stage; "linear": rising
+            from 0 in its first block to `drop_path` in its last one (released code).
         semantic_dim: width of a prompt embedding.
         gate_activation: "none" (released code), "sigmoid" (paper) or "softmax".
         fusion: "moe" or "concat".
@@ -45,7 +51,28 @@ class MAAGIQAConfig:
     swin_scale: float = 0.8
     dropout: float = 0.1
     drop_path: float = 0.1
+    drop_path_schedule: str = "constant"
     semantic_dim: int = 4096
     gate_activation: str = "none"
     fusion: str = "moe"
     inputs: tuple[str, ...] = GATE_ORDER
+
+    def __post_init__(self) -> None:
+        if self.drop_path_schedule not in DROP_PATH_SCHEDULES:
+            raise ConfigError(
+                f"scorer.drop_path_schedule is {self.drop_path_schedule!r}; choose one of "
+                f"{DROP_PATH_SCHEDULES}."
+            )
+        for name in ("dropout", "drop_path"):
+            if not 0 <= (value := getattr(self, name)) < 1:
+                raise ConfigError(f"scorer.{name} is {value}; it must be 0 or more, and below 1.")
+
+    @property
+    def drop_paths(self) -> tuple[tuple[float, ...], ...]:
+        """Probability of each Swin block of a stage, by Swin layer."""
+        count = sum(self.swin_depths)
+        rates = [self.drop_path] * count
+        if self.drop_path_schedule == "linear":
+            rates = [self.drop_path * index / max(1, count - 1) for index in range(count)]
+        blocks = iter(rates)
+        return tuple(tuple(islice(blocks, depth)) for depth in self.swin_depths)

@@ -30,14 +30,14 @@ def start_at_average(scorer: MAAGIQA, mos: float) -> None:
     if scorer.maniqa is not None:
         _start_patches(scorer.maniqa)
     if scorer.fusion.quality is None:
-        _last_linear(scorer.fusion.regression).bias.fill_(mos)
+        last_linear(scorer.fusion.regression).bias.fill_(mos)
     else:
         _start_fusion(scorer.fusion, scorer.fusion.quality, mos)
 
 
 def _start_patches(maniqa: MANIQA) -> None:
     """Let every patch begin with about the same positive score."""
-    _last_linear(maniqa.score_head).bias.fill_(_PATCH_SCORE)
+    last_linear(maniqa.score_head).bias.fill_(_PATCH_SCORE)
     for module in maniqa.modules():
         if isinstance(module, TransposedAttention):
             module.value.weight.mul_(_ATTENTION_SHARE)
@@ -49,7 +49,7 @@ def _start_fusion(fusion: AdaptiveFusion, quality: nn.Linear, mos: float) -> Non
     size = quality.out_features
     quality.weight.copy_(torch.eye(size))
     quality.bias.zero_()
-    last = _last_linear(fusion.regression)
+    last = last_linear(fusion.regression)
     last.bias.zero_()
     if fusion.gate is not None:
         last.weight.fill_(mos / (_QUALITY * _GATE * size))
@@ -60,5 +60,6 @@ def _start_fusion(fusion: AdaptiveFusion, quality: nn.Linear, mos: float) -> Non
         last.weight.fill_(mos / (_QUALITY * hidden.out_features))
 
 
-def _last_linear(module: nn.Module) -> nn.Linear:
+def last_linear(module: nn.Module) -> nn.Linear:
+    """The last linear layer of a network or of a part of it."""
     return [layer for layer in module.modules() if isinstance(layer, nn.Linear)][-1]

@@ -6,7 +6,7 @@ A stage mixes channels (transposed attention), reduces their number to a quarter
 convolution) and mixes neighboring patches (Swin).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +171,9 @@ class TransposedAttention(nn.Module):
 class SwinLayer(nn.Module):
     """Swin blocks with alternating shift, then a 3x3 convolution and ReLU."""
 
-    def __init__(self, dim: int, grid: int, depth: int, config: MAAGIQAConfig) -> None:
+    def __init__(
+        self, dim: int, grid: int, drop_paths: Sequence[float], config: MAAGIQAConfig
+    ) -> None:
         super().__init__()
         self.blocks = nn.Sequential(
             *(
@@ -182,9 +184,9 @@ class SwinLayer(nn.Module):
                     window_size=config.swin_window,
                     shift_size=0 if index % 2 == 0 else config.swin_window // 2,
                     mlp_ratio=config.swin_mlp_dim / dim,
-                    drop_path=config.drop_path,
+                    drop_path=drop_path,
                 )
-                for index in range(depth)
+                for index, drop_path in enumerate(drop_paths)
             )
         )
         self.conv = nn.Conv2d(dim, dim, 3, padding=1)
@@ -212,7 +214,7 @@ class FeatureStage(nn.Module):
         self.reduce = nn.Conv2d(in_dim, out_dim, 1)
         self.dropout = nn.Dropout(config.dropout)
         self.swin = nn.ModuleList(
-            SwinLayer(out_dim, grid, depth, config) for depth in config.swin_depths
+            SwinLayer(out_dim, grid, drop_paths, config) for drop_paths in config.drop_paths
         )
 
     def forward(self, patches: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ class MAAGIQA(nn.Module):
             pixels = (quality_view.permute(0, 3, 1, 2).to(semantic.dtype) / 255 - 0.5) / 0.5
             patch_score, patch_weight = self.maniqa(pixels)
         else:
-            patch_score = semantic.new_zeros((semantic.size(0), self.grid**2))
+            patch_score = semantic.new_zeros((semantic.size(0), self.grid * self.grid))
             patch_weight = patch_score
         quality = patch_score * patch_weight  # Eq. (2)
         score, gate = self.fusion(quality, semantic, coherence)

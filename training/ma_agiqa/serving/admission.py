@@ -10,7 +10,11 @@ at a later step, after the decoding.
 
 The number of waiting requests is read from the server's own metrics, so that requests that were
 cancelled, or failed in a later step, are never counted as waiting. Without metrics, nothing is
-refused.
+refused. The same metrics tell how long batches of each size take (`BatchTime`), which is what a
+server can do; how many images a second it scored says only how many it got.
+
+A request with the parameter `traffic_class` "bulk" gets a third of the room, so that a job that
+can wait is refused long before people are.
 """
 
 import json
@@ -30,12 +34,21 @@ METRICS_URL_VARIABLE = "MA_AGIQA_METRICS_URL"
 """Environment variable with the address of the server's metrics, if it is not port 8002 here."""
 
 _DEFAULT_URL = "http://127.0.0.1:8002/metrics"
-_PENDING, _DONE = "nv_inference_pending_request_count{", "nv_inference_request_success{"
+_PENDING = "nv_inference_pending_request_count{"
+_IMAGES, _BATCHES = "nv_inference_count{", "nv_inference_exec_count{"
 _INTERVAL_S = 0.1  # between two readings of the metrics
 _IDLE_S = 2.0  # after this long without requests, the metrics are no longer read
+_FORGET_S = 1.0  # after this long with nothing to do, batches may take another time than before
 _STALE_S = 1.0  # an older reading is not used
-_WINDOW_REQUESTS = 256  # the rate is measured over about this many requests: several batches
+_WINDOW_BATCHES = 32  # the time of a batch is learned from about this many
+_ENOUGH_BATCHES = 4  # fewer say too little
+_PERHAPS_FASTER = 10.0  # times that batches are perhaps faster than before an idle time
+_PRIOR = 0.01  # in doubt, an image adds little to the time of a batch
 _IMAGES_WEIGHT = 1 / 32  # weight of the last request in the average number of images
+_BULK_SHARE = 1 / 3  # of the room, for bulk requests
+
+TRAFFIC_CLASS = "traffic_class"
+"""Request parameter: "bulk" for work that can wait; anything else is interactive."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,20 +62,25 @@ class Backlog:
     Attributes:
         pending: number of requests in the queues of the later steps.
         pending_here: number of requests in the queue of the first step.
-        done: number of requests that the second step has answered since the server started; unlike
-            the first step, it gets no requests that are refused.
+        images: number of images that the last step has computed since the server started; unlike
+            those before, it gets neither refused requests nor questions about images.
+        batches: number of batches in which it did.
         time_s: when it was read, in seconds.
     """
 
     pending: int
     pending_here: int
-    done: int
+    images: int
+    batches: int
     time_s: float
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits."""
         return not self.pending and not self.pending_here
+
+
+_UNREAD = Backlog(0, 0, 0, 0, float("-inf"))
 
 
 def read_backlog(metrics: str, models: Sequence[str], time_s: float) -> Backlog:
@@ -73,15 +91,58 @@ def read_backlog(metrics: str, models: Sequence[str], time_s: float) -> Backlog:
         models: names of the steps, in their order.
         time_s: when it was read, in seconds.
     """
-    pending, done = dict.fromkeys(models, 0), 0
+    pending = dict.fromkeys(models, 0)
+    computed = dict.fromkeys((_IMAGES, _BATCHES), 0)
     for line in metrics.splitlines():
         for model in models:
             if line.startswith(_PENDING) and f'model="{model}"' in line:
                 pending[model] += int(float(line.rpartition(" ")[2]))
-        if line.startswith(_DONE) and f'model="{models[1]}"' in line:
-            done += int(float(line.rpartition(" ")[2]))
+        for name in computed:
+            if line.startswith(name) and f'model="{models[-1]}"' in line:
+                computed[name] += int(float(line.rpartition(" ")[2]))
     here = pending.pop(models[0])
-    return Backlog(sum(pending.values()), here, done, time_s)
+    return Backlog(sum(pending.values()), here, computed[_IMAGES], computed[_BATCHES], time_s)
+
+
+class BatchTime:
+    """Learns the time of a batch of b images, t(b) = fixed + each * b, while a server is busy.
+
+    Least squares over intervals of `batches` with `images` together, whose time should be
+    `fixed * batches + each * images`. Each batch weighs the same, but older ones less and less.
+    From batches of one size, nearly all of the time is taken for fixed.
+    """
+
+    def __init__(self) -> None:
+        self.batches = 0.0  # that it was learned from, the older ones counted less
+        self._nb = self._bb = self._ns = self._bs = 0.0
+
+    @property
+    def known(self) -> bool:
+        """Whether enough batches were seen."""
+        return self.batches >= _ENOUGH_BATCHES
+
+    def learn(self, batches: int, images: float, seconds: float) -> None:
+        """Take in an interval with one batch or more."""
+        keep = _WINDOW_BATCHES / (_WINDOW_BATCHES + batches)
+        self.batches = self.batches * keep + batches
+        self._nb = self._nb * keep + images
+        self._bb = self._bb * keep + images**2 / batches
+        self._ns = self._ns * keep + seconds
+        self._bs = self._bs * keep + images / batches * seconds
+
+    def seconds(self, images: float, largest: int) -> float:
+        """Estimate the time that a number of images take in batches of at most `largest`."""
+        if not self.batches:
+            return 0.0
+        ridged = self._bb * (1 + _PRIOR)
+        determinant = self.batches * ridged - self._nb**2
+        fixed = (self._ns * ridged - self._nb * self._bs) / determinant
+        each = (self._bs - self._nb * max(fixed, 0.0)) / ridged
+        if fixed < 0:
+            fixed = 0.0
+        if each < 0:
+            fixed, each = self._ns / self.batches, 0.0
+        return fixed * max(1.0, images / largest) + each * images
 
 
 class Admission:
@@ -90,7 +151,7 @@ class Admission:
     def __init__(
         self,
         models: Sequence[str],
-        always: int,
+        largest: int,
         max_wait_s: float,
         fetch: Fetch | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -100,20 +161,23 @@ class Admission:
 
         Args:
             models: names of this step and of those after it, in their order.
-            always: number of images that may wait for the steps, however slow these are: enough for
-                full batches.
+            largest: maximum number of images in a batch. Three such batches may always wait,
+                however slow the steps are: one that is computed, one to follow, and what came and
+                went since the last reading.
             max_wait_s: further images are taken only if they wait no longer than this.
             fetch: returns the metrics as text; default: reads them from `url`.
             clock: returns seconds, for tests.
             url: address of the server's metrics.
         """
         self._models, self._clock = models, clock
-        self._always, self._max_wait_s = always, max_wait_s
+        self._largest, self._max_wait_s = largest, max_wait_s
         self._fetch = fetch or (lambda: _get(url))
-        self._backlog = Backlog(0, 0, 0, float("-inf"))
+        self._backlog = _UNREAD
         self._asked = self._asked_before = 0
         self._admitted = self._passed_on = self._passed_on_before = 0
-        self._done, self._busy_s = 0.0, 0.0  # requests done, and the busy seconds they took
+        self._now, self._before = BatchTime(), BatchTime()  # of this busy time, and the last one
+        self._busy_since: Backlog | None = None  # the reading that the next interval begins with
+        self._busy_until_s = float("-inf")
         self._images = 1.0  # images in a request, on average over the last ones
         self._last_request_s = float("-inf")
         self._wake, self._closed = threading.Event(), False
@@ -133,17 +197,24 @@ class Admission:
         Returns:
             A sentence for an error with the code UNAVAILABLE; None if the request is taken.
         """
+        given = json.loads(parameters or "{}")
         self._last_request_s = self._clock()
         self._asked += 1
         self._wake.set()
-        reason = self._overload(_left_s(parameters, now_unix_us or time.time_ns() // 1000))
+        left_s = _left_s(given, now_unix_us or time.time_ns() // 1000)
+        reason = self._overload(left_s, _BULK_SHARE if given.get(TRAFFIC_CLASS) == "bulk" else 1.0)
         if reason is None:
             self._admitted += 1
             self._images += (images - self._images) * _IMAGES_WEIGHT
         return reason
 
-    def _overload(self, left_s: float) -> str | None:
-        """Explain why a request that has this much time left would be answered too late, if so."""
+    def _overload(self, left_s: float, share: float) -> str | None:
+        """Explain why a request that has this much time left would be answered too late, if so.
+
+        Args:
+            left_s: seconds until its deadline.
+            share: of the room for waiting images that it may find used, 0 to 1.
+        """
         if self._last_request_s - self._backlog.time_s > _STALE_S:
             return None
         # Requests that this step had not passed on when the metrics were read were in no later
@@ -151,9 +222,16 @@ class Admission:
         waiting = self._backlog.pending + self._admitted - self._passed_on_before
         # Of those that were in this step's own queue then, the ones asked about since have left it.
         waiting += max(0, self._backlog.pending_here - (self._asked - self._asked_before))
-        wait_s = waiting * self._busy_s / self._done if self._done else 0.0
-        many = waiting * self._images >= self._always
-        if wait_s <= left_s and not (many and wait_s > self._max_wait_s):
+        images = waiting * self._images
+        wait_s = self._seconds(images)
+        # It comes after the running batch and the full ones that wait, in a batch of its own.
+        running_s = self._seconds(min(images, self._largest))
+        full_s = images // self._largest * self._seconds(self._largest)
+        own_s = self._seconds(min(images + 1, self._largest))
+        many = images >= 3 * self._largest * share
+        if running_s + full_s + own_s <= left_s and not (
+            many and wait_s > self._max_wait_s * share
+        ):
             return None
         until = "" if left_s == math.inf else f"; {left_s:.1f} s are left until the deadline"
         return (
@@ -161,12 +239,23 @@ class Admission:
             f"{wait_s:.1f} s{until}. Try again later, or ask another server."
         )
 
-    def passed_on(self) -> None:
-        """Note that all requests taken so far have been passed on to the next step."""
-        self._passed_on = self._admitted
+    def _seconds(self, images: float) -> float:
+        """Estimate how long images take. After an idle time, a server may have become faster."""
+        now = self._now.seconds(images, self._largest)
+        if self._now.known:
+            return now
+        before = self._before.seconds(images, self._largest) / _PERHAPS_FASTER
+        return min(now, before) if now and before else now or before
+
+    def passed_on(self, requests: int | None = None) -> None:
+        """Note that requests taken so far, by default all, have been passed on to the next step."""
+        self._passed_on = self._admitted if requests is None else self._passed_on + requests
 
     def ended_here(self) -> None:
-        """Note that a request that was taken ends in this step, so it is part of no backlog."""
+        """Note that a request that was taken is part of no backlog: it ends in this step.
+
+        The same holds for one that waits here where it holds up no other.
+        """
         self._admitted -= 1
 
     def read(self) -> None:
@@ -175,22 +264,42 @@ class Admission:
         try:
             now = read_backlog(self._fetch(), self._models, self._clock())
         except (OSError, ValueError) as error:
-            if self._backlog.time_s != float("-inf"):
+            if self._backlog is not _UNREAD:
                 logger.warning("The metrics cannot be read, so nothing is refused: %s", error)
-            self._backlog = Backlog(0, 0, 0, float("-inf"))
+            self._backlog, self._busy_since = _UNREAD, None
             return
         before, self._backlog = self._backlog, now
         # Both were counted just before the reading: by then, these had left this step's queue ...
         self._asked_before = asked
         # ... and these were in a later queue (and so in `pending`), or done.
         self._passed_on_before = passed_on
+        self._learn(before, now)
+
+    def _learn(self, before: Backlog, now: Backlog) -> None:
+        """Learn how long batches take from two readings."""
+        if not now.idle and self._busy_until_s < now.time_s - _FORGET_S:
+            self._before, self._now = self._now, BatchTime()
+        if now.time_s - before.time_s > _STALE_S:
+            self._busy_since = None if now.idle else now
+        elif now.idle or self._busy_since is None:
+            self._busy_since = None if now.idle else now
+            self._correct(now.batches - before.batches, now, before)
+        elif now.batches > self._busy_since.batches:
+            since, self._busy_since = self._busy_since, now
+            batches, images = now.batches - since.batches, now.images - since.images
+            self._now.learn(batches, images, now.time_s - since.time_s)
+        if not now.idle:
+            self._busy_until_s = now.time_s
+
+    def _correct(self, ended: int, now: Backlog, before: Backlog) -> None:
+        """Learn from batches that ended while the server was idle at times, if they were faster.
+
+        The first of them may have begun earlier; the others took the interval at most.
+        """
+        images = (now.images - before.images) * (ended - 1) / max(ended, 1)
         seconds = now.time_s - before.time_s
-        # The rate is known only from intervals in which the server always had requests waiting.
-        if not before.idle and not now.idle and seconds < _STALE_S:
-            self._done += now.done - before.done
-            self._busy_s += seconds
-        if self._done > _WINDOW_REQUESTS:
-            self._done, self._busy_s = self._done / 2, self._busy_s / 2
+        if ended > 1 and self._now.seconds(images, self._largest) > seconds:
+            self._now.learn(ended - 1, images, seconds)
 
     def close(self) -> None:
         """Stop the thread."""
@@ -213,13 +322,11 @@ def start_admission(models: Sequence[str], config: Mapping[str, Any]) -> Admissi
     Args:
         models: names of the step and of those after it, in their order.
         config: configuration of the step. Its parameter `max_wait_ms` limits how long requests may
-            wait; without it, only requests with a deadline are refused. Three of its largest
-            batches may always wait: one that is computed, one to follow, and what came and went
-            since the last reading.
+            wait; without it, only requests with a deadline are refused.
     """
     limit = config["parameters"].get("max_wait_ms", {}).get("string_value", "inf")
     url = os.environ.get(METRICS_URL_VARIABLE, _DEFAULT_URL)
-    return Admission(models, 3 * config["max_batch_size"], float(limit) / 1000, url=url)
+    return Admission(models, config["max_batch_size"], float(limit) / 1000, url=url)
 
 
 def _get(url: str) -> str:
@@ -227,6 +334,6 @@ def _get(url: str) -> str:
         return response.read().decode()
 
 
-def _left_s(parameters: str, now_us: int) -> float:
-    deadline_us = json.loads(parameters or "{}").get(PARAMETER)
+def _left_s(parameters: Mapping[str, Any], now_us: int) -> float:
+    deadline_us = parameters.get(PARAMETER)
     return (deadline_us - now_us) / 1e6 if isinstance(deadline_us, int) else math.inf

@@ -12,6 +12,7 @@ too early.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -44,7 +45,7 @@ def unwanted(request: Request, step: str) -> str | None:
 
 
 def given_up(request: Request, step: str) -> str | None:
-    """Explain that no client waits for a request any more, if so.
+    """Explain that no client waits for a request, if so.
 
     Call it after `refusal`: it asks the server, which takes 0.05 ms against 0.003 ms.
     """
@@ -74,3 +75,9 @@ def refusal(parameters: str, step: str, now_ns: Callable[[], int] = time.time_ns
         f"after its deadline (server clock {now_us} us); nothing was computed. "
         "Allow more time, or send fewer images at once."
     )
+
+
+def left_s(parameters: str, now_ns: Callable[[], int] = time.time_ns) -> float:
+    """Seconds until the deadline; infinite without one. For the arguments, see `refusal`."""
+    deadline_us = json.loads(parameters or "{}").get(PARAMETER)
+    return deadline_us / 1e6 - now_ns() / 1e9 if isinstance(deadline_us, int) else math.inf

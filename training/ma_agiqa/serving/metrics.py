@@ -28,12 +28,12 @@ probes send the same image again and again, which would look like drift.
 import ctypes
 import functools
 import json
+import math
 import os
 import time
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from threading import Event, Lock, Thread
 from typing import Any
 
@@ -50,6 +50,8 @@ FLUSH_S = 0.5
 MAX_WAITING = 100_000
 """Most values that may wait for the thread; more are dropped, which is logged."""
 
+_SCORE_LIMIT = 1e6  # of scores, where the card does not say how the training data are distributed
+_GATE_LIMIT = 100.0  # gates without an activation are no shares, but not far from them
 _LABELS = tuple[tuple[str, str], ...]
 _COUNTERS = {
     "ma_agiqa_images_total": "Images by outcome, and the step that decided it",
@@ -109,12 +111,16 @@ class Meter:
         self._thread.start()
 
     def add(self, name: str, amount: float = 1, **labels: str) -> None:
-        """Add to a counter."""
+        """Add to a counter: a finite number from 0 on; any other would end the series."""
+        if not 0 <= amount < math.inf:
+            raise ValueError(f"{amount} cannot be added to the counter {name}.")
         with self._lock:
             self._sums[name, tuple(sorted(labels.items()))] += amount
 
     def observe(self, name: str, values: Sequence[float], **labels: str) -> None:
-        """Add values to a histogram."""
+        """Add finite values to a histogram; any other would make its sum useless for good."""
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f"{name} takes finite numbers; it was given {values}.")
         with self._lock:
             if self._waiting + len(values) > MAX_WAITING:
                 self._dropped += len(values)
@@ -129,11 +135,9 @@ class Meter:
             values, self._values = self._values, defaultdict(list)
             dropped, self._waiting, self._dropped = self._dropped, 0, 0
         for key, amount in sums.items():
-            self._metric(key).increment(amount)
+            self._hand_over(key, "increment", [amount])
         for key, observed in values.items():
-            metric = self._metric(key)
-            for value in observed:
-                metric.observe(value)
+            self._hand_over(key, "observe", observed)
         if dropped:
             self._triton.Logger.log_warn(f"metrics: {dropped} values were dropped under load")
 
@@ -145,12 +149,18 @@ class Meter:
     def _run(self) -> None:
         while True:
             last = self._stopped.wait(self._flush_s)
-            try:
-                self.flush()
-            except Exception as error:  # the next numbers may pass
-                self._triton.Logger.log_error(f"metrics could not be handed over: {error!r}")
+            self.flush()
             if last:
                 return
+
+    def _hand_over(self, key: tuple[str, _LABELS], method: str, values: Sequence[float]) -> None:
+        """Hand over the values of one series; if that fails, the other series do not suffer."""
+        try:
+            hand_over = getattr(self._metric(key), method)
+            for value in values:
+                hand_over(value)
+        except Exception as error:  # the next numbers may pass
+            self._triton.Logger.log_error(f"{key[0]} could not be handed over: {error!r}")
 
     def _metric(self, key: tuple[str, _LABELS]) -> Any:
         if key not in self._series:
@@ -201,29 +211,35 @@ class StepMetrics:
             responses: their responses, in the same order.
             seconds: how long it took.
         """
+        self.count_batch(requests)
+        self.note_busy(seconds)
+        for request, response in zip(requests, responses, strict=True):
+            self.count_answer(request, response)
+
+    def count_batch(self, requests: Sequence[Any]) -> None:
+        """Count the images of one execution."""
+        if images := sum(self._size(request) for request in requests):
+            self.meter.observe("ma_agiqa_batch_images", [images], step=self._step)
+
+    def note_busy(self, seconds: float) -> None:
+        """Note a time in which the step computed."""
         self.meter.add("ma_agiqa_busy_seconds_total", seconds, step=self._step)
-        sizes = [self._size(request) for request in requests]
-        if any(sizes):
-            self.meter.observe("ma_agiqa_batch_images", [sum(sizes)], step=self._step)
-        for request, size, response in zip(requests, sizes, responses, strict=True):
-            if not size:
-                continue
-            outcome = "scored"
-            if response.has_error():
-                outcome = self._outcomes.get(response.error().code(), "failed")
-                self.meter.add("ma_agiqa_images_total", size, outcome=outcome, step=self._step)
-            if self._logs_requests and (outcome != "scored" or self._step == LAST_STEP):
-                self._log_request(request, outcome, size)
 
-    @contextmanager
-    def time_decoding(self) -> Iterator[None]:
-        """Measure the body as the decoding of one image, unless it fails."""
-        start = time.perf_counter()
-        yield
-        self.meter.observe("ma_agiqa_decode_seconds", [time.perf_counter() - start])
+    def count_answer(self, request: Any, response: Any) -> None:
+        """Count the images of one request by what became of them."""
+        size = self._size(request)
+        if not size:
+            return
+        outcome = "scored"
+        if response.has_error():
+            outcome = self._outcomes.get(response.error().code(), "failed")
+            self.meter.add("ma_agiqa_images_total", size, outcome=outcome, step=self._step)
+        if self._logs_requests and (outcome != "scored" or self._step == LAST_STEP):
+            self._log_request(request, outcome, size)
 
-    def note_size(self, pixels: int) -> None:
-        """Note the size of one image."""
+    def note_decoding(self, pixels: int, seconds: float) -> None:
+        """Note the size of one image, and how long its decoding took."""
+        self.meter.observe("ma_agiqa_decode_seconds", [seconds])
         self.meter.observe("ma_agiqa_image_megapixels", [pixels / 1e6])
 
     def report(self, error: Exception) -> None:
@@ -282,16 +298,39 @@ class ScoreMetrics:
         self._meter = meter
         self._quantiles = list(mos_quantiles)
         self._inputs = tuple(inputs)
+        self._lowest, self._highest = -_SCORE_LIMIT, _SCORE_LIMIT
+        if self._quantiles:
+            width = self._quantiles[-1] - self._quantiles[0]
+            self._lowest = self._quantiles[0] - width
+            self._highest = self._quantiles[-1] + width
 
     def count(self, scores: Sequence[float], gates: Sequence[Sequence[float]]) -> None:
-        """Count scored images, given the MOS and the gates of each."""
-        self._meter.add("ma_agiqa_images_total", len(scores), outcome="scored", step=LAST_STEP)
-        self._meter.observe("ma_agiqa_score", scores)
+        """Count scored images, given the MOS and the gates of each.
+
+        The models of the ensemble can be called directly, with any numbers, and one NaN or 1e30
+        would make a sum useless until the server restarts. So an image counts as "implausible"
+        whose score is further from the training data than these are wide, or whose gates are not
+        numbers from -100 to 100. Counters cannot decrease, so a negative gate counts as 0.
+        """
+        plausible = [
+            (score, gate)
+            for score, gate in zip(scores, gates, strict=True)
+            if self._lowest <= score <= self._highest
+            and all(-_GATE_LIMIT <= value <= _GATE_LIMIT for value in gate)
+        ]
+        if rest := len(scores) - len(plausible):
+            self._meter.add("ma_agiqa_images_total", rest, outcome="implausible", step=LAST_STEP)
+        if not plausible:
+            return
+        kept = [score for score, _ in plausible]
+        self._meter.add("ma_agiqa_images_total", len(kept), outcome="scored", step=LAST_STEP)
+        self._meter.observe("ma_agiqa_score", kept)
         if self._quantiles:
-            quantiles = [self._quantile(score) for score in scores]
+            quantiles = [self._quantile(score) for score in kept]
             self._meter.observe("ma_agiqa_score_quantile", quantiles)
-        for name, column in zip(self._inputs, zip(*gates, strict=True), strict=True):
-            self._meter.add("ma_agiqa_gate_total", sum(column), input=name)
+        columns = zip(*(gate for _, gate in plausible), strict=True)
+        for name, column in zip(self._inputs, columns, strict=True):
+            self._meter.add("ma_agiqa_gate_total", sum(max(v, 0.0) for v in column), input=name)
 
     def _quantile(self, score: float) -> float:
         """Share of the training images below `score`, 0 to 1, in steps of 0.01."""

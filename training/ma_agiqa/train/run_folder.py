@@ -40,6 +40,8 @@ class RunFolder:
     def start(self, run: Mapping[str, Any], restart: bool) -> None:
         """Make the folder, or continue in it if it belongs to the same run.
 
+        A run that was stopped in its first epoch has nothing to continue from, and blocks no other.
+
         Args:
             run: everything that decides the outcome, as plain values.
             restart: start from scratch, whatever the folder holds.
@@ -50,6 +52,8 @@ class RunFolder:
         """
         if restart:
             shutil.rmtree(self.path, ignore_errors=True)
+        if self.newest_whole() is None:
+            self.finish()
         found = self._read()
         if found is not None and (different := sorted(differences(found, run))):
             raise ConfigError(
@@ -69,7 +73,7 @@ class RunFolder:
         (self.path / f"{_PREFIX}{step}" / _WHOLE).touch()
 
     def finish(self) -> None:
-        """Remove the checkpoints; the curves stay."""
+        """Remove everything but the curves."""
         for path in self._checkpoints():
             shutil.rmtree(path, ignore_errors=True)
         (self.path / _RUN).unlink(missing_ok=True)

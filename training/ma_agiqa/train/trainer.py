@@ -7,6 +7,8 @@ numbers of each process: with dropout, two processes train as well as one, but n
 
 import math
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,21 +19,30 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import Dataset, Sampler
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
-    EarlyStoppingCallback,
     EvalPrediction,
     PrinterCallback,
     ProgressCallback,
     Trainer,
+    TrainerState,
     TrainingArguments,
 )
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer import TRAINER_STATE_NAME
 
-from ma_agiqa.errors import ConfigError
+from ma_agiqa.errors import ConfigError, DataError
 from ma_agiqa.metrics.agreement import evaluate
 from ma_agiqa.networks.scorer import MAAGIQA
 from ma_agiqa.tensors import GATE_ORDER
-from ma_agiqa.train.callbacks import EpochTable, MarkWhole
+from ma_agiqa.train.callbacks import (
+    CRITERION,
+    EpochTable,
+    MarkWhole,
+    Patience,
+    criteria,
+    has_no_patience_left,
+)
 from ma_agiqa.train.config import Optimization
+from ma_agiqa.train.mos_scale import MosScale
 from ma_agiqa.train.run_folder import RunFolder
 
 _EVAL_BATCH_SIZE = 32
@@ -71,7 +82,7 @@ def training_arguments(
         "logging_strategy": "epoch",
         "save_total_limit": _KEPT_CHECKPOINTS,
         "load_best_model_at_end": True,
-        "metric_for_best_model": "srcc_plus_plcc",
+        "metric_for_best_model": CRITERION,
         "greater_is_better": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "ddp_find_unused_parameters": False,
@@ -96,19 +107,24 @@ class ScorerWithLoss(nn.Module):
     """A scorer in the shape that Trainer asks for: the outputs by name, the loss among them.
 
     It also keeps Trainer from writing settings of its own into the scorer's config.
+
+    Args:
+        scorer: is changed in training; it learns on the scale of `MosScale`.
+        scale: the scale of the labels.
     """
 
-    def __init__(self, scorer: MAAGIQA) -> None:
+    def __init__(self, scorer: MAAGIQA, scale: MosScale) -> None:
         super().__init__()
-        self.scorer = scorer
+        self.scorer, self._scale = scorer, scale
 
     def forward(
         self, quality_view: Tensor, semantic: Tensor, coherence: Tensor, labels: Tensor
     ) -> dict[str, Tensor]:
-        """Score a batch and compare with the MOS (B,): mean squared error."""
+        """Score a batch and compare with the MOS (B,): mean squared error, on the learned scale."""
         output = self.scorer(quality_view, semantic, coherence)
         score = output.score.squeeze(1)
-        return {"loss": F.mse_loss(score.float(), labels), "score": score, "gate": output.gate}
+        loss = F.mse_loss(score.float(), self._scale.learned(labels))
+        return {"loss": loss, "score": self._scale.mos(score), "gate": output.gate}
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -120,17 +136,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
         images: number of images in the part.
         batch_size: images per step over all processes.
         seed: seed of the order.
-
-    Raises:
-        ConfigError: fewer images than one batch.
     """
 
     def __init__(self, images: int, batch_size: int, seed: int) -> None:
-        if images < batch_size:
-            raise ConfigError(
-                f"The train part has {images} images, fewer than one step takes: "
-                f"optimization.batch_size is {batch_size}."
-            )
         self._images, self._seed, self._epoch = images, seed, 0
         self._count = images // batch_size * batch_size
 
@@ -161,7 +169,7 @@ class PaperTrainer(Trainer):
         more: arguments of `TrainingArguments` that are not the recipe's.
 
     Raises:
-        ConfigError: a batch size that does not fit the processes or the train part.
+        ConfigError: a batch size that does not fit the processes.
     """
 
     def __init__(
@@ -182,7 +190,7 @@ class PaperTrainer(Trainer):
             training_arguments(folder, optimization, seed, progress, **more),
             train_dataset=train,
             eval_dataset=validation,
-            compute_metrics=_selection_metrics,
+            compute_metrics=partial(_selection_metrics, optimization.criterion),
         )
         self.remove_callback(PrinterCallback)
         if self.args.disable_tqdm:
@@ -192,7 +200,21 @@ class PaperTrainer(Trainer):
         if self.is_world_process_zero():
             self.add_callback(TensorBoardCallback(SummaryWriter(str(folder.curves))))
         if optimization.patience is not None:
-            self.add_callback(EarlyStoppingCallback(optimization.patience))
+            self.add_callback(Patience(optimization.patience))
+
+    def run(self, unfinished: Path | None) -> None:
+        """Train to the end; the model then has the weights of the best epoch.
+
+        Args:
+            unfinished: checkpoint to continue from.
+        """
+        if unfinished is not None:
+            state = TrainerState.load_from_json(str(unfinished / TRAINER_STATE_NAME))
+            if has_no_patience_left(criteria(state), self._optimization.patience):
+                self.state = state  # it was stopped between its last epoch and its end
+                self._load_best_model()
+                return
+        self.train(resume_from_checkpoint=str(unfinished) if unfinished else None)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Adam with L2 weight decay on every trained parameter, as in the paper."""
@@ -223,18 +245,24 @@ class PaperTrainer(Trainer):
 class ScorerTrainer(PaperTrainer):
     """Trains a scorer on samples of `data.features.ScorerDataset`; see `PaperTrainer`."""
 
-    def __init__(self, scorer: MAAGIQA, *recipe: Any, **more: Any) -> None:
-        super().__init__(ScorerWithLoss(scorer), *recipe, **more)
+    def __init__(self, scorer: MAAGIQA, scale: MosScale, *recipe: Any, **more: Any) -> None:
+        super().__init__(ScorerWithLoss(scorer, scale), *recipe, **more)
 
 
-def _selection_metrics(prediction: EvalPrediction) -> dict[str, float]:
+def _selection_metrics(criterion: str, prediction: EvalPrediction) -> dict[str, float]:
     predicted: Any = prediction.predictions
     scores, *gates = predicted if isinstance(predicted, tuple) else (predicted,)
+    if not np.isfinite(scores).all():
+        raise DataError(
+            "The training has diverged: the scores of the validation part are not finite. Lower "
+            "optimization.learning_rate, or set optimization.max_grad_norm, and start from scratch "
+            "with --restart."
+        )
     metrics = evaluate(prediction.label_ids, scores)
-    total = metrics.srcc + metrics.plcc
+    total = metrics.srcc + (metrics.plcc if criterion == "srcc_plus_plcc" else metrics.plcc_raw)
     means = [np.mean(gate, axis=0, dtype=np.float64) for gate in gates]
     return {
         **metrics.to_dict(),
-        "srcc_plus_plcc": _UNDEFINED if math.isnan(total) else total,
+        CRITERION: _UNDEFINED if math.isnan(total) else total,
         **{f"gate_{n}": float(m) for mean in means for n, m in zip(GATE_ORDER, mean, strict=True)},
     }

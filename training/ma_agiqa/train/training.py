@@ -1,30 +1,32 @@
 """A training run: from the table of images to the checkpoint folder."""
 
+import hashlib
+import json
 import logging
 import subprocess
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm.contrib.logging import logging_redirect_tqdm
-from transformers import set_seed
 
-from ma_agiqa.checkpoints import ModelCard, save_checkpoint
+from ma_agiqa.checkpoints import ModelCard, checkpoint_sha256, save_checkpoint, save_metrics
+from ma_agiqa.checkpoints.card import utc_now
 from ma_agiqa.data import RatedImage, Split, make_split, read_images
 from ma_agiqa.data.features import Features, ScorerDataset, ensure_features
-from ma_agiqa.errors import ConfigError
 from ma_agiqa.files import explain_full_disk
 from ma_agiqa.metrics.agreement import evaluate
-from ma_agiqa.networks.initialization import start_at_average
 from ma_agiqa.networks.scorer import MAAGIQA
 from ma_agiqa.settings import to_mapping
 from ma_agiqa.tensors import GATE_ORDER
-from ma_agiqa.torchrun import joined_processes, process_state
+from ma_agiqa.torchrun import on_main, process_state
 from ma_agiqa.train.config import TrainingConfig
+from ma_agiqa.train.feasibility import require_feasible
+from ma_agiqa.train.mos_scale import MosScale
 from ma_agiqa.train.predict import predict
 from ma_agiqa.train.run_folder import RunFolder
+from ma_agiqa.train.start import first_scorer
 from ma_agiqa.train.trainer import ScorerTrainer
 
 _QUANTILES = 101
@@ -46,39 +48,51 @@ def train(config: TrainingConfig, restart: bool = False, progress: bool = False)
         Path of the checkpoint folder.
 
     Raises:
-        ConfigError, DataError: a setting or a row that cannot be used, or a full disk.
+        ConfigError, DataError: a setting or a row that cannot be used, a run that could not be
+            finished, a training that diverges, or a full disk.
     """
-    with joined_processes() as processes:
-        images = processes.on_main(lambda: read_images(config.data))
+    images = on_main(lambda: read_images(config.data))
     split = make_split(images, config.split)
+    require_feasible(config, split)
     features = run_features(config, images, progress)
-    folder = RunFolder(config.output)
-    run = {**to_mapping(config), "split_sha256": split.sha256(), "embedder": features.identity}
-    with joined_processes() as processes:
-        processes.on_main(lambda: folder.start(run, restart))
+    provenance = run_provenance(config, images, split, features)
+    folder, output = RunFolder(config.output), Path(config.output)
+    on_main(lambda: folder.start({**to_mapping(config), **provenance}, restart))
+    scale = MosScale(*config.data.mos_range)
     datasets = part_datasets(config, images, split, features)
-    scorer = _new_scorer(config, split)
-    trainer = ScorerTrainer(
-        scorer,
-        folder,
-        config.optimization,
-        config.seed,
-        datasets["train"],
-        datasets["validation"],
-        progress,
-    )
+    scorer = first_scorer(config, split)
+    recipe = (config.optimization, config.seed, datasets["train"], datasets["validation"])
+    trainer = ScorerTrainer(scorer, scale, folder, *recipe, progress)
     with explain_full_disk(folder.path), logging_redirect_tqdm():
         epoch = _run(trainer, folder)
-    output = Path(config.output)
     if trainer.is_world_process_zero():
-        metrics = {**_measure(scorer, split, datasets), "best_epoch": epoch}
-        card = _card(config, split, features.identity, metrics)
-        history = _history(trainer)
-        with explain_full_disk(output):
-            save_checkpoint(output, scorer.cpu(), card, split.rows(), history)
+        scale.put_into(scorer)
+        card = _card(config, split, provenance)
+        with explain_full_disk(output):  # before it is measured, which can fail
+            save_checkpoint(output, scorer.cpu(), card, split.rows(), _history(trainer))
+        save_metrics(output, {**_measure(scorer, split, datasets), "best_epoch": epoch})
         folder.finish()
     process_state().wait_for_everyone()
     return output
+
+
+def run_provenance(
+    config: TrainingConfig, images: Sequence[RatedImage], split: Split, features: Features
+) -> dict[str, Any]:
+    """Hash what a run is made from, and describe its embedder: fields of the model card.
+
+    Args:
+        config: settings of the run.
+        images, split: its images.
+        features: features of the images, in their order.
+    """
+    rows = sorted((i.name, i.mos, key) for i, key in zip(images, features.keys, strict=True))
+    return {
+        "embedder": dict(features.embedder),
+        "split_sha256": split.sha256(),
+        "data_sha256": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
+        "init_sha256": checkpoint_sha256(config.init_from) if config.init_from else "",
+    }
 
 
 def run_features(
@@ -112,35 +126,6 @@ def part_datasets(
     }
 
 
-def freeze(scorer: MAAGIQA, beginnings: Sequence[str]) -> None:
-    """Keep parameters from being trained.
-
-    Args:
-        scorer: is changed.
-        beginnings: prefixes of the parameters' names.
-
-    Raises:
-        ConfigError: a beginning that no parameter's name has.
-    """
-    for beginning in beginnings:
-        found = [p for name, p in scorer.named_parameters() if name.startswith(beginning)]
-        if not found:
-            raise ConfigError(
-                f"optimization.frozen: no parameter's name begins with {beginning!r}."
-            )
-        for parameter in found:
-            parameter.requires_grad_(False)
-
-
-def _new_scorer(config: TrainingConfig, split: Split) -> MAAGIQA:
-    set_seed(config.seed)
-    scorer = MAAGIQA(config.scorer_config(), config.backbone_weights)
-    if config.optimization.start == "average":
-        start_at_average(scorer, float(np.mean([image.mos for image in split.train])))
-    freeze(scorer, config.optimization.frozen)
-    return scorer
-
-
 def _run(trainer: ScorerTrainer, folder: RunFolder) -> int:
     """Train to the end; returns the best epoch, whose weights the scorer then has."""
     unfinished = folder.newest_whole()
@@ -154,7 +139,7 @@ def _run(trainer: ScorerTrainer, folder: RunFolder) -> int:
             trainer.args.device.type,
             f"continuing from {unfinished}" if unfinished else "from the start",
         )
-    trainer.train(resume_from_checkpoint=str(unfinished) if unfinished else None)
+    trainer.run(unfinished)
     steps_per_epoch = (
         len(trainer.get_train_dataloader()) // trainer.args.gradient_accumulation_steps
     )
@@ -191,9 +176,7 @@ def _history(trainer: ScorerTrainer) -> list[dict[str, float]]:
     return list(rows.values())
 
 
-def _card(
-    config: TrainingConfig, split: Split, identity: Mapping[str, Any], metrics: Mapping[str, Any]
-) -> ModelCard:
+def _card(config: TrainingConfig, split: Split, provenance: Mapping[str, Any]) -> ModelCard:
     mos = [image.mos for image in split.train]
     quantiles = np.quantile(mos, np.linspace(0, 1, _QUANTILES)).round(4)
     return ModelCard(
@@ -203,13 +186,11 @@ def _card(
         mos_min=config.data.mos_range[0],
         mos_max=config.data.mos_range[1],
         mos_quantiles=tuple(quantiles.tolist()),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=utc_now(),
         note=config.note,
-        embedder=identity,
         training=to_mapping(config),
-        split_sha256=split.sha256(),
         git_commit=_git_commit(),
-        metrics=metrics,
+        **provenance,
     )
 
 

@@ -15,7 +15,7 @@ from support.reference import GOLDEN
 
 @pytest.fixture(autouse=True)
 def fresh_connections() -> Iterator[None]:
-    """Make the hub's library read the proxy settings anew: it keeps its connections."""
+    """Make the hub's library read the proxy settings again: it keeps its connections."""
     close_session()
     yield
     close_session()

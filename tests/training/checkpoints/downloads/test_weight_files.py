@@ -10,21 +10,9 @@ from ma_agiqa.errors import CheckpointError
 from support.published_weights import INDEX, SHARDS, WEB_PAGE, write_small_checkpoint
 
 
-def _remove_shard(folder: Path) -> None:
-    (folder / SHARDS[2]).unlink()
-
-
-def _empty_shard(folder: Path) -> None:
-    (folder / SHARDS[2]).write_bytes(b"")
-
-
 def _cut_shard(folder: Path) -> None:
     data = (folder / SHARDS[2]).read_bytes()
     (folder / SHARDS[2]).write_bytes(data[: len(data) // 2])
-
-
-def _exchange_shards(folder: Path) -> None:
-    shutil.copyfile(folder / SHARDS[0], folder / SHARDS[2])
 
 
 def _change_sizes(folder: Path) -> None:
@@ -32,29 +20,23 @@ def _change_sizes(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 32001}))
 
 
-def _break_index(folder: Path) -> None:
-    (folder / INDEX).write_bytes(WEB_PAGE)
-
-
-def _remove_index(folder: Path) -> None:
-    (folder / INDEX).unlink()
-
-
-def _remove_config(folder: Path) -> None:
-    (folder / "config.json").unlink()
-
-
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (_remove_shard, rf"{SHARDS[2]} is missing"),
-        (_empty_shard, rf"{SHARDS[2]} is not a weight file.*\(0 bytes"),
+        (lambda folder: (folder / SHARDS[2]).unlink(), rf"{SHARDS[2]} is missing"),
+        (
+            lambda folder: (folder / SHARDS[2]).write_bytes(b""),
+            rf"{SHARDS[2]} is not a weight file.*\(0 bytes",
+        ),
         (_cut_shard, rf"{SHARDS[2]} is not a weight file, or only a part"),
-        (_exchange_shards, r"does not fit the model. Tensors missing: "),
+        (
+            lambda folder: shutil.copyfile(folder / SHARDS[0], folder / SHARDS[2]),
+            r"does not fit the model. Tensors missing: ",
+        ),
         (_change_sizes, r"embed_tokens\.weight \(32000, 128\) instead of \(32001, 128\)"),
-        (_break_index, r"is not an index"),
-        (_remove_index, r"has no weights"),
-        (_remove_config, r"no config\.json"),
+        (lambda folder: (folder / INDEX).write_bytes(WEB_PAGE), r"is not an index"),
+        (lambda folder: (folder / INDEX).unlink(), r"has no weights"),
+        (lambda folder: (folder / "config.json").unlink(), r"no config\.json"),
     ],
 )
 def test_damaged_folder_is_told_apart(

@@ -112,5 +112,5 @@ def test_refusals_end_in_a_sentence(config, uninterrupted):
     arguments = ["--config", str(config), "--set", f"features.folder={config.parent / 'whole'}"]
     done = CliRunner().invoke(main, [*arguments, "--set", "features.dtype=bfloat16"])
     assert done.exit_code == 1
-    assert "embedder.dtype is 'float32' there, but 'bfloat16' is wanted" in done.stderr
+    assert "its dtype is float32, not bfloat16" in done.stderr
     assert "Traceback" not in done.stderr

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ma_agiqa.data.features import FeatureSettings, ensure_features, wanted_embedder
+from ma_agiqa.data.features import FeatureSettings, ensure_features
 from ma_agiqa.data.features.embedders import InProcessEmbedder
 from ma_agiqa.data.features.ensure import _Run
 from ma_agiqa.data.features.extract import extract
@@ -61,15 +61,19 @@ def no_embedder(monkeypatch):
 
 def alter(monkeypatch, change=lambda outputs: None, **identity):
     """Give the demo's embedder another output or identity."""
-    call, identify = InProcessEmbedder.__call__, InProcessEmbedder.identity
+    call, load = InProcessEmbedder.__call__, InProcessEmbedder.__init__
 
     def embed(self, views):
         outputs = {name: values.copy() for name, values in call(self, views).items()}
         change(outputs)
         return outputs
 
+    def init(self, *arguments):
+        load(self, *arguments)
+        self.identity = dataclasses.replace(self.identity, **identity)
+
     monkeypatch.setattr(InProcessEmbedder, "__call__", embed)
-    monkeypatch.setattr(InProcessEmbedder, "identity", lambda self: identify(self) | identity)
+    monkeypatch.setattr(InProcessEmbedder, "__init__", init)
 
 
 def shards(folder):
@@ -80,8 +84,8 @@ def test_features_are_those_of_each_image_alone(folder, images):
     features = ensure(folder, images)
     embedder = build_embedder("demo")
     assert (len(features), features.made) == (7, 0)
-    assert features.identity["source"] == "demo"
-    assert (features.identity["image_size"], features.identity["hidden_size"]) == (224, 128)
+    assert features.embedder["source"] == "demo"
+    assert (features.embedder["image_size"], features.embedder["hidden_size"]) == (224, 128)
     found = features.read(range(7))
     for position, image in enumerate(images):
         rgb = decode(image.path.read_bytes())
@@ -169,26 +173,34 @@ def test_an_image_that_changes_meanwhile_is_named(tmp_path, images, monkeypatch)
 @pytest.mark.parametrize(
     ("stated", "difference"),
     [
-        ({"embedder": {"source": "other"}}, "embedder.source is 'other' there, but 'demo' is"),
-        ({"embedder": {"dtype": "bfloat16"}}, "embedder.dtype is 'bfloat16' there, but 'float32'"),
-        ({"embedder": {"weights_sha256": "0" * 64}}, f"weights_sha256 is '{'0' * 64}' there"),
-        (
-            {"preprocessing": {"quality_view": "256x256"}},
-            "but '224x224, OpenCV bicubic, aspect ratio ignored' is wanted",
-        ),
-        ({"embedder": {"prompts": {"semantic": [1, -200]}}}, "semantic is [1, -200] there"),
+        ({"source": "other", "weights_sha256": None}, "its source is 'other', not 'demo'"),
+        ({"dtype": "bfloat16"}, "its dtype is bfloat16, not float32"),
+        ({"weights_sha256": "0" * 64}, f"the hash of its weights is {'0' * 64}, not "),
+        ({"preprocessing": {"quality_view": "256x256"}}, "its preprocessing."),
+        ({"prompts": {"semantic": [1, -200]}}, "its prompts.semantic is [1, -200], not [1, 3148"),
     ],
 )
 def test_other_features_are_refused_by_name(folder, images, no_embedder, stated, difference):
     identity = json.loads((folder / "identity.json").read_text())
-    for section, values in stated.items():
-        identity[section] |= values
+    identity["embedder"] |= stated
     (folder / "identity.json").write_text(json.dumps(identity))
     before = shards(folder)
     with pytest.raises(DataError, match=re.escape(difference)) as caught:
         ensure(folder, images)
     assert "--overwrite" in str(caught.value)
     assert shards(folder) == before
+
+
+def test_features_of_the_first_layout_are_used(folder, images, no_embedder):
+    """Preprocessing was once stated next to the embedder."""
+    identity = json.loads((folder / "identity.json").read_text())
+    identity["preprocessing"] = identity["embedder"].pop("preprocessing")
+    (folder / "identity.json").write_text(json.dumps(identity))
+    assert ensure(folder, images).made == 0
+    identity["preprocessing"]["quality_view"] = "256x256"
+    (folder / "identity.json").write_text(json.dumps(identity))
+    with pytest.raises(DataError, match=r"its preprocessing\.quality_view is '256x256'"):
+        ensure(folder, images)
 
 
 def test_weights_that_were_replaced_in_their_folder_are_noticed(tmp_path, images):
@@ -202,23 +214,25 @@ def test_weights_that_were_replaced_in_their_folder_are_noticed(tmp_path, images
     state = {name: value * 1.01 for name, value in load_file(weights).items()}
     save_file(state, weights)
     for some in (images[:2], images):  # complete or not
-        with pytest.raises(DataError, match=r"embedder\.weights_sha256 is '[0-9a-f]{64}' there"):
+        with pytest.raises(DataError, match=r"the hash of its weights is [0-9a-f]{64}, not"):
             ensure(tmp_path / "new", some, source=str(source))
+    moved = shutil.copytree(source, tmp_path / "moved")
     again = ensure(tmp_path / "new", images[:2], source=str(source), overwrite=True)
     assert again.made == 2
     assert not np.array_equal(again.read([0])["semantic"], before)
+    assert ensure(tmp_path / "new", images[:2], source=str(moved)).made == 0
 
 
 def test_weights_that_are_gone_leave_their_features_usable(folder, images, no_embedder):
     identity = json.loads((folder / "identity.json").read_text())
-    identity["embedder"]["source"] = "some/embedder"
+    identity["embedder"]["source"] = "some/embedder"  # which is not on this machine
     (folder / "identity.json").write_text(json.dumps(identity))
     assert ensure(folder, images, source="some/embedder").made == 0
 
 
 def test_an_embedder_that_is_not_the_wanted_one_is_refused(tmp_path, images, monkeypatch):
-    alter(monkeypatch, source="other")
-    with pytest.raises(ConfigError, match="source is 'other' there, but 'demo' is wanted"):
+    alter(monkeypatch, weights_sha256="0" * 64)
+    with pytest.raises(ConfigError, match=f"the hash of its weights is {'0' * 64}, not "):
         ensure(tmp_path / "new", images)
     assert not FeatureStore.exists(tmp_path / "new")
 
@@ -245,9 +259,3 @@ def test_an_embedding_beyond_float16_names_its_image(tmp_path, images, value, sa
     with pytest.raises(DataError, match=rf"001\.png \(row 3\): the coherence embedding .*{said}"):
         ensure(tmp_path / "new", images, settings=FeatureSettings(batch_size=9))
     assert shards(tmp_path / "new") == {}
-
-
-def test_what_is_known_of_an_embedder_agrees_with_what_is_made(made):
-    wanted = wanted_embedder("demo", "float32", made[0] / "store")
-    found = FeatureStore(made[0] / "store").identity["embedder"]
-    assert wanted.items() <= found.items()

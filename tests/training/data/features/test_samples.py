@@ -7,8 +7,8 @@ from torch.utils.data import DataLoader
 
 from ma_agiqa.data.augmentation import Augmentation
 from ma_agiqa.data.features import Features, ScorerDataset
-from ma_agiqa.data.features.identity import describe_embedder, store_identity
 from ma_agiqa.data.features.store import FeatureStore
+from ma_agiqa.lmm.identity import EmbedderIdentity
 
 COUNT, WIDTH = 12, 16
 RNG = np.random.default_rng(0)
@@ -22,10 +22,9 @@ VALUES = {
 @pytest.fixture(scope="module")
 def features(tmp_path_factory):
     """Random features of images, in the order opposite to that of the store."""
-    sizes = {"image_size": 224, "hidden_size": WIDTH}
-    identity = store_identity(describe_embedder("demo", "float32", None, **sizes))
+    identity = EmbedderIdentity("demo", "float32")
     folder, keys = tmp_path_factory.mktemp("samples"), [f"{i}" for i in range(COUNT)]
-    FeatureStore.create(folder, identity, COUNT).write(keys, VALUES)
+    FeatureStore.create(folder, identity, 224, WIDTH, COUNT).write(keys, VALUES)
     return Features(FeatureStore(folder), keys[::-1])
 
 

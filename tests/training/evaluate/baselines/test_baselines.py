@@ -183,6 +183,24 @@ def test_training_by_the_recipe_ends_with_the_best_epoch(baselines, methods, tmp
     assert "trained here" in trained.output
 
 
+def test_a_trained_network_is_tested_on_another_data_set_too(baselines, methods, tmp_path):
+    """Table 2: trained once, then scored on the images of --test-config."""
+    assert baselines("--methods", "hyperiqa", "--train").exit_code == 0
+    output = tmp_path / "out"
+    weights = (output / "hyperiqa.safetensors").stat().st_mtime_ns
+    own = (output / "hyperiqa-trained.csv").read_text()
+    settings = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    settings["data"]["name"] = "AIGCQA-20k"
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(settings))
+    options = ("--methods", "hyperiqa", "--train", "--test-config", tmp_path / "other.yaml")
+    done = baselines(*map(str, options))
+    assert done.exit_code == 0, done.output
+    assert (output / "hyperiqa.safetensors").stat().st_mtime_ns == weights
+    assert (output / "hyperiqa-trained.csv").read_text() == own
+    assert (output / "hyperiqa-trained-on-AIGCQA_20k.csv").read_text() == own
+    assert "HyperIQA, paper Table 2" in done.output
+
+
 def test_an_image_that_cannot_be_measured_is_named(baselines, methods, tested, tmp_path):
     cv2.imwrite(str(tested[2].path), np.full((64, 64, 3), 128, np.uint8))
     done = baselines("--methods", "niqe")

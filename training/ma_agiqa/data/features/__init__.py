@@ -7,11 +7,11 @@ decoded quality views, in a folder (`store`):
 
 `ensure_features` finds the features of images and makes those that are missing, with mPLUG-Owl2 in
 the process (`embedders`) or on a Triton server (`served`). Features are found by the content of an
-image's file, and serve only runs with the same embedder weights, prompts and views (`identity`).
+image's file, and serve only runs with the same weights, prompts and views (`lmm.identity`).
 """
 
-from ma_agiqa.data.features.ensure import Features, ensure_features, wanted_embedder
+from ma_agiqa.data.features.ensure import Features, ensure_features
 from ma_agiqa.data.features.samples import ScorerDataset
 from ma_agiqa.data.features.settings import FeatureSettings
 
-__all__ = ["FeatureSettings", "Features", "ScorerDataset", "ensure_features", "wanted_embedder"]
+__all__ = ["FeatureSettings", "Features", "ScorerDataset", "ensure_features"]

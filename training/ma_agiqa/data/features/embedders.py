@@ -2,18 +2,15 @@
 
 from collections.abc import Mapping
 from threading import Lock
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ma_agiqa.data.features.identity import describe_embedder
 from ma_agiqa.errors import ConfigError
-from ma_agiqa.file_hashes import FileHashes
-from ma_agiqa.lmm.mplug_owl2.quantization import weight_format
+from ma_agiqa.lmm.identity import EmbedderIdentity
 from ma_agiqa.lmm.sources import build_embedder
-from ma_agiqa.lmm.weights_hash import weights_sha256
 
 Embeddings = Mapping[str, NDArray[np.float32]]
 """For every prompt, float32 (B, D)."""
@@ -23,17 +20,18 @@ class Embedder(Protocol):
     """A frozen mPLUG-Owl2, in this process or on a server; several threads may call it.
 
     Attributes:
+        identity: what it is.
         image_size: side S of its view in pixels.
+        hidden_size: width D of an embedding.
         max_batch_size: largest number of images in one call; None has no limit.
         in_flight: number of calls that are worth having in flight.
     """
 
+    identity: EmbedderIdentity
     image_size: int
+    hidden_size: int
     max_batch_size: int | None
     in_flight: int
-
-    def identity(self) -> dict[str, Any]:
-        """Describe it, see `identity.describe_embedder`."""
 
     def __call__(self, views: NDArray[np.uint8]) -> Embeddings:
         """Embed views uint8 (B, S, S, 3), RGB."""
@@ -43,37 +41,25 @@ class Embedder(Protocol):
 
 
 class InProcessEmbedder:
-    """mPLUG-Owl2 in this process."""
+    """mPLUG-Owl2 in this process.
+
+    Args:
+        identity: names the source and the dtype; as `EmbedderIdentity.of` gives it.
+        device: where it runs.
+
+    Raises:
+        CheckpointError: the weights cannot be read or do not fit.
+    """
 
     max_batch_size: int | None = None
     in_flight = 1
 
-    def __init__(self, source: str, dtype: str, device: str, hashes: FileHashes) -> None:
-        """Load it.
-
-        Args:
-            source: where its weights come from, as `lmm.sources.build_embedder` takes it.
-            dtype: format of its weights, one of `lmm.sources.DTYPES`.
-            device: where it runs.
-            hashes: hashes of files that are known.
-
-        Raises:
-            CheckpointError: the weights cannot be read or do not fit.
-        """
-        self._source, self._hashes = source, hashes
-        self._embedder = build_embedder(source, device, dtype)
-        self.image_size = self._embedder.image_size
+    def __init__(self, identity: EmbedderIdentity, device: str) -> None:
+        self._embedder = build_embedder(identity.source, device, identity.dtype or "float32")
+        # If the hub's files were not here, they are now.
+        self.identity = EmbedderIdentity.of(identity.source, identity.dtype)
+        self.image_size, self.hidden_size = self._embedder.image_size, self._embedder.hidden_size
         self._lock = Lock()
-
-    def identity(self) -> dict[str, Any]:
-        """Describe it, with the hash of its weights."""
-        return describe_embedder(
-            self._source,
-            weight_format(self._embedder.model),
-            weights_sha256(self._source, self._hashes),
-            image_size=self.image_size,
-            hidden_size=self._embedder.hidden_size,
-        )
 
     def __call__(self, views: NDArray[np.uint8]) -> Embeddings:
         """Embed views uint8 (B, S, S, 3), RGB; one call at a time is computed."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,14 @@ from tqdm.auto import tqdm
 
 from ma_agiqa.data.features.embedders import Embedder, InProcessEmbedder, choose_device
 from ma_agiqa.data.features.extract import BadImage, extract
-from ma_agiqa.data.features.identity import describe_embedder, differences, store_identity
 from ma_agiqa.data.features.settings import FeatureSettings
 from ma_agiqa.data.features.store import FeatureStore
 from ma_agiqa.data.table import RatedImage, listed
 from ma_agiqa.errors import ConfigError, DataError
 from ma_agiqa.file_hashes import FileHashes
+from ma_agiqa.lmm.identity import EmbedderIdentity
 from ma_agiqa.lmm.sources import embedder_config
-from ma_agiqa.lmm.weights_hash import weights_sha256
-from ma_agiqa.torchrun import joined_processes
+from ma_agiqa.torchrun import gather, on_main, process_state, require_one_machine
 
 _HASHES = "hashes.json"
 _LISTED = 20  # bad images that a message lists
@@ -51,9 +50,9 @@ class Features:
         return len(self.keys)
 
     @property
-    def identity(self) -> Mapping[str, Any]:
-        """Identity of the embedder that made them, see `identity.describe_embedder`."""
-        return self.store.identity["embedder"]
+    def embedder(self) -> Mapping[str, Any]:
+        """The embedder that made them, see `FeatureStore`."""
+        return self.store.embedder
 
     def read(self, positions: Sequence[int]) -> dict[str, NDArray[Any]]:
         """Read quality_view uint8 (B, 224, 224, 3), RGB; semantic and coherence float16 (B, D).
@@ -101,38 +100,27 @@ def ensure_features(
             images cannot be read (when all others are done); an embedding is not finite in float16.
     """
     run = _Run(source, settings, folder, images, expected_width)
-    with joined_processes() as processes:
-        keys, pending = processes.on_main(lambda: run.plan(url is None, overwrite, progress))
-        if not pending:
-            return Features(FeatureStore(folder), keys)
-        processes.require_one_machine()
-        embedder = run.load(url, device or choose_device(processes.local_index))
-        try:
-            processes.on_main(lambda: run.prepare(embedder, len(pending), overwrite))
-            start = time.perf_counter()
-            size = min(settings.batch_size, embedder.max_batch_size or settings.batch_size)
-            batches = [
-                [images[position] for position in pending[first : first + size]]
-                for first in range(0, len(pending), size)
-            ][processes.index :: processes.count]
-            show = progress and processes.index == 0
-            bad = extract(FeatureStore(folder), embedder, batches, settings.workers, show)
-        finally:
-            embedder.close()
-        bad = sorted(processes.gather(bad))
-        processes.on_main(lambda: run.check_complete(bad, keys))
-        return Features(FeatureStore(folder), keys, len(pending), time.perf_counter() - start)
-
-
-def wanted_embedder(source: str, dtype: str, folder: Path) -> dict[str, Any]:
-    """As much of an embedder's identity as is known before it is loaded.
-
-    Args:
-        source: where its weights come from, as `lmm.sources.build_embedder` takes it.
-        dtype: format of its weights, one of `lmm.sources.DTYPES`.
-        folder: folder of the store, where hashes of files are kept.
-    """
-    return describe_embedder(source, dtype, weights_sha256(source, FileHashes(folder / _HASHES)))
+    keys, pending = on_main(lambda: run.plan(url is None, overwrite, progress))
+    if not pending:
+        return Features(FeatureStore(folder), keys)
+    require_one_machine()
+    state = process_state()
+    embedder = run.load(url, device or choose_device(max(state.local_process_index, 0)))
+    try:
+        on_main(lambda: run.prepare(embedder, len(pending), overwrite))
+        start = time.perf_counter()
+        size = min(settings.batch_size, embedder.max_batch_size or settings.batch_size)
+        batches = [
+            [images[position] for position in pending[first : first + size]]
+            for first in range(0, len(pending), size)
+        ][state.process_index :: state.num_processes]
+        show = progress and state.is_main_process
+        bad = extract(FeatureStore(folder), embedder, batches, settings.workers, show)
+    finally:
+        embedder.close()
+    bad = sorted(gather(bad))
+    on_main(lambda: run.check_complete(bad, keys))
+    return Features(FeatureStore(folder), keys, len(pending), time.perf_counter() - start)
 
 
 @dataclass(frozen=True)
@@ -146,8 +134,8 @@ class _Run:
     expected_width: int | None
 
     @cached_property
-    def _hashes(self) -> FileHashes:
-        return FileHashes(self.folder / _HASHES)
+    def _wanted(self) -> EmbedderIdentity:
+        return EmbedderIdentity.of(self.source, self.settings.dtype)
 
     def plan(
         self, in_process: bool, overwrite: bool, progress: bool
@@ -156,14 +144,16 @@ class _Run:
         there = FeatureStore.exists(self.folder) and not overwrite
         store = FeatureStore(self.folder) if there else None
         if store is not None:
-            store.check_identity(self._wanted())
-            self._check_width(store.identity["embedder"]["hidden_size"])
+            store.check_identity(self._wanted)
+            self._check_width(store.embedder["hidden_size"])
         elif in_process:
             self._check_width(embedder_config(self.source).hidden_size)
+        hashes = FileHashes(self.folder / _HASHES)
         bar = {"desc": "files", "unit": "image", "total": len(self.images), "delay": 2}
         with ThreadPoolExecutor(self.settings.workers) as pool:
-            keys = list(tqdm(pool.map(self._key, self.images), disable=not progress, **bar))
-        self._hashes.save()
+            found = pool.map(partial(_key, hashes), self.images)
+            keys = list(tqdm(found, disable=not progress, **bar))
+        hashes.save()
         position_of = {key: position for position, key in reversed(list(enumerate(keys)))}
         missing = (p for key, p in position_of.items() if store is None or key not in store)
         return keys, sorted(missing)
@@ -171,7 +161,7 @@ class _Run:
     def load(self, url: str | None, device: str) -> Embedder:
         """Load the embedder, or connect to it."""
         if url is None:
-            return InProcessEmbedder(self.source, self.settings.dtype, device, self._hashes)
+            return InProcessEmbedder(self._wanted, device)
         try:
             from ma_agiqa.data.features.served import ServedEmbedder  # Triton's client is an extra
         except ImportError as error:
@@ -182,18 +172,17 @@ class _Run:
 
     def prepare(self, embedder: Embedder, count: int, overwrite: bool) -> None:
         """Make the store if needed; the embedder must fit it and the settings."""
-        identity = store_identity(embedder.identity())
-        if found := differences(identity, self._wanted()):
+        if found := self._wanted.differences(embedder.identity):
             raise ConfigError(
                 f"The embedder is not the one that the settings name: {'; '.join(found)}. Change "
                 "`embedder` and `features.dtype`, or use another embedder."
             )
-        self._check_width(identity["embedder"]["hidden_size"])
+        self._check_width(embedder.hidden_size)
         if overwrite or not FeatureStore.exists(self.folder):
-            FeatureStore.create(self.folder, identity, count)
+            sizes = embedder.image_size, embedder.hidden_size
+            FeatureStore.create(self.folder, embedder.identity, *sizes, count)
         else:
-            FeatureStore(self.folder).check_identity(identity)
-        self._hashes.save()
+            FeatureStore(self.folder).check_identity(embedder.identity)
 
     def check_complete(self, bad: Sequence[BadImage], keys: Sequence[str]) -> None:
         """Name the images that have no features now."""
@@ -213,10 +202,6 @@ class _Run:
                 + listed(lines, _LISTED)
             )
 
-    def _wanted(self) -> Mapping[str, Any]:
-        weights = weights_sha256(self.source, self._hashes)
-        return store_identity(describe_embedder(self.source, self.settings.dtype, weights))
-
     def _check_width(self, width: int) -> None:
         if self.expected_width not in (None, width):
             raise ConfigError(
@@ -224,9 +209,10 @@ class _Run:
                 f"{self.source!r} have {width} values; set it to {width}."
             )
 
-    def _key(self, image: RatedImage) -> str:
-        """Hash of a file; the path of a file that cannot be read, which is named later."""
-        try:
-            return self._hashes.sha256(image.path)
-        except OSError:
-            return str(image.path)
+
+def _key(hashes: FileHashes, image: RatedImage) -> str:
+    """Hash of a file; the path of a file that cannot be read, which is named later."""
+    try:
+        return hashes.sha256(image.path)
+    except OSError:
+        return str(image.path)

@@ -8,8 +8,8 @@ from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException
 
 from ma_agiqa.data.features.embedders import Embeddings
-from ma_agiqa.data.features.identity import describe_embedder
 from ma_agiqa.errors import ConfigError, DataError
+from ma_agiqa.lmm.identity import EmbedderIdentity
 
 _MODEL, _VIEW = "mplug_owl2", "SEMANTIC_VIEW"
 _OUTPUTS = {"semantic": "SEMANTIC", "coherence": "COHERENCE"}
@@ -41,22 +41,14 @@ class ServedEmbedder:
         try:
             config = self._served_config()
             shapes = {t.name: tuple(t.dims) for t in (*config.input, *config.output)}
-            self.image_size, self._hidden_size = self._sizes(shapes)
+            self.image_size, self.hidden_size = self._sizes(shapes)
         except ConfigError:
             self._client.close()
             raise
         self.max_batch_size: int | None = config.max_batch_size
-        self._parameters = {k: v.string_value for k, v in config.parameters.items()}
-
-    def identity(self) -> dict[str, Any]:
-        """Describe it as the served configuration does."""
-        return describe_embedder(
-            self._parameters.get("embedder", self._parameters.get("weights", "unknown")),
-            self._parameters.get("dtype", "unknown"),
-            self._parameters.get("weights_sha256"),
-            image_size=self.image_size,
-            hidden_size=self._hidden_size,
-        )
+        stated = {name: value.string_value for name, value in config.parameters.items()}
+        source, dtype = stated.get("embedder", "unknown"), stated.get("dtype")
+        self.identity = EmbedderIdentity(source, dtype, stated.get("weights_sha256"))
 
     def __call__(self, views: NDArray[np.uint8]) -> Embeddings:
         """Embed views uint8 (B, S, S, 3), RGB.

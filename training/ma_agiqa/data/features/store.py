@@ -5,8 +5,8 @@
                            semantic       float16 (B, D)
                            coherence      float16 (B, D)
                        and, in its header, the keys of the images: SHA-256 of their files
-    identity.json      what the features were made with, see `identity`; its presence makes a store
-    hashes.json        SHA-256 of the files seen, see `file_hashes`
+    identity.json      the embedder that made them; its presence makes a store
+    hashes.json        SHA-256 of the image files seen, see `file_hashes`
 
 A shard is written whole and renamed, so that it is there or not, whenever a process is killed. Its
 name follows from its keys: several processes write into one store without knowing of each other.
@@ -25,11 +25,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ma_agiqa.data.features.identity import FORMAT, differences
 from ma_agiqa.errors import DataError
 from ma_agiqa.files import write_whole
+from ma_agiqa.lmm.identity import EmbedderIdentity
+from ma_agiqa.settings import to_mapping
 from ma_agiqa.tensors import QUALITY_SIZE
 
+_FORMAT = 2  # version of the layout
 _ARRAYS = ("quality_view", "semantic", "coherence")
 _IDENTITY, _SHARDS, _KEYS = "identity.json", "*.safetensors", "sha256"
 _MAKE_AGAIN = "Add --overwrite to `python -m ma_agiqa features`, or set features.folder."
@@ -42,7 +44,9 @@ class FeatureStore:
 
     Attributes:
         folder: where it is.
-        identity: what its features were made with.
+        embedder: the embedder as identity.json describes it: the fields of `EmbedderIdentity`,
+            image_size (side of its view in pixels) and hidden_size (width of an embedding).
+        identity: the same, to be compared.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,10 +57,13 @@ class FeatureStore:
         """
         self.folder = folder
         try:
-            self.identity: Mapping[str, Any] = json.loads((folder / _IDENTITY).read_text("utf-8"))
-            if (found := dict(self.identity).get("format")) != FORMAT:
-                raise ValueError(f"their format is {found}, this version reads {FORMAT}")
-        except (OSError, ValueError, TypeError) as error:
+            stated = dict(json.loads((folder / _IDENTITY).read_text("utf-8")))
+            if (found := stated.get("format")) != _FORMAT:
+                raise ValueError(f"their format is {found}, this version reads {_FORMAT}")
+            common = {"preprocessing": stated.get("preprocessing")}  # where stores once had it
+            self.embedder: Mapping[str, Any] = {**common, **stated["embedder"]}
+            self.identity = EmbedderIdentity.from_mapping(self.embedder)
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise DataError(
                 f"The features in {folder} cannot be used: {error}. {_MAKE_AGAIN}"
             ) from error
@@ -72,12 +79,15 @@ class FeatureStore:
         return (folder / _IDENTITY).is_file()
 
     @classmethod
-    def create(cls, folder: Path, identity: Mapping[str, Any], count: int) -> "FeatureStore":
+    def create(
+        cls, folder: Path, identity: EmbedderIdentity, image_size: int, hidden_size: int, count: int
+    ) -> "FeatureStore":
         """Make an empty store; the features of an older one in this folder are removed.
 
         Args:
             folder: is made if it does not exist.
-            identity: see `identity.store_identity`.
+            identity: the embedder.
+            image_size, hidden_size: side of its view in pixels, and width of an embedding.
             count: number of images that it is to hold.
 
         Raises:
@@ -91,13 +101,15 @@ class FeatureStore:
             free = shutil.disk_usage(folder).free
         except OSError as error:
             raise DataError(f"Cannot write to {folder}: {error.strerror}.") from error
-        needed = count * (3 * QUALITY_SIZE**2 + 4 * identity["embedder"]["hidden_size"])
+        needed = count * (3 * QUALITY_SIZE**2 + 4 * hidden_size)
         if needed > free:
             raise DataError(
                 f"The features need {needed / 1e9:.3g} GB in {folder}, where {free / 1e9:.3g} GB "
                 "are free. Make room, or set features.folder to another disk."
             )
-        write_whole(folder / _IDENTITY, json.dumps(identity, indent=2) + "\n")
+        sizes = {"image_size": image_size, "hidden_size": hidden_size}
+        stated = {"format": _FORMAT, "embedder": {**to_mapping(identity), **sizes}}
+        write_whole(folder / _IDENTITY, json.dumps(stated, indent=2) + "\n")
         return cls(folder)
 
     def __contains__(self, key: object) -> bool:
@@ -108,15 +120,15 @@ class FeatureStore:
         """Pickle without the open shards: a worker process maps them itself."""
         return {**self.__dict__, "_open": {}}
 
-    def check_identity(self, wanted: Mapping[str, Any]) -> None:
-        """Compare with what a run wants, see `identity.differences`.
+    def check_identity(self, wanted: EmbedderIdentity) -> None:
+        """Compare with what a run wants.
 
         Raises:
             DataError: every difference, and what to do.
         """
-        if found := differences(self.identity, wanted):
+        if found := wanted.differences(self.identity):
             raise DataError(
-                f"The features in {self.folder} were made with other settings or weights: "
+                f"The features in {self.folder} were made by another embedder than the run's: "
                 f"{'; '.join(found)}. {_MAKE_AGAIN}"
             )
 

@@ -1,6 +1,6 @@
 """The pseudo mean opinion score of the synthetic set.
 
-Nobody rated these images. Each gets
+No one rated these images. Each gets
 
     MOS = clip(5 * (0.03 + 0.90 * content * product(1 - severity)) + rater noise, 0, 5)
 

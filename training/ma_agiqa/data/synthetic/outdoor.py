@@ -43,7 +43,7 @@ def ridge(c: Canvas, level: float, height: float, roughness: int) -> Image:
 
 
 def grass(c: Canvas, top: float, hue: float, blades: int = 260) -> None:
-    """Short strokes over a meadow that grow towards the viewer."""
+    """Short strokes over a meadow that grow toward the viewer."""
     for y in np.sort(c.rng.uniform(top, 1.02, blades)):
         x, near = c.rng.uniform(0, 1), (y - top) / (1.02 - top)
         tip = (x + c.rng.uniform(-0.01, 0.01), y - 0.01 - 0.045 * near)

@@ -4,18 +4,21 @@
     <method>-trained.csv      predictions, trained here on the train part
     <method>*.json            next to each: where code and weights came from
     <method>.safetensors      weights of a network that was trained here
+    ...-on-<data set>.csv     the same on the images of another data set
 
 A method whose files are there is finished and not run again; remove its CSV to run it again.
 """
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from safetensors.torch import save_model
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model, save_model
 
 from ma_agiqa.data import PARTS, RatedImage, Split, make_split, read_images
 from ma_agiqa.errors import ConfigError, MAAGIQAError
@@ -63,6 +66,7 @@ def run_baselines(
     part: str = "test",
     options: Options | None = None,
     train: bool = False,
+    tested: TrainingConfig | None = None,
 ) -> list[Baseline]:
     """Run what is missing.
 
@@ -73,6 +77,8 @@ def run_baselines(
         part: part of the split.
         options: how methods run.
         train: train the methods that the paper trains, instead of using them as they are.
+        tested: names the data set and the split whose images are scored, if it is another one than
+            that of the training (paper Table 2).
 
     Returns:
         The methods in the order of Table 1; one whose code or weights are missing, or which cannot
@@ -88,7 +94,9 @@ def run_baselines(
     if part not in PARTS:
         raise ConfigError(f"There is no part {part!r}; choose one of {PARTS}.")
     split = make_split(read_images(config.data), config.split)
-    job = _Job(config, split, getattr(split, part), output, options or Options())
+    other = make_split(read_images(tested.data), tested.split) if tested else split
+    suffix = f"-on-{re.sub(r'[^A-Za-z0-9.]+', '_', tested.data.name)}" if tested else ""
+    job = _Job(config, split, getattr(other, part), output, options or Options(), suffix)
     found: list[Baseline] = []
     for method in (method for key, method in METHODS.items() if key in methods):
         for trained in (False, True):
@@ -108,6 +116,7 @@ class _Job:
     images: tuple[RatedImage, ...]
     output: Path
     options: Options
+    suffix: str
 
     def finished(self, method: Method, trained: bool) -> Baseline | None:
         """What an earlier run gave."""
@@ -149,20 +158,32 @@ class _Job:
     def _train(self, method: Method) -> tuple[str, list[float]]:
         network = load_first_weights(method.key, self.options.device, self.options.download)
         config, weights = self.config, self.output / f"{method.key}.safetensors"
-        folder = RunFolder(weights.with_suffix(""))
+        folder, progress = RunFolder(weights.with_suffix("")), self.options.progress
         run = {
             "method": method.key,
             "split": self.split.sha256(),
             "seed": config.seed,
             "optimization": to_mapping(config.optimization),
         }
-        folder.start(run, restart=False)
-        progress = self.options.progress
-        train_network(network, self.split, config.optimization, config.seed, folder, progress)
-        with explain_full_disk(self.output):
-            save_model(network.module, str(weights))
-        folder.finish()
+        made_from = {"run": json.dumps(run, sort_keys=True)}
+        if _metadata(weights) == made_from:  # trained before, and tested on other images
+            load_model(network.module, weights, device=self.options.device)
+        else:
+            folder.start(run, restart=False)
+            train_network(network, self.split, config.optimization, config.seed, folder, progress)
+            with explain_full_disk(self.output):
+                save_model(network.module, str(weights), made_from)
+            folder.finish()
         return network.origin, score_images(network, self.images, method, progress)
 
     def _csv(self, method: Method, trained: bool) -> Path:
-        return self.output / f"{method.key}{'-trained' if trained else ''}.csv"
+        return self.output / f"{method.key}{'-trained' if trained else ''}{self.suffix}.csv"
+
+
+def _metadata(weights: Path) -> dict[str, str] | None:
+    """What a file of weights says that it was made from; None where it cannot be read."""
+    try:
+        with safe_open(weights, "pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError):
+        return None

@@ -17,6 +17,7 @@ from ma_agiqa.evaluate.figures.style import (
     OURS,
     WIDTH_INCHES,
     caption,
+    errors,
     shorten,
     styled,
 )
@@ -40,9 +41,8 @@ def choose_images(
         frame, baseline: predictions of the same images in the same order.
         count: at most this many, the furthest first.
     """
-    ours = (frame["score"] - frame["mos"]).abs()
-    theirs = (baseline["score"] - baseline["mos"]).abs()
-    nearer = theirs[ours < theirs]
+    theirs = errors(baseline)
+    nearer = theirs[errors(frame) < theirs]
     return nearer.sort_values(ascending=False, kind="stable").index[:count]
 
 
@@ -85,18 +85,13 @@ def draw_panel(
             _draw_image(axes, pixels, lines)
         heading = f"Where {baseline_name} is furthest from the MOS, and {name} nearer"
         figure.suptitle(heading, x=0.01, ha="left", fontsize=11)
-        caption(figure, _rule(frame, baseline, len(chosen), name, baseline_name))
+        nearer = int((errors(frame) < errors(baseline)).sum())
+        caption(
+            figure,
+            f"Shown: of the {nearer:,} images (of {len(frame):,}) on which {name} is nearer to the "
+            f"MOS,\nthe {len(chosen)} on which {baseline_name} is furthest from it.",
+        )
     return figure
-
-
-def _rule(
-    frame: pd.DataFrame, baseline: pd.DataFrame, shown: int, name: str, baseline_name: str
-) -> str:
-    nearer = (frame["score"] - frame["mos"]).abs() < (baseline["score"] - baseline["mos"]).abs()
-    return (
-        f"Shown: of the {int(nearer.sum()):,} images (of {len(frame):,}) on which {name} is nearer "
-        f"to the MOS,\nthe {shown} on which {baseline_name} is furthest from it."
-    )
 
 
 def _read(path: Path, position: int) -> NDArray[np.uint8]:

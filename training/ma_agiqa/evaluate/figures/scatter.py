@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ma_agiqa.evaluate.figures.style import CURVE, MOS_LABEL, OURS, WIDTH_INCHES, styled, title
+from ma_agiqa.evaluate.figures.style import CURVE, MOS_LABEL, OURS, WIDTH_INCHES, styled
 from ma_agiqa.evaluate.tables import number
 from ma_agiqa.metrics.agreement import evaluate, fit_logistic, logistic
 
@@ -37,14 +37,10 @@ def draw_scatter(frame: pd.DataFrame, name: str) -> Figure:
             axes.plot(line, logistic(line, *parameters), color=CURVE, label="fitted logistic")
             axes.legend(loc="lower right" if found.plcc_raw >= 0 else "lower left")
         axes.set(xlabel=f"score predicted by {name}", ylabel=MOS_LABEL)
-        lines = [
-            f"SRCC {number(found.srcc)}",
-            f"PLCC {number(found.plcc)}",
-            f"KRCC {number(found.krcc)}",
-            f"RMSE {number(found.rmse)}",
-        ]
+        metrics = ("srcc", "plcc", "krcc", "rmse")
+        lines = [f"{metric.upper()} {number(getattr(found, metric))}" for metric in metrics]
         falls = found.plcc_raw < 0
         place: dict[str, Any] = {"x": 0.98, "ha": "right"} if falls else {"x": 0.02, "ha": "left"}
         axes.text(y=0.98, s="\n".join(lines), va="top", transform=axes.transAxes, **place)
-        title(axes, f"{name} on {found.count:,} images")
+        axes.set_title(f"{name} on {found.count:,} images")
     return figure

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib.axes import Axes
+import pandas as pd
 from matplotlib.figure import Figure
 
 from ma_agiqa.files import write_whole
@@ -31,6 +31,7 @@ _STYLE: dict[str, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
+    "axes.titlepad": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": _GRAY,
@@ -44,7 +45,13 @@ _STYLE: dict[str, Any] = {
     "ytick.labelcolor": "black",
     "legend.frameon": False,
     "pdf.fonttype": 42,  # text stays text
+    "text.parse_math": False,  # names may hold dollar signs
 }
+
+
+def errors(frame: pd.DataFrame) -> pd.Series:
+    """How far each score is from the MOS, in units of MOS."""
+    return (frame["score"] - frame["mos"]).abs()
 
 
 @contextlib.contextmanager
@@ -52,11 +59,6 @@ def styled() -> Iterator[None]:
     """Use the look for the figures made inside."""
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
         yield
-
-
-def title(axes: Axes, text: str) -> None:
-    """Write the title of a figure, at the left."""
-    axes.set_title(text, pad=10)
 
 
 def caption(figure: Figure, text: str) -> None:

@@ -43,7 +43,7 @@ def read_tensors(source: str, stay_mapped: bool) -> Iterator[Named]:
     """
     for file in weight_files(source):
         if file.suffix == ".safetensors":
-            yield from _read_mapped(file) if stay_mapped else _read_apart(file)
+            yield from _read_safetensors(file, stay_mapped)
         else:
             mapped = zipfile.is_zipfile(file)  # older files can only be read as a whole
             state = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
@@ -67,20 +67,14 @@ def weight_files(source: str) -> list[Path]:
 
 
 def read_tensor(source: str, name: str) -> Tensor:
-    """Read one tensor of a checkpoint, on the CPU.
+    """Read one tensor of a checkpoint, on the CPU; it stays in the mapped file.
 
     Raises:
         CheckpointError: there are no weight files, or none has the tensor.
     """
-    for file in weight_files(source):
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as tensors:
-                if name in tensors.keys():  # noqa: SIM118  (not a mapping)
-                    return tensors.get_tensor(name)
-        else:
-            state = torch.load(file, weights_only=True, mmap=zipfile.is_zipfile(file))
-            if name in state:
-                return state[name].clone()
+    for found, tensor in read_tensors(source, stay_mapped=True):
+        if found == name:
+            return tensor
     raise CheckpointError(f"{source} has no tensor {name}.")
 
 
@@ -132,15 +126,12 @@ def _write_shard(folder: Path, shard: dict[str, Tensor], places: dict[str, str])
         shard.clear()
 
 
-def _read_mapped(file: Path) -> Iterator[Named]:
-    with safe_open(file, framework="pt") as tensors:
-        for name in tensors.keys():  # noqa: SIM118  (not a mapping)
-            yield name, tensors.get_tensor(name)
-
-
-def _read_apart(file: Path) -> Iterator[Named]:
+def _read_safetensors(file: Path, stay_mapped: bool) -> Iterator[Named]:
     with safe_open(file, framework="pt") as tensors:
         names = list(tensors.keys())
+        if stay_mapped:
+            yield from ((name, tensors.get_tensor(name)) for name in names)
+            return
     for name in names:
         with safe_open(file, framework="pt") as tensors:
             yield name, tensors.get_tensor(name)

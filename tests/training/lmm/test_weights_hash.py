@@ -1,4 +1,4 @@
-"""Identities: what tells embedders apart, how differences are named, what weights hash to."""
+"""What the weights of an embedder hash to."""
 
 import json
 import shutil
@@ -7,32 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ma_agiqa.data.features.identity import describe_embedder, differences, store_identity
 from ma_agiqa.file_hashes import FileHashes
 from ma_agiqa.lmm.mplug_owl2.weight_files import write_tensors
 from ma_agiqa.lmm.sources import demo_mplug_owl2
 from ma_agiqa.lmm.weights_hash import weights_sha256
-
-
-def embedder(dtype="float32", weights="a", **sizes):
-    return {"embedder": describe_embedder("demo", dtype, weights, **sizes)}
-
-
-def test_what_is_wanted_is_compared_and_nothing_else():
-    found = store_identity(embedder(image_size=224, hidden_size=128)["embedder"])
-    assert differences(found, embedder()) == []
-    assert differences(found, embedder(dtype="float16")) == [
-        "embedder.dtype is 'float32' there, but 'float16' is wanted"
-    ]
-    assert differences({}, {"preprocessing": {"pixels": "RGB"}}) == [
-        "preprocessing.pixels is None there, but 'RGB' is wanted"
-    ]
-
-
-def test_the_hash_of_weights_counts_only_where_both_are_known():
-    assert differences(embedder(weights=None), embedder()) == []
-    assert differences(embedder(), embedder(weights=None)) == []
-    assert len(differences(embedder(), embedder(weights="b"))) == 1
 
 
 @pytest.fixture
