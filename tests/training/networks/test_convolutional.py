@@ -86,7 +86,13 @@ def test_the_fast_and_the_exact_scorer_are_the_same_function():
     torch.testing.assert_close(alone, expected.score[:1], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("write", [export_torchscript, export_onnx], ids=["torchscript", "onnx"])
+@pytest.mark.parametrize(
+    "write",
+    [
+        pytest.param(export_torchscript, id="torchscript"),
+        pytest.param(export_onnx, id="onnx", marks=pytest.mark.slow),
+    ],
+)
 def test_it_is_exported_within_the_tolerance_of_the_format(write, tmp_path):
     write(accelerate(make_scorer()), tmp_path / "model")  # raises beyond it
     assert (tmp_path / "model").stat().st_size < 20_000_000
