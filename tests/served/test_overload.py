@@ -1,5 +1,6 @@
 """A burst far beyond what the server can do: what is refused, how, and what still works."""
 
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -46,3 +47,13 @@ def test_where_decoding_is_slow_too_much_is_refused_before_it_is_decoded(target)
 
 def test_a_usual_number_of_requests_is_never_refused(target):
     assert measure(target, FILES, 64, 1.0).images > 0  # raises at the first refusal
+
+
+def test_a_burst_that_fits_is_taken_after_quiet_traffic(target):
+    capacity = measure(target, FILES, 32, 2.0).images_per_s
+    time.sleep(2.5)  # what was just learned is forgotten
+    quiet = send_at_rate(target, FILES, capacity / 8, seconds=4.0, deadline_s=5.0)
+    burst = send_at_rate(target, FILES, 10 * capacity, seconds=0.15, deadline_s=5.0)
+    outcomes = Counter(answer.status or "scored" for answer in quiet + burst)
+    assert len(burst) > capacity
+    assert set(outcomes) == {"scored"}, outcomes

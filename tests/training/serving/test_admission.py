@@ -144,6 +144,19 @@ def test_where_decoding_is_slow_the_oldest_are_refused_until_the_rest_can_be_don
     assert server.refuse() is None
 
 
+def test_where_decoding_is_slow_small_batches_do_not_promise_larger_ones(server):
+    server.read(here=300)
+    for _ in range(40):  # 20 images a second, in batches of 2
+        server.read(0.1, images=server.images + 2, batches=server.batches + 1)
+    assert "300 requests are waiting, for about 15.0 s" in server.refuse()
+    server.read(here=30)
+    assert server.refuse(left_s=3.0) is None
+    assert server.refuse(left_s=1.0)
+    server.read(3.0, here=0)
+    server.read(0.1, here=300)  # after an idle time, files may be others
+    assert server.refuse() is None
+
+
 def test_bad_files_are_no_backlog(server):
     server.work(batches=8, images=LARGEST, batch_s=1.0)
     for _ in range(500):

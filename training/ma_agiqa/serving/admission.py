@@ -41,6 +41,7 @@ _IDLE_S = 2.0  # after this long without requests, the metrics are no longer rea
 _FORGET_S = 1.0  # after this long with nothing to do, batches may take another time than before
 _STALE_S = 1.0  # an older reading is not used
 _WINDOW_BATCHES = 32  # the time of a batch is learned from about this many
+_WINDOW_IMAGES = 64  # and the time of an image in the first step from about this many
 _ENOUGH_BATCHES = 4  # fewer say too little
 _PERHAPS_FASTER = 10.0  # times that batches are perhaps faster than before an idle time
 _PRIOR = 0.01  # in doubt, an image adds little to the time of a batch
@@ -176,6 +177,7 @@ class Admission:
         self._asked = self._asked_before = 0
         self._admitted = self._passed_on = self._passed_on_before = 0
         self._now, self._before = BatchTime(), BatchTime()  # of this busy time, and the last one
+        self._here_images, self._here_s = 0.0, 0.0  # computed while requests waited for this step
         self._busy_since: Backlog | None = None  # the reading that the next interval begins with
         self._busy_until_s = float("-inf")
         self._images = 1.0  # images in a request, on average over the last ones
@@ -219,19 +221,23 @@ class Admission:
             return None
         # Requests that this step had not passed on when the metrics were read were in no later
         # queue then, so they come on top of `pending`.
-        waiting = self._backlog.pending + self._admitted - self._passed_on_before
+        here = self._admitted - self._passed_on_before
         # Of those that were in this step's own queue then, the ones asked about since have left it.
-        waiting += max(0, self._backlog.pending_here - (self._asked - self._asked_before))
+        here += max(0, self._backlog.pending_here - (self._asked - self._asked_before))
+        waiting = self._backlog.pending + here
         images = waiting * self._images
-        wait_s = self._seconds(images)
+        # Batches do not get larger where this step is the slow one.
+        here_s = (
+            here * self._images * self._here_s / self._here_images if self._here_images else 0.0
+        )
+        wait_s = max(self._seconds(images), here_s)
         # It comes after the running batch and the full ones that wait, in a batch of its own.
         running_s = self._seconds(min(images, self._largest))
         full_s = images // self._largest * self._seconds(self._largest)
         own_s = self._seconds(min(images + 1, self._largest))
         many = images >= 3 * self._largest * share
-        if running_s + full_s + own_s <= left_s and not (
-            many and wait_s > self._max_wait_s * share
-        ):
+        answer_s = max(running_s + full_s, here_s) + own_s
+        if answer_s <= left_s and not (many and wait_s > self._max_wait_s * share):
             return None
         until = "" if left_s == math.inf else f"; {left_s:.1f} s are left until the deadline"
         return (
@@ -279,6 +285,7 @@ class Admission:
         """Learn how long batches take from two readings."""
         if not now.idle and self._busy_until_s < now.time_s - _FORGET_S:
             self._before, self._now = self._now, BatchTime()
+            self._here_images, self._here_s = 0.0, 0.0
         if now.time_s - before.time_s > _STALE_S:
             self._busy_since = None if now.idle else now
         elif now.idle or self._busy_since is None:
@@ -288,6 +295,10 @@ class Admission:
             since, self._busy_since = self._busy_since, now
             batches, images = now.batches - since.batches, now.images - since.images
             self._now.learn(batches, images, now.time_s - since.time_s)
+        if before.pending_here and now.pending_here and now.time_s - before.time_s <= _STALE_S:
+            keep = _WINDOW_IMAGES / (_WINDOW_IMAGES + now.images - before.images)
+            self._here_images = self._here_images * keep + now.images - before.images
+            self._here_s = self._here_s * keep + now.time_s - before.time_s
         if not now.idle:
             self._busy_until_s = now.time_s
 
