@@ -1,6 +1,8 @@
 """How a scorer sends, retries, waits and orders, over real gRPC to a scripted server."""
 
+import asyncio
 import itertools
+import pickle
 import threading
 
 import grpc
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from ma_agiqa_client import (
+    AsyncScorer,
     DeadlineExceededError,
     InvalidImageError,
     Retry,
@@ -48,6 +51,28 @@ def test_maps_are_sent_only_on_request(scorer, scripted):
     asked = [[output.name for output in request.outputs] for request in scripted.requests]
     assert asked == [["SCORE", "GATE"], ["SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT"]]
     assert score.patch_score.shape == score.patch_weight.shape == (14, 14)
+
+
+@pytest.mark.parametrize(("traffic_class", "sent"), [("interactive", ""), ("bulk", "bulk")])
+def test_the_traffic_class_is_sent(scripted, traffic_class, sent):
+    async def score_async():
+        async with AsyncScorer(scripted.url, traffic_class=traffic_class) as scorer:
+            await scorer.score(b"1")
+
+    with Scorer(scripted.url, traffic_class=traffic_class) as scorer:
+        scorer.score(b"1")
+        with pickle.loads(pickle.dumps(scorer)) as again:
+            again.score(b"1")
+    asyncio.run(score_async())
+    given = [request.parameters["traffic_class"].string_param for request in scripted.requests]
+    assert given == [sent] * 3
+
+
+@pytest.mark.parametrize("kind", [Scorer, AsyncScorer])
+@pytest.mark.parametrize("traffic_class", ["Bulk", "", None])
+def test_another_traffic_class_is_refused(kind, traffic_class):
+    with pytest.raises(ValueError, match="expected interactive or bulk"):
+        kind("a:1", traffic_class=traffic_class)
 
 
 def test_bytes_arrive_untouched(scorer, scripted):
