@@ -7,7 +7,14 @@ from typing import Any, Generic, TypeVar
 
 from ma_agiqa_client._core.plan import Core
 from ma_agiqa_client._wire.images import Encoder
-from ma_agiqa_client.connection import Compression, Connection, Tls, check_urls
+from ma_agiqa_client.connection import (
+    Compression,
+    Connection,
+    Tls,
+    TrafficClass,
+    check_traffic_class,
+    check_urls,
+)
 from ma_agiqa_client.errors import CannotExplainError
 from ma_agiqa_client.explain import Answers, Inquiry
 from ma_agiqa_client.retry import Clock, Retry
@@ -51,6 +58,7 @@ class BaseScorer(Generic[_TransportT]):
         fetch_urls: bool = False,
         max_side: int | None = None,
         version: int | None = None,
+        traffic_class: TrafficClass = "interactive",
         transport: _TransportT | None = None,
     ) -> None:
         """Prepare the connection; nothing is sent until the first call.
@@ -76,6 +84,9 @@ class BaseScorer(Generic[_TransportT]):
                 changes the score: the server sees another image, and detail is part of quality.
             version: number of the model version to score with, among those that the server keeps
                 next to the active one, for example for A/B tests; the active one by default.
+            traffic_class: `bulk` for work that can wait: a busy server gives it a third of the
+                room, so it is refused, and sent again, long before people wait. Give it a long
+                `timeout_s` and `Retry.budget_s`.
             transport: used instead of gRPC to `url`, for example in tests: a `Transport`, or an
                 `AsyncTransport` for an `AsyncScorer`. It carries scores, but no explanations.
 
@@ -94,7 +105,12 @@ class BaseScorer(Generic[_TransportT]):
             if transport is None
             else [transport]
         )
-        self._core = Core(self._urls[: len(self._transports)], retry or Retry(), version)
+        self._core = Core(
+            self._urls[: len(self._transports)],
+            retry or Retry(),
+            version,
+            check_traffic_class(traffic_class),
+        )
         self._closed = False
         self._process = os.getpid()
         self._prepare()

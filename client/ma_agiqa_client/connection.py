@@ -11,9 +11,10 @@ from typing import Any, Literal, TypeAlias
 
 import grpc
 
-__all__ = ["Compression", "Tls"]
+__all__ = ["Compression", "Tls", "TrafficClass"]
 
 Compression: TypeAlias = Literal["gzip", "deflate"]
+TrafficClass: TypeAlias = Literal["interactive", "bulk"]
 
 _MAX_MESSAGE_BYTES = 2**31 - 1
 _COMPRESSION = {"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
@@ -179,6 +180,17 @@ def check_urls(url: str | Sequence[str]) -> tuple[str, ...]:
     if not urls or len(set(urls)) < len(urls):
         raise ValueError(f"Got the addresses {list(urls)}; expected at least one, each only once.")
     return urls
+
+
+def check_traffic_class(traffic_class: TrafficClass) -> TrafficClass:
+    """Check how much hurry the images of a scorer are in.
+
+    Raises:
+        ValueError: it is neither "interactive" nor "bulk".
+    """
+    if traffic_class not in ("interactive", "bulk"):
+        raise ValueError(f"traffic_class is {traffic_class!r}; expected interactive or bulk.")
+    return traffic_class
 
 
 def is_loopback(url: str) -> bool:

@@ -1,6 +1,11 @@
 """How a scorer sends, retries, waits and orders, over real gRPC to a scripted server."""
 
+import asyncio
 import itertools
+import os
+import pickle
+import subprocess
+import sys
 import threading
 
 import grpc
@@ -8,6 +13,7 @@ import numpy as np
 import pytest
 
 from ma_agiqa_client import (
+    AsyncScorer,
     DeadlineExceededError,
     InvalidImageError,
     Retry,
@@ -48,6 +54,28 @@ def test_maps_are_sent_only_on_request(scorer, scripted):
     asked = [[output.name for output in request.outputs] for request in scripted.requests]
     assert asked == [["SCORE", "GATE"], ["SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT"]]
     assert score.patch_score.shape == score.patch_weight.shape == (14, 14)
+
+
+@pytest.mark.parametrize(("traffic_class", "sent"), [("interactive", ""), ("bulk", "bulk")])
+def test_the_traffic_class_is_sent(scripted, traffic_class, sent):
+    async def score_async():
+        async with AsyncScorer(scripted.url, traffic_class=traffic_class) as scorer:
+            await scorer.score(b"1")
+
+    with Scorer(scripted.url, traffic_class=traffic_class) as scorer:
+        scorer.score(b"1")
+        with pickle.loads(pickle.dumps(scorer)) as again:
+            again.score(b"1")
+    asyncio.run(score_async())
+    given = [request.parameters["traffic_class"].string_param for request in scripted.requests]
+    assert given == [sent] * 3
+
+
+@pytest.mark.parametrize("kind", [Scorer, AsyncScorer])
+@pytest.mark.parametrize("traffic_class", ["Bulk", "", None])
+def test_another_traffic_class_is_refused(kind, traffic_class):
+    with pytest.raises(ValueError, match="expected interactive or bulk"):
+        kind("a:1", traffic_class=traffic_class)
 
 
 def test_bytes_arrive_untouched(scorer, scripted):
@@ -182,3 +210,57 @@ def test_an_address_that_is_not_grpc_is_refused(url):
 def test_a_timeout_must_be_positive(timeout_s):
     with pytest.raises(ValueError, match="timeout_s"):
         Scorer("localhost:8001", timeout_s=timeout_s)
+
+
+FORK = """
+import os, sys, threading
+from ma_agiqa_client import ClientError, Scorer
+
+scorer = Scorer(sys.argv[1], timeout_s=1)
+started = threading.Event()
+
+
+def busy():
+    for _ in range(3):
+        for score in scorer.score_many([b"7"] * 200, max_in_flight=8):
+            started.set()
+            assert score.error or score.mos == 7
+
+
+def outcome():
+    try:
+        return scorer.score(b"5").mos == 5
+    except ClientError:  # within timeout_s
+        return True
+
+
+threads = [threading.Thread(target=busy) for _ in range(2)]
+for thread in threads:
+    thread.start()
+started.wait()
+children = []
+for _ in range(4):
+    child = os.fork()
+    if not child:
+        os._exit(0 if outcome() else 9)
+    children.append(child)
+    assert outcome()
+print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+for thread in threads:
+    thread.join()
+print(scorer.score(b"6").mos)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("support", ["0", "1"])
+def test_a_fork_while_threads_score_never_hangs(scripted, support):
+    """In a process of its own; gRPC's own support for forks makes no difference."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, scripted.url],
+        env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": support},
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert (done.returncode, done.stdout) == (0, "[0, 0, 0, 0]\n6.0\n"), done.stderr

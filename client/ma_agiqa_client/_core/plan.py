@@ -34,6 +34,7 @@ from ma_agiqa_client._core import protocol
 from ma_agiqa_client._core.balancing import Balancer
 from ma_agiqa_client._core.operations import Encode, GetConfig, GetReady, Infer, Plan, Sleep
 from ma_agiqa_client.card import ModelCard
+from ma_agiqa_client.connection import TrafficClass
 from ma_agiqa_client.errors import (
     ClientError,
     DeadlineExceededError,
@@ -56,18 +57,26 @@ _T = TypeVar("_T")
 class Core:
     """The state that the calls of one scorer share, and their plans. Thread-safe."""
 
-    def __init__(self, urls: Sequence[str], retry: Retry, version: int | None = None) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        retry: Retry,
+        version: int | None = None,
+        traffic_class: TrafficClass = "interactive",
+    ) -> None:
         """Start without having contacted any server.
 
         Args:
             urls: addresses of the servers; operations refer to them by index.
             retry: how long to wait for servers that are not available.
             version: the kept version of the model to ask for; None asks for the active one.
+            traffic_class: "bulk" for images that can wait.
         """
         self._urls = urls
         self._balancer = Balancer(len(urls))
         self._outage = Outage(retry)
         self._version = version
+        self._traffic_class: TrafficClass = traffic_class
         self._cards: dict[int, tuple[ModelCard, float]] = {}
         self._clock_offset_us = 0
 
@@ -143,7 +152,9 @@ class Core:
             card = yield from self._card(server, clock)
             left_s = clock.left_s()
             deadline_us = self.server_deadline_us(left_s)
-            request = protocol.InferRequest(image, maps, request_id, deadline_us)
+            request = protocol.InferRequest(
+                image, maps, request_id, deadline_us, self._traffic_class
+            )
             return card, (yield Infer(server, request, left_s))
 
         return (yield from self._try(ask, clock))

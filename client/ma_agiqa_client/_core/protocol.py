@@ -6,7 +6,8 @@
                                                                PATCH_SCORE, PATCH_WEIGHT [1, h, w]
 
 A request also has a deadline for its answer: the parameter `deadline_unix_us`, in
-microseconds of Unix time on the server's clock. Steps that would begin later refuse it.
+microseconds of Unix time on the server's clock. Steps that would begin later refuse it. If it can
+wait, it has the parameter `traffic_class`, "bulk": a busy server refuses it first.
 """
 
 import re
@@ -24,7 +25,7 @@ from tritonclient.grpc import (
 )
 
 from ma_agiqa_client.card import ModelCard
-from ma_agiqa_client.connection import proxy_advice
+from ma_agiqa_client.connection import TrafficClass, proxy_advice
 from ma_agiqa_client.errors import (
     AuthenticationError,
     ClientError,
@@ -49,6 +50,9 @@ GATE_ORDER = ("semantic", "coherence", "quality")
 DEADLINE = "deadline_unix_us"
 """Name of the request parameter with the deadline of the answer."""
 
+TRAFFIC_CLASS = "traffic_class"
+"""Name of the request parameter that says whether a request can wait."""
+
 _WRAPPING = re.compile(r"in ensemble '[^']*', |\[request id: [^]]*\] ")
 _DEAD_STUB = re.compile(r"Stub process '[^']*' is not healthy")
 _EXPIRED = re.compile(r"DEADLINE_EXCEEDED.*server clock (\d{1,19}) us")
@@ -68,12 +72,14 @@ class InferRequest:
         maps: whether the patch maps are asked for.
         request_id: appears in the server's log and traces; any text.
         deadline_unix_us: until when the answer is wanted, on the server's clock.
+        traffic_class: "bulk" if the request can wait.
     """
 
     image: bytes
     maps: bool
     request_id: str
     deadline_unix_us: int
+    traffic_class: TrafficClass = "interactive"
 
     @property
     def inputs(self) -> list[InferInput]:
@@ -90,9 +96,10 @@ class InferRequest:
         return [InferRequestedOutput(name) for name in self._names()]
 
     @property
-    def parameters(self) -> dict[str, int]:
+    def parameters(self) -> dict[str, int | str]:
         """Values that every step of the ensemble can read."""
-        return {DEADLINE: self.deadline_unix_us}
+        bulk = {TRAFFIC_CLASS: "bulk"} if self.traffic_class == "bulk" else {}
+        return {DEADLINE: self.deadline_unix_us, **bulk}
 
     def message(self, model: str) -> Any:
         """Return the protobuf `ModelInferRequest` to a model."""
@@ -101,6 +108,8 @@ class InferRequest:
         for name in self._names():
             message.outputs.add(name=name)
         message.parameters[DEADLINE].int64_param = self.deadline_unix_us
+        if self.traffic_class == "bulk":
+            message.parameters[TRAFFIC_CLASS].string_param = "bulk"
         return message
 
     def _names(self) -> tuple[str, ...]:

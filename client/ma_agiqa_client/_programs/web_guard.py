@@ -67,7 +67,12 @@ class WebGuard:
         if scope["type"] == "websocket" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             return None
         length = headers.get("content-length")
-        if length is None or "transfer-encoding" in headers:
+        if "transfer-encoding" in headers:
+            return 411, (
+                f"The body is sent as {headers['transfer-encoding']!r}; expected a Content-Length "
+                "header with the number of bytes, and no Transfer-Encoding."
+            )
+        if length is None:
             return 411, "The request has no Content-Length header; expected the number of bytes."
         size = int(length[:20]) if length.isascii() and length.isdigit() else None
         if size is None:

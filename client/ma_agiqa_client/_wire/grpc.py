@@ -1,6 +1,8 @@
 """How calls reach a server from threads, by gRPC."""
 
 import asyncio
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +23,45 @@ GRACE_S = 1.0
 
 In a process that was forked while gRPC was at work, gRPC may never do so.
 """
+
+
+_FORK_WAIT_S = 5.0  # longest that a fork waits for calls that are being started
+
+
+class _ForkGate:
+    """Keeps a process from being forked while one of its threads starts or cancels a call.
+
+    Meanwhile that thread holds a lock of the channel, and gRPC's own handler for forks takes the
+    same lock in the child, where no thread would ever release it: `os.fork` would not return.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waited = False
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(
+                before=self._close, after_in_parent=self._open, after_in_child=self._renew
+            )
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def _close(self) -> None:
+        self._waited = self._lock.acquire(timeout=_FORK_WAIT_S)
+
+    def _open(self) -> None:
+        if self._waited:
+            self._waited = False
+            self._lock.release()
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
+
+
+_no_fork = _ForkGate()
 
 
 class GrpcTransport:
@@ -56,18 +97,23 @@ class GrpcTransport:
         """Ask for several answers; they end with the context."""
         options = self._connection.call_options(timeout_s)
         with failures():
-            answers = self._stub.ModelStreamInfer(iter([request]), **options)
+            with _no_fork:
+                answers = self._stub.ModelStreamInfer(iter([request]), **options)
             try:
                 yield answers
             finally:
-                answers.cancel()
+                with _no_fork:
+                    answers.cancel()
 
     def close(self) -> None:
         """Close the channel; calls in flight are cancelled."""
-        self._channel.close()
+        with _no_fork:
+            self._channel.close()
 
     def _start(self, method: Any, request: Any, timeout_s: float) -> "_Pending":
-        call = method.future(request, **self._connection.call_options(timeout_s))
+        options = self._connection.call_options(timeout_s)
+        with _no_fork:
+            call = method.future(request, **options)
         return _Pending(call, timeout_s)
 
 
@@ -90,7 +136,8 @@ class _Pending:
 
     def cancel(self) -> None:
         """Cancel the call: `result` raises. Does nothing once it is answered."""
-        self._call.cancel()
+        with _no_fork:
+            self._call.cancel()
 
 
 @contextmanager

@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from ma_agiqa_client.bulk._columns import name_conflict
+
 _JOB_FILE = "job.json"
 
 
@@ -145,9 +147,12 @@ class Job:
         """Split the input; start the job in the output folder, or continue it.
 
         Raises:
-            JobError: the input cannot be read or lacks a column, the first column has neither text
-                nor bytes, or the folder belongs to another job.
+            JobError: the input cannot be read or lacks a column, a column has the name of one of
+                the scores, the first column has neither text nor bytes, or the folder belongs to
+                another job.
         """
+        if conflict := name_conflict(columns):
+            raise JobError(conflict)
         files = [_describe(file, columns) for name in inputs for file in _parquet_files(name)]
         description = {
             "columns": list(columns),

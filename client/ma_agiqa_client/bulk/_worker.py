@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ma_agiqa_client.bulk._columns import GATE, NUMBERS
 from ma_agiqa_client.bulk._parts import JobError, Part, Store, is_bytes, locate, value_type
 from ma_agiqa_client.connection import Tls
 from ma_agiqa_client.errors import (
@@ -28,9 +29,6 @@ _PASSES = 3
 
 _FATAL = (ServerUnavailableError, AuthenticationError, WrongModelError)
 """Errors that all other images would get, too: the part is not written, but left for a next run."""
-
-_NUMBERS = ("mos", "normalized", "percentile")
-_GATE = ("semantic", "coherence", "quality")
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,7 @@ class PartScorer:
         self._scorer = Scorer(
             settings.url,
             version=settings.version,
+            traffic_class="bulk",
             timeout_s=settings.timeout_s,
             tls=settings.tls,
             token=settings.token,
@@ -138,9 +137,9 @@ class PartScorer:
         without = column if is_bytes(value_type(table[column].type)) else None
         names = [name for name in dict.fromkeys((column, *keep)) if name != without]
         data = {name: table[name] for name in names}
-        data |= {name: _floats(getattr(one, name, None) for one in outcomes) for name in _NUMBERS}
+        data |= {name: _floats(getattr(one, name, None) for one in outcomes) for name in NUMBERS}
         gates = [None if one.error else one.gate for one in outcomes]
-        data |= {f"gate_{name}": _floats(getattr(g, name, None) for g in gates) for name in _GATE}
+        data |= {f"gate_{name}": _floats(getattr(g, name, None) for g in gates) for name in GATE}
         errors = [one.error for one in outcomes]
         data["model"] = pa.array([one.model for one in outcomes], pa.string())
         data["error"] = pa.array([e and str(e) for e in errors], pa.string())

@@ -28,11 +28,17 @@ def is_pickle(body: bytes) -> bool:
     return body.startswith(_FIRST_PICKLE_BYTE)
 
 
-def read_images(body: bytes) -> list[bytes]:
+def read_images(body: bytes, *, max_bytes: int) -> list[bytes]:
     """Return the encoded images of a request.
 
+    Args:
+        body: the body of the request.
+        max_bytes: maximum size of all images together. A pickle may refer to one image many times,
+            so it can be larger than the body; each would be sent, and take memory.
+
     Raises:
-        MalformedRequestError: it is neither JSON nor a pickle of plain values, or has no images.
+        MalformedRequestError: it is neither JSON nor a pickle of plain values, or has no images, or
+            too large ones.
     """
     fields = _read_pickle(body) if is_pickle(body) else _read_json(body)
     images = fields.get("images") if isinstance(fields, dict) else None
@@ -41,7 +47,15 @@ def read_images(body: bytes) -> list[bytes]:
             "The request has no images. Expected an object with `images`, a list of at least one."
         )
     read = _image_bytes if is_pickle(body) else _image_base64
-    return [read(index, image) for index, image in enumerate(images)]
+    encoded, size = [], 0
+    for index, image in enumerate(images):
+        encoded.append(read(index, image))
+        size += len(encoded[-1])
+        if size > max_bytes:
+            raise MalformedRequestError(
+                f"The images have over {max_bytes:,} bytes together. Send fewer images at once."
+            )
+    return encoded
 
 
 def reply_fields(rewards: Rewards) -> dict[str, Any]:

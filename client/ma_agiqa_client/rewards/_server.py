@@ -75,7 +75,8 @@ class RewardServer:
             port: port to listen on; 0 takes a free one, see `address`.
             scorer: the connection; it is not closed by this server.
             fallback: reward of an image that cannot be scored; None answers with an error.
-            max_body_bytes: maximum size of a request; larger ones are refused.
+            max_body_bytes: maximum size of a request, and of its images together; larger ones are
+                refused.
             max_requests: maximum number of requests that are scored at the same time.
             body_timeout_s: seconds until the body of a request must have arrived.
 
@@ -85,6 +86,7 @@ class RewardServer:
         """
         self._scorer = scorer
         self._fallback = check_fallback(fallback)
+        self._max_body_bytes = max_body_bytes
         self._body_timeout_s = body_timeout_s
         self._workers = ThreadPoolExecutor(max_requests, thread_name_prefix="reward")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -131,10 +133,12 @@ class RewardServer:
             Exception: _on_error,
             **{kind: _on_error for kind, _ in _STATUSES},
         }
-        app = FastAPI(openapi_url=None, exception_handlers=handlers)
-        app.api_route("/health", methods=["GET", "HEAD"])(self._health)
-        app.post("/")(self._score)
-        app.post("/score")(self._score)
+        # A redirect would be an error to clients that do not follow one when they post.
+        app = FastAPI(openapi_url=None, exception_handlers=handlers, redirect_slashes=False)
+        for path in ("/health", "/health/"):
+            app.api_route(path, methods=["GET", "HEAD"])(self._health)
+        for path in ("/", "/score", "/score/"):
+            app.post(path)(self._score)
         return app
 
     async def _health(self, request: Request) -> Response:
@@ -153,7 +157,7 @@ class RewardServer:
             raise HTTPException(503, "The reward server has stopped.") from error
 
     def _rewards(self, body: bytes) -> dict[str, Any]:
-        images = read_images(body)
+        images = read_images(body, max_bytes=self._max_body_bytes)
         return reply_fields(
             reward_batch(self._scorer, images, fallback=self._fallback, max_in_flight=_IN_FLIGHT)
         )

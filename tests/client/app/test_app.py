@@ -1,15 +1,22 @@
-"""The page for people, in a real browser: drop, rank, maps, failures, and where it listens."""
+"""The page for people, in a real browser: drop, rank, maps, failures, and what it refuses."""
 
+import re
 import subprocess
 import sys
+from http.client import HTTPConnection
+from urllib.parse import urlsplit
 
 import pytest
+import requests
 from click.testing import CliRunner
 from PIL import Image
 
+from ma_agiqa_client._wire.images import MAX_IMAGE_BYTES
 from ma_agiqa_client.app import _command as app
 from support.page_process import open_page, running_page
+from support.pictures import encoded
 from support.scripted_server import brightness
+from support.waiting import wait_until
 
 LEVELS = (40, 200, 120, 80, 160)
 
@@ -49,6 +56,42 @@ def test_dropped_images_are_ranked_with_maps_and_failures(page, scripted, tmp_pa
     )
     page.get_by_role("button", name="Clear").click()
     page.wait_for_function("document.querySelectorAll('.result').length == 0")
+
+
+def test_pages_of_others_and_large_uploads_are_refused(scripted, tmp_path):
+    """Without a browser, which would refuse some of this by itself."""
+    scripted.answer = brightness
+    picture = {"file": ("a.png", encoded(Image.new("RGB", (8, 8), (51, 51, 51)), "PNG"))}
+    evil = "http://evil.example.org"
+    with running_page(scripted.url, tmp_path) as address:
+        shown = requests.get(address, timeout=60).text
+        upload = re.search(r"/_nicegui/client/[0-9a-f-]+/upload/\d+", shown)[0]
+
+        def status(method, path=upload, **options):
+            reply = requests.request(method, address + path, timeout=60, **options)
+            return reply.status_code, "error" in reply.text[:10]
+
+        refused = (403, True)
+        for name in ("evil.example.org", "127.0.0.1.evil.example.org", ""):
+            assert status("GET", "/", headers={"Host": name}) == refused
+            assert status("POST", files=picture, headers={"Host": name}) == refused
+        for origin in (evil, "null", "http://localhost:1"):
+            assert status("POST", files=picture, headers={"Origin": origin}) == refused
+        socket = "/_nicegui_ws/socket.io/?EIO=4&transport="
+        assert status("GET", f"{socket}polling", headers={"Origin": evil}) == refused
+        upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+        upgrade |= {"Sec-WebSocket-Key": "MDEyMzQ1Njc4OWFiY2RlZg==", "Origin": evil}
+        assert status("GET", f"{socket}websocket", headers=upgrade)[0] == 403
+        large = HTTPConnection(urlsplit(address).netloc, timeout=60)
+        large.request("POST", upload, headers={"Content-Length": str(MAX_IMAGE_BYTES + 2**20 + 1)})
+        assert large.getresponse().status == 413  # before the body is sent
+        large.close()
+        assert status("POST", data=iter([b"x"])) == (411, True)
+        assert not scripted.requests
+        own = {"Origin": address, "Host": urlsplit(address).netloc}
+        assert status("POST", files=picture, headers=own) == (200, False)
+        wait_until(lambda: scripted.requests)  # the upload is scored
+        assert len(scripted.requests) == 1
 
 
 def test_help_and_wrong_usage():

@@ -110,6 +110,14 @@ def test_a_missing_column_is_named(tmp_path):
         open_job(tmp_path, file, columns=("image", "prompt"))
 
 
+@pytest.mark.parametrize("columns", [("mos",), ("image", "error_kind")])
+def test_a_column_that_the_scores_would_replace_is_refused(tmp_path, columns):
+    pq.write_table(pa.table({name: ["x"] for name in columns}), tmp_path / "a.parquet")
+    with pytest.raises(JobError, match=f"The column {columns[-1]} of the input"):
+        open_job(tmp_path, tmp_path / "a.parquet", columns=columns)
+    assert not (tmp_path / "scores").exists()
+
+
 def test_rows_that_are_missing_are_noticed(tmp_path):
     job = open_job(tmp_path, write(tmp_path / "images.parquet", ["x"] * 3))
     job.store.write_table(job.parts[0].name, pa.table({"error_kind": ["A"] * 2}))
@@ -207,6 +215,8 @@ def test_a_job_keeps_to_one_version(scripted, job_here, arguments, version):
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["scored"] == 30
     assert {request.model_name for request in scripted.requests} == {f"ma_agiqa_v{version}"}
+    classes = {request.parameters["traffic_class"].string_param for request in scripted.requests}
+    assert classes == {"bulk"}
 
 
 def test_a_job_ends_when_its_version_is_dropped(scripted, job_here):

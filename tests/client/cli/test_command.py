@@ -417,6 +417,64 @@ def test_a_reader_that_goes_away_ends_it_quietly(scripted, images):
     assert process.returncode == cli.EXIT_READER_GONE
 
 
+@pytest.mark.parametrize("name", ["table", "csv", "json"])
+def test_a_reader_that_reads_nothing_ends_it_quietly(scripted, name):
+    """As `score.py imgs | true`; the formats that are written at the end, too."""
+    command = [sys.executable, SCRIPT, "imgs", "-f", name, "--url", scripted.url]
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs, "wb") as gone:
+        done = subprocess.run(command, stdout=gone, stderr=subprocess.PIPE, text=True)
+    assert (done.stderr, done.returncode) == ("", cli.EXIT_READER_GONE)
+
+
+ENCODINGS = {
+    "ascii output": {"PYTHONIOENCODING": "ascii"},
+    "locale C": {"LC_ALL": "C"},
+    "locale C, also for names": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("name", ["table", "csv", "jsonl"])
+def test_where_output_is_not_utf_8_every_image_is_shown(scripted, images, name, encoding):
+    (images / "imgs" / "\u732b.png").write_bytes(b"70")
+    (images / "imgs" / "bad\u732b.png").write_bytes(b"x")
+    command = [sys.executable, SCRIPT, "imgs", "-f", name, "--url", scripted.url]
+    environment = {**os.environ, "PYTHONIOENCODING": "", **ENCODINGS[encoding]}
+    done = subprocess.run(command, capture_output=True, env=environment)
+    said = done.stderr.decode()
+    assert (done.returncode, "Traceback" in said) == (1, False)  # one image is bad
+    assert re.search(r"imgs/bad\S+\.png: Not a number", said)
+    shown = done.stdout.decode()
+    assert all(mos in shown for mos in ("90.0", "70.0", "50.0", "10.0"))
+    if encoding == "ascii output":
+        assert r"imgs/bad\u732b.png" in said
+        assert ("imgs/\u732b.png" if name == "csv" else r"imgs/\u732b.png") in shown
+
+
+@pytest.mark.parametrize("columns", [20, 54])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_narrow_terminal_shows_whole_names_and_scores(scripted, images, columns, encoding):
+    pty = pytest.importorskip("pty")
+    (images / "imgs" / ("long-\u732b-" * 12 + ".png")).write_bytes(b"70")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, SCRIPT, "imgs", "--url", scripted.url]
+    environment = {**os.environ, "COLUMNS": str(columns), "PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, env=environment)
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16).decode(encoding)
+    os.close(ours)
+    assert (done.returncode, done.stderr) == (0, b"")
+    table = re.sub(r"\x1b\[[0-9;]*m", "", shown).replace("\r", "").split("\n\n")[0]
+    assert table.split()[:2] == ["image", "MOS"]
+    scores = re.findall(r"\d\d\.\d{3}", table)
+    assert scores == ["90.000", "70.000", "50.000", "10.000"]
+    names = "".join(re.sub(r"\d\d\.\d{3}|\s", "", line) for line in table.split("\n")[1:])
+    name = "imgs/" + "long-\u732b-" * 12 + ".png"
+    assert (name if encoding == "utf-8" else "imgs/long-\\u732b-") in names
+
+
 def test_a_terminal_sees_progress_on_standard_error_only(scripted, images):
     pty = pytest.importorskip("pty")
     many(images, 200)

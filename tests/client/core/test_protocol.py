@@ -52,6 +52,14 @@ def test_a_request_holds_the_bytes_the_id_and_the_deadline():
     assert message.parameters["deadline_unix_us"].int64_param == 12
 
 
+def test_a_request_that_can_wait_says_so():
+    request = protocol.InferRequest(b"a", False, "id", 12, "bulk")
+    assert request.parameters == {"deadline_unix_us": 12, "traffic_class": "bulk"}
+    parameters = request.message("ma_agiqa").parameters
+    assert parameters["traffic_class"].string_param == "bulk"
+    assert parameters["deadline_unix_us"].int64_param == 12
+
+
 def test_an_answer_is_read():
     score = read(answer())
     assert (score.source, score.index, score.request_id) == ("a.png", 4, "id")

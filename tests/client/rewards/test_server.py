@@ -78,7 +78,7 @@ def serve(scripted):
         thread.join()
 
 
-@pytest.mark.parametrize("path", ["/", "/score"])
+@pytest.mark.parametrize("path", ["/", "/score", "/score/", "/?x=1"])
 def test_json(serve, path):
     reply = ask(serve(), as_json(b"25", b"50"), path)
     assert (reply.status_code, reply.headers["Content-Type"]) == (200, "application/json")
@@ -152,9 +152,12 @@ def test_a_scoring_server_that_is_not_available(serve, no_server):
     assert ask(server, method="GET", path="/health").status_code == 503
 
 
-def test_health(serve):
-    reply = ask(serve(), method="GET", path="/health")
-    assert (reply.status_code, fields(reply)) == (200, {"status": "ready"})
+@pytest.mark.parametrize("path", ["/health", "/health/", "/health?x", "/health/?x=1"])
+def test_health(serve, path):
+    server = serve()
+    reply = ask(server, method="GET", path=path)
+    assert (reply.status_code, fields(reply), reply.history) == (200, {"status": "ready"}, [])
+    assert ask(server, method="HEAD", path=path).status_code == 200
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"\x80\x04", b"<html>", b'{"images": []}'])
@@ -170,6 +173,24 @@ def test_a_request_that_is_too_large(serve):
     assert reply.status_code == 413
     assert "1,048,577 bytes; expected at most 1,048,576" in fields(reply)["error"]
     assert ask(server, b"x" * 2**20).status_code == 400  # read, and found not to be a request
+
+
+def test_a_pickle_that_names_one_image_many_times(serve, scripted):
+    """The bytes are in the body once, but each image of the list would be sent."""
+    image = b"1" * 2**18
+    scripted.answer = lambda image, context: float(len(image) == 2**18)
+    server = serve(max_body_bytes=2**20)
+    assert fields(ask(server, pickle.dumps({"images": [image] * 4})))["mos"] == [1.0] * 4
+    reply = ask(server, pickle.dumps({"images": [image] * 5}))
+    assert reply.status_code == 400
+    assert "over 1,048,576 bytes together" in fields(reply)["error"]
+
+
+def test_a_chunked_body_is_refused_with_the_reason(serve, scripted):
+    reply = ask(serve(), iter([as_json(b"1")]))  # requests sends what has no length in chunks
+    assert reply.status_code == 411
+    assert "sent as 'chunked'; expected a Content-Length header" in fields(reply)["error"]
+    assert not scripted.requests
 
 
 def test_other_addresses_and_methods(serve):

@@ -227,9 +227,7 @@ class Admission:
         waiting = self._backlog.pending + here
         images = waiting * self._images
         # Batches do not get larger where this step is the slow one.
-        here_s = (
-            here * self._images * self._here_s / self._here_images if self._here_images else 0.0
-        )
+        here_s = here * self._images * self._here_s / max(self._here_images, 1.0)
         wait_s = max(self._seconds(images), here_s)
         # It comes after the running batch and the full ones that wait, in a batch of its own.
         running_s = self._seconds(min(images, self._largest))
