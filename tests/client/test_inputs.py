@@ -273,6 +273,21 @@ def test_every_image_gets_its_own_score(method, kind, tmp_path):
     assert given == pytest.approx(LEVELS, abs=0.51)  # arrays of floats are rounded
 
 
+@pytest.mark.parametrize("kind", [filled_array, redrawn_canvas])
+def test_every_image_gets_its_own_score_from_a_server(stand_in, kind, tmp_path):
+    """Through a real Triton, whose scores are the brightness of the images."""
+
+    async def with_async(images):
+        async with AsyncScorer(stand_in.grpc_url) as scorer:
+            return [outcome.mos async for outcome in scorer.score_many(images)]
+
+    with Scorer(stand_in.grpc_url) as scorer:
+        expected = [scorer.score(gray(level)).mos for level in LEVELS]
+        assert expected == sorted(set(expected))
+        assert [score.mos for score in scorer.score_many(kind(tmp_path))] == expected
+    assert asyncio.run(with_async(kind(tmp_path))) == expected
+
+
 SAME = {
     "array": lambda: np.full((30, 40, 3), 60, np.uint8),
     "tensor": lambda: torch.full((3, 30, 40), 60 / 255),
