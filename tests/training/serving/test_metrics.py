@@ -123,6 +123,16 @@ def test_requests_are_logged_where_they_end_if_asked(triton, monkeypatch, step, 
     assert {line["step"] for line in lines} == {step}
 
 
+def test_of_a_long_id_only_the_beginning_is_logged(triton, monkeypatch):
+    monkeypatch.setenv("MA_AGIQA_REQUEST_LOG", "1")
+    metrics = StepMetrics(triton, "meter", images="IMAGE")
+    long = request()
+    long.request_id = lambda: "x" * 1_000_000
+    metrics.count([long], [response()], 0.5)
+    metrics.meter.close()
+    assert len(triton.log[0]) < 400
+
+
 def test_questions_are_no_images(triton):
     metrics = StepMetrics(triton, "mplug_owl2", images="SEMANTIC_VIEW", unless="PROMPT")
     metrics.count([request(1, "SEMANTIC_VIEW", also=("PROMPT",))], [response(2)], 0.5)

@@ -46,6 +46,7 @@ REQUEST_LOG = "MA_AGIQA_REQUEST_LOG"
 LAST_STEP = "meter"
 """The step whose answered requests are scored."""
 
+_LOGGED_ID = 200  # characters of a request's id, which may be long
 FLUSH_S = 0.5
 MAX_WAITING = 100_000
 """Most values that may wait for the thread; more are dropped, which is logged."""
@@ -248,7 +249,7 @@ class StepMetrics:
 
     def _log_request(self, request: Any, outcome: str, images: int) -> None:
         line = {
-            "request_id": request.request_id(),
+            "request_id": request.request_id()[:_LOGGED_ID],
             "step": self._step,
             "outcome": outcome,
             "images": images,
