@@ -43,6 +43,7 @@ def run_locust(url: str, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_run_reports_every_kind_of_user_and_fails_past_its_limits(server):
     done = run_locust(server.grpc_url, "--max-p95-ms", "0.001")
     assert done.returncode == 1, done.stdout + done.stderr

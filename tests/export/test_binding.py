@@ -143,6 +143,7 @@ def test_a_rollback_to_a_version_of_another_embedder_is_refused(two_versions):
         rollout.roll_back(two_versions, [], 1)
 
 
+@pytest.mark.slow
 def test_weights_that_were_replaced_do_not_load(repository, owls):
     hash_of_owl = EmbedderIdentity.of(str(owls["owl"]), "float32").weights_sha256
     set_parameter(repository, "mplug_owl2", "weights_sha256", hash_of_owl)

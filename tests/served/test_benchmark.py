@@ -30,6 +30,7 @@ def test_one_process_computes_what_is_served(server, one_process):
     np.testing.assert_allclose(one_process.score(FILES[:8]), served, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_both_are_measured_on_the_same_images(server, one_process):
     with Target(server.grpc_url) as target:
         speed = measure_served(target, one_process, FILES, (2, 4), seconds=0.5, rounds=1)
@@ -55,6 +56,7 @@ def test_the_command_starts_a_server_and_shows_where_the_time_goes():
         assert re.search(rf"^  {process} +[\d.]+$", done.stdout, re.MULTILINE), done.stdout
 
 
+@pytest.mark.slow
 def test_score_many_is_compared_with_plain_clients(server):
     options = ["--url", server.grpc_url, "--rounds", "1", "--seconds", "0.5", "--side", "64"]
     done = CliRunner().invoke(main, ["throughput", *options, "--in-flight", "16"])

@@ -207,6 +207,7 @@ def test_parameters_of_the_libtorch_backend(client):
         assert f"model 'switches': {line}" in client.log_file.read_text()
 
 
+@pytest.mark.slow
 def test_configurations_that_libtorch_refuses_do_not_load(tmp_path, torchscript_model):
     for name, (module, config, _) in BAD.items():
         torchscript_model(tmp_path / "models", name, module, config)

@@ -233,6 +233,7 @@ def test_a_training_is_saved_before_it_is_measured(config, tmp_path, monkeypatch
     assert card.metrics == {}
 
 
+@pytest.mark.slow
 def test_a_run_stopped_for_patience_ends_the_same_after_a_kill(config, trained, tmp_path):
     """The epochs that were no better before the kill count."""
     settings = ("optimization.patience=2", "optimization.learning_rate=1e-12")
@@ -370,6 +371,7 @@ def test_wrong_settings_end_in_a_sentence(config, trained, tmp_path, options, se
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_in_a_sentence_and_loses_nothing(config, trained, tmp_path):
     """A limit on the size of files stands for the disk: the checkpoint's weights do not fit."""
 

@@ -79,6 +79,7 @@ def kill_in_the_middle(config, folder):
     return BATCH * len(shards(folder))
 
 
+@pytest.mark.slow
 def test_killed_and_continued_by_two_is_the_same_as_in_one_go(config, uninterrupted):
     folder = config.parent / "killed"
     kept = kill_in_the_middle(config, folder)
