@@ -120,8 +120,8 @@ def test_a_path_for_temporary_files_that_triton_cannot_pass_on(repository, tmp_p
 
 
 def test_packages_in_a_path_that_the_stub_cannot_read(repository, monkeypatch):
-    monkeypatch.setattr(sys, "prefix", "/home/jürgen/.venv")
-    with pytest.raises(UnsupportedMachineError, match=r"from /home/jürgen/.* not ASCII: move them"):
+    monkeypatch.setattr(sys, "prefix", "/opt/jürgen/.venv")
+    with pytest.raises(UnsupportedMachineError, match=r"from /opt/jürgen/.* not ASCII: move them"):
         EmbeddedTriton(repository, free_ports=True).start()
 
 

@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ma_agiqa.serving.deadlines import PARAMETER
+from ma_agiqa.serving import deadlines
 
 METRICS_URL_VARIABLE = "MA_AGIQA_METRICS_URL"
 """Environment variable with the address of the server's metrics, if it is not port 8002 here."""
@@ -203,7 +203,8 @@ class Admission:
         self._last_request_s = self._clock()
         self._asked += 1
         self._wake.set()
-        left_s = _left_s(given, now_unix_us or time.time_ns() // 1000)
+        now_ns = time.time_ns() if now_unix_us is None else now_unix_us * 1000
+        left_s = deadlines.left_s(parameters, lambda: now_ns)
         reason = self._overload(left_s, _BULK_SHARE if given.get(TRAFFIC_CLASS) == "bulk" else 1.0)
         if reason is None:
             self._admitted += 1
@@ -341,8 +342,3 @@ def start_admission(models: Sequence[str], config: Mapping[str, Any]) -> Admissi
 def _get(url: str) -> str:
     with urllib.request.urlopen(url, timeout=_STALE_S) as response:
         return response.read().decode()
-
-
-def _left_s(parameters: Mapping[str, Any], now_us: int) -> float:
-    deadline_us = parameters.get(PARAMETER)
-    return (deadline_us - now_us) / 1e6 if isinstance(deadline_us, int) else math.inf

@@ -80,4 +80,4 @@ def refusal(parameters: str, step: str, now_ns: Callable[[], int] = time.time_ns
 def left_s(parameters: str, now_ns: Callable[[], int] = time.time_ns) -> float:
     """Seconds until the deadline; infinite without one. For the arguments, see `refusal`."""
     deadline_us = json.loads(parameters or "{}").get(PARAMETER)
-    return deadline_us / 1e6 - now_ns() / 1e9 if isinstance(deadline_us, int) else math.inf
+    return (1000 * deadline_us - now_ns()) / 1e9 if isinstance(deadline_us, int) else math.inf
