@@ -234,28 +234,23 @@ def test_a_training_is_saved_before_it_is_measured(config, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_a_run_stopped_for_patience_ends_the_same_after_a_kill(config, trained, tmp_path):
-    """The epochs that were no better before the kill count."""
-    settings = ("optimization.patience=2", "optimization.learning_rate=0.003")
-    options = [word for setting in settings for word in ("--set", setting)]
-    options += ["--set", "optimization.epochs=9"]
-    output = tmp_path / "whole"
-    assert run(config, "--output", output, *options).exit_code == 0
-    epochs = len(read_rows(output / "history.csv"))
+def test_a_run_counts_the_epochs_that_were_no_better_before_a_kill(config, tmp_path):
+    """At this rate the weights stand still, so no epoch is better than the first."""
+    settings = ("patience=2", "learning_rate=1e-12", "epochs=9")
+    options = [word for setting in settings for word in ("--set", f"optimization.{setting}")]
     stopped = tmp_path / "stopped"
     folder = RunFolder(stopped)
 
-    def all_but_one():
+    def after_the_second_epoch():
         newest = folder.newest_whole()
         state = newest and json.loads((newest / "trainer_state.json").read_text())
-        return bool(state) and state["epoch"] >= epochs - 1
+        return bool(state) and state["epoch"] >= 2
 
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     start = command(config, "--output", stopped, *options)
-    kill_when(subprocess.Popen(start, start_new_session=True, **silent), all_but_one)
+    kill_when(subprocess.Popen(start, start_new_session=True, **silent), after_the_second_epoch)
     assert run(config, "--output", stopped, *options).exit_code == 0
-    assert len(read_rows(stopped / "history.csv")) == epochs
-    assert_same_bits(weights(stopped), weights(output))
+    assert len(read_rows(stopped / "history.csv")) == 3
 
 
 def test_a_run_that_never_began_blocks_no_other(config, tmp_path):
