@@ -14,9 +14,6 @@ from ma_agiqa_client import (
     Scorer,
     WrongModelError,
 )
-from ma_agiqa_client._core.operations import Encode, GetConfig, GetReady, Infer, Sleep
-from ma_agiqa_client._core.plan import Core
-from ma_agiqa_client.retry import Clock, Retry
 from support.example_card import PARAMETERS
 from support.scripted_server import ensemble_config, numbers
 
@@ -34,42 +31,6 @@ class Answer(dict):
 
 
 ANSWER = Answer(SCORE=np.array([[50.0]]), GATE=np.array([[1.0, 1.0, 2.0]]))
-
-
-def result_of(plan, outcome):
-    """Send a plan its last outcome."""
-    with pytest.raises(StopIteration) as end:
-        plan.send(outcome)
-    return end.value.value
-
-
-def test_the_steps_of_a_score():
-    core = Core(["one:1"], Retry())
-    plan = core.score("cat.png", False, Clock(60), "cat.png")
-    assert isinstance(next(plan), Encode)
-    assert isinstance(plan.send(b"bytes"), GetConfig)
-    assert isinstance(plan.send(ensemble_config(PARAMETERS)), Infer)
-    assert result_of(plan, ANSWER).mos == 50
-    again = core.score("cat.png", False, Clock(60), "cat.png")
-    next(again)
-    assert isinstance(again.send(b"bytes"), Infer)  # the card is known
-
-
-def test_the_steps_when_a_server_is_not_available():
-    core = Core(["one:1", "two:1"], Retry())
-    plan = core.model(Clock(60))
-    first = next(plan)
-    assert plan.throw(UNAVAILABLE) == Sleep(0.0)
-    second = plan.send(None)
-    assert {first.server, second.server} == {0, 1}
-    assert result_of(plan, ensemble_config(PARAMETERS)).name == "tiny"
-
-
-def test_the_steps_of_health():
-    plan = Core(["one:1", "two:1"], Retry()).health(Clock(60))
-    assert isinstance(next(plan), GetReady)
-    assert plan.throw(UNAVAILABLE).server == 1
-    assert result_of(plan, True) is True
 
 
 def test_the_server_is_told_the_deadline(scorer, scripted):
