@@ -62,14 +62,14 @@ def test_what_is_on_this_machine(url, expected):
     assert proxied is not expected
 
 
-@pytest.mark.parametrize("urls", [[], ["a:1", "a:1"], ["a:1", "http://b:1"], ""])
+@pytest.mark.parametrize("urls", [[], ["a:1", "a:1"], ["a:1", "http://b:1"], "", "a:99999", "a"])
 def test_addresses_are_checked(urls):
     with pytest.raises(ValueError, match="address"):
         check_urls(urls)
 
 
 def test_one_or_several_addresses():
-    assert check_urls("a:1") == ("a:1",)
+    assert check_urls(" a:1/ ") == ("a:1",)
     assert check_urls(["a:1", "b:1"]) == ("a:1", "b:1")
 
 
