@@ -24,7 +24,10 @@ from tritonclient.utils import InferenceServerException
 
 from embedded.processes import model_of_stub
 from embedded.runtime import find_runtime
+from support.pictures import encoded
+from support.stand_in.repository import write_stand_in
 from support.supervised import SERVE as SERVE_FILE
+from support.triton_requests import image_tensor
 from support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,10 +139,9 @@ def free_ports() -> list[int]:
         return [listener.getsockname()[1] for listener in listeners]
 
 
-def score(client: tritonclient.grpc.InferenceServerClient, image: bytes = b"\x33" * 12, **options):
-    """Score of an image, the smallest that the tests' model takes."""
-    tensor = tritonclient.grpc.InferInput("IMAGE", [1, 1], "BYTES")
-    tensor.set_data_from_numpy(np.array([[image]], dtype=np.object_))
+def score(client: tritonclient.grpc.InferenceServerClient, image: bytes | None = None, **options):
+    """Score of an image, by default of a gray one that the stand-in gives 1."""
+    tensor = image_tensor(image or encoded(np.full((8, 8, 3), 51, np.uint8)))
     result = client.infer("ma_agiqa", [tensor], client_timeout=60, **options)
     return float(result.as_numpy("SCORE")[0, 0])
 
@@ -219,24 +221,14 @@ def test_regions_of_a_killed_server_are_removed_by_the_next(start, tmp_path, rep
     left = regions()
     assert left
     second = start(tmp_path, repository)
-    assert "Serving tiny (a model of the tests) at 127.0.0.1:" in second.log
+    assert "Serving ma-agiqa-demo" in second.log
     assert not left & regions()
     assert regions()
 
 
-def slow_down(repository: Path, seconds: float) -> Path:
-    """Make each request take long in the first step; the file that the step writes before."""
-    begun = repository.parent / "begun"
-    model = repository / "preprocess" / "1" / "model.py"
-    slow = f"    def execute(self, requests):\n        open({str(begun)!r}, 'a').close()\n"
-    slow += f"        __import__('time').sleep({seconds})\n"
-    model.write_text(model.read_text().replace("    def execute(self, requests):\n", slow))
-    return begun
-
-
 @pytest.mark.slow
-def test_a_busy_server_is_alive_while_others_get_scores(start, tmp_path, repository):
-    slow_down(repository, 0.5)
+def test_a_busy_server_is_alive_while_others_get_scores(start, tmp_path):
+    repository = write_stand_in(tmp_path / "repository", seconds_per_image=0.5)
     stop = threading.Event()
 
     def call(url: str) -> None:
@@ -260,8 +252,10 @@ def test_a_busy_server_is_alive_while_others_get_scores(start, tmp_path, reposit
     assert (done.returncode, done.stdout) == (1, "")
 
 
-def test_what_is_in_flight_at_sigterm_is_answered(start, tmp_path, repository):
-    begun = slow_down(repository, 1.5)
+def test_what_is_in_flight_at_sigterm_is_answered(start, tmp_path, repository, change):
+    begun = tmp_path / "begun"
+    change("maniqa_moe", "return [self", f"open({str(begun)!r}, 'a').close()\n        return [self")
+    change("maniqa_moe", "time.sleep(", "time.sleep(1.5 or ")
     running = start(tmp_path, repository, WATCH_S="1000")
     begun.unlink()
     with (
