@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from tritonclient.utils import InferenceServerException
 
 from embedded.processes import model_of_stub
 from embedded.runtime import find_runtime
+from support.local_hub import free_port
 from support.pictures import encoded
 from support.stand_in.repository import write_stand_in
 from support.supervised import SERVE as SERVE_FILE
@@ -44,7 +44,7 @@ class Container:
         if not (folder / "backends").is_dir():
             runtime.lay_out_backends(folder / "backends")
         self.folder, self.key_file = folder, folder / "probe-key"
-        self.grpc, self.http, self.metrics = free_ports()
+        self.grpc, self.http, self.metrics = (free_port() for _ in range(3))
         inherited = {k: v for k, v in runtime.environment().items() if k not in DECIDED}
         container = {"PROBE_KEY_FILE": str(self.key_file), "SHM_PREFIX": SHM_PREFIX}
         container |= {"MODEL_REPOSITORY": str(repository), "RESTARTS": "0", "DRAIN_S": "60"}
@@ -129,14 +129,6 @@ def shipped(start, tmp_path_factory) -> Container:
 
 def regions() -> set[Path]:
     return set(Path("/dev/shm").glob(f"{SHM_PREFIX}*"))
-
-
-def free_ports() -> list[int]:
-    with contextlib.ExitStack() as stack:
-        listeners = [stack.enter_context(socket.socket()) for _ in range(3)]
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in listeners]
 
 
 def score(client: tritonclient.grpc.InferenceServerClient, image: bytes | None = None, **options):
@@ -285,7 +277,7 @@ def test_as_process_1_of_a_container_it_reaps_and_stops(start, tmp_path, reposit
 
 
 def test_without_a_server_the_check_fails(tmp_path):
-    port = str(free_ports()[0])
+    port = str(free_port())
     done = subprocess.run([*SERVE, "--check", "--http-port", port], capture_output=True, text=True)
     assert done.returncode == 1
     assert "no answer from 127.0.0.1:" in done.stderr

@@ -22,15 +22,6 @@ def test_the_answering_model_is_loaded_only_to_explain():
     assert models_to_load(SHIPPED, explain=True) == sorted([*ALWAYS, ANSWERING])
 
 
-def test_hidden_folders_and_those_without_a_configuration_are_no_models(tmp_path):
-    for name in ("one", ".two", "three"):
-        (tmp_path / name).mkdir()
-    for name in ("one", ".two"):
-        (tmp_path / name / "config.pbtxt").touch()
-    (tmp_path / "README.md").write_text("text")
-    assert models_to_load(tmp_path, explain=True) == ["one"]
-
-
 def test_to_explain_the_answering_model_has_to_be_there(repository):
     with pytest.raises(RepositoryError, match=f"no {ANSWERING}/config.pbtxt, which --explain"):
         EmbeddedTriton(repository, free_ports=True, explain=True).start()
