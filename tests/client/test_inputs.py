@@ -74,24 +74,10 @@ def filled_array(folder):
         yield array
 
 
-def filled_floats(folder):
-    array = np.zeros((3, 30, 40), np.float32)
-    for level in LEVELS:
-        array[:] = level / 255
-        yield array
-
-
 def filled_tensor(folder):
     tensor = torch.zeros(3, 30, 40)
     for level in LEVELS:
         yield tensor.fill_(level / 255)
-
-
-def views_of_a_batch(folder):
-    batch = torch.zeros(2, 3, 30, 40, dtype=torch.uint8)
-    for level in LEVELS:
-        batch[1].fill_(level)
-        yield batch[1]
 
 
 def filled_bytearray(folder):
@@ -131,14 +117,6 @@ def overwritten_path(folder):
         yield folder / "image.png"
 
 
-def deleted_path(folder):
-    for level in LEVELS:
-        path = folder / f"{level}.png"
-        path.write_bytes(bitmap(level))
-        yield str(path)
-        path.unlink()
-
-
 def redrawn_canvas(folder):
     canvas = gray(0)
     for level in LEVELS:
@@ -149,12 +127,6 @@ def redrawn_canvas(folder):
 def closed_picture(folder):
     for level in LEVELS:
         with Image.open(io.BytesIO(encoded(gray(level), "PNG"))) as image:
-            yield image
-
-
-def closed_after_load(folder):
-    for level in LEVELS:
-        with gray(level) as image:
             yield image
 
 
@@ -175,9 +147,8 @@ def frames(folder):
 
 
 KINDS = [
-    *(filled_array, filled_floats, filled_tensor, views_of_a_batch, filled_bytearray),
-    *(released_memoryview, refilled_file, closed_file, overwritten_path, deleted_path),
-    *(redrawn_canvas, closed_picture, closed_after_load, mapped_picture, frames),
+    *(filled_array, filled_tensor, filled_bytearray, released_memoryview, refilled_file),
+    *(closed_file, overwritten_path, redrawn_canvas, closed_picture, mapped_picture, frames),
 ]
 
 
@@ -231,8 +202,8 @@ METHODS = [
 PAIRS = [
     (kind, method, images)
     for (kind, method), images in itertools.product(METHODS, KINDS)
-    if not (method is score_later and images in (overwritten_path, deleted_path))
-]  # but for paths, which are read when the coroutine is awaited
+    if not (method is score_later and images is overwritten_path)  # read when awaited
+]
 
 
 def scores(kind, method, images):

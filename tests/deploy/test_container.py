@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +24,6 @@ from embedded.processes import model_of_stub
 from embedded.runtime import find_runtime
 from support.local_hub import free_port
 from support.pictures import encoded
-from support.stand_in.repository import write_stand_in
 from support.supervised import SERVE as SERVE_FILE
 from support.triton_requests import image_tensor
 from support.waiting import wait_until
@@ -218,32 +216,6 @@ def test_regions_of_a_killed_server_are_removed_by_the_next(start, tmp_path, rep
     assert regions()
 
 
-@pytest.mark.slow
-def test_a_busy_server_is_alive_while_others_get_scores(start, tmp_path):
-    repository = write_stand_in(tmp_path / "repository", seconds_per_image=0.5)
-    stop = threading.Event()
-
-    def call(url: str) -> None:
-        with tritonclient.grpc.InferenceServerClient(url) as client:
-            while not stop.is_set():
-                score(client)
-
-    running = start(tmp_path, repository)
-    with ThreadPoolExecutor(6) as pool:
-        calls = [pool.submit(call, running.url) for _ in range(6)]
-        try:  # 3 s of work wait before the test image, whose check waits for 1 s
-            busy = "Alive, and busy with other images.\n"
-            wait_until(lambda: running.check(timeout_s=2.5).stdout == busy, timeout_s=40)
-        finally:
-            stop.set()
-        for done in calls:
-            done.result()
-    wait_until(lambda: running.check().stdout.startswith("Alive, score"))
-    os.kill(running.stubs()["maniqa_moe"], signal.SIGSTOP)
-    done = running.check(timeout_s=4)
-    assert (done.returncode, done.stdout) == (1, "")
-
-
 def test_what_is_in_flight_at_sigterm_is_answered(start, tmp_path, repository, change):
     begun = tmp_path / "begun"
     change("maniqa_moe", "return [self", f"open({str(begun)!r}, 'a').close()\n        return [self")
@@ -274,16 +246,3 @@ def test_as_process_1_of_a_container_it_reaps_and_stops(start, tmp_path, reposit
     main.terminate()
     assert running.process.wait(60) == 0
     assert not regions()
-
-
-def test_without_a_server_the_check_fails(tmp_path):
-    port = str(free_port())
-    done = subprocess.run([*SERVE, "--check", "--http-port", port], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "no answer from 127.0.0.1:" in done.stderr
-
-
-def test_the_embedded_server_is_for_this_machine_only():
-    done = subprocess.run([*SERVE, "--address", "0.0.0.0"], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "Give a current one with --tritonserver" in done.stderr

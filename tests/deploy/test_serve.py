@@ -2,14 +2,14 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from support.supervised import SERVE, Supervised, kill, processes_of
+import serve as serve_py
+from support.supervised import Supervised, kill, processes_of
 from support.waiting import wait_until
 
 
@@ -103,7 +103,17 @@ def test_errors_are_one_sentence_and_exit_status_1(serve, repository):
     assert errors.count("\n") == 1
 
 
-def test_help_has_examples():
-    result = subprocess.run([sys.executable, SERVE, "--help"], capture_output=True, text=True)
-    assert "python deploy/serve.py --free-ports --json" in result.stdout
-    assert "/" not in result.stdout.partition("--repository")[2].partition("--explain")[0]
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (["--address", "0.0.0.0"], 2, "Give a current one with --tritonserver"),
+        (["--tls-cert", __file__], 2, "Only one of --tls-cert and --tls-key is given"),
+        (["--check", "--http-port", "1"], 1, "no answer from 127.0.0.1:"),
+        (["--help"], 0, "python deploy/serve.py --free-ports --json"),
+    ],
+)
+def test_what_needs_no_server(options, status, message):
+    done = CliRunner().invoke(serve_py.main, options)
+    assert done.exit_code == status
+    assert message in done.output.replace("\n", " ")
+    assert str(Path(__file__).parents[2]) not in done.output  # as a default in the help

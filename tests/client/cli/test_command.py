@@ -81,18 +81,6 @@ def test_json(run):
     }
 
 
-@pytest.mark.parametrize("name", ["jsonl", "csv"])
-def test_streams_keep_the_order_of_the_listing(run, name):
-    text = run("imgs", "-f", name).stdout
-    reader = map(json.loads, text.splitlines())
-    rows = list(reader if name == "jsonl" else csv.DictReader(io.StringIO(text)))
-    assert [row["image"] for row in rows] == [
-        "imgs/[bold]mid.png",
-        "imgs/low.png",
-        "imgs/sub/high.png",
-    ]
-
-
 def test_the_ending_of_the_output_file_gives_the_format(run):
     result = run("imgs", "--output", "scores.csv")
     assert (result.exit_code, result.stdout) == (0, "")
