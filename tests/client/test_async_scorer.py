@@ -38,9 +38,9 @@ def test_all_but_the_iterators_are_awaited():
     assert awaited == set(public(AsyncScorer)) - {"score", "score_many", "explain"}
 
 
-def run(scripted, scenario, **options):
+def run(scripted, scenario):
     async def main():
-        async with AsyncScorer(scripted.url, timeout_s=20, **options) as scorer:
+        async with AsyncScorer(scripted.url, timeout_s=20) as scorer:
             return await scenario(scorer)
 
     return asyncio.run(main())
