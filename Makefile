@@ -68,9 +68,10 @@ faults: $(INSTALLED) ## break a real server in every way of docs/faults.md, and 
 soak: $(INSTALLED) ## score images for MINUTES=10, and fail if the server's memory grows by 2 %
 	$(BIN)/python deploy/load/bench.py soak --minutes $(or $(MINUTES),10)
 
-test-bulk: $(INSTALLED) ## run the tests of bulk jobs, which need Ray (100 MB)
+test-bulk: $(INSTALLED) ## run the tests of bulk jobs, which need Ray (100 MB) and an S3 server (moto)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e './client[bulk]'
-	$(BIN)/python -m pytest tests/client/bulk/test_bulk.py
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r tests/client/bulk/requirements.txt
+	$(BIN)/python -m pytest tests/client/bulk
 
 fuzz: $(INSTALLED) ## decode 20,000 damaged images, and send another 2,000 to a real server
 	FUZZ_CASES=20000 $(BIN)/python -m pytest -s -k mutated -o faulthandler_timeout=7200 \

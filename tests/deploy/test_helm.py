@@ -5,6 +5,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ma_agiqa_client.bulk import _command as bulk_command
 from support.kserve_types import KServeTypes
 from support.prometheus_programs import program
 
@@ -47,6 +49,8 @@ CASES = {
     "own gateway": "gpu gateway.envoy=false gateway.auth=none gateway.rateLimit.kind=none",
     "own volume": "gpu weights.claim=models weights.dtype= weights.endpoint=https://hub "
     "weights.sha256=" + "ab" * 32,
+    "bulk": "bulk.enabled=true bulk.input=s3://b/in?a=1&b=2 bulk.output=s3://b/out "
+    "bulk.args={--retry-failed} bulk.env[0].name=A bulk.env[0].value=x",
     "busy nodes": "gpu server.priorityClass=high server.nodeSelector.pool=gpus "
     "image.pullSecrets={r} server.tolerations[0].operator=Exists",
 }
@@ -93,6 +97,13 @@ def server_pod(resources: list[dict]) -> dict:
     return {name: value for name, value in predictor.items() if name not in own}
 
 
+def bulk_pods(resources: list[dict]) -> list[dict]:
+    """Templates of the pods in KubeRay's resource, whose own schema is in no package."""
+    clusters = [r["spec"]["rayClusterSpec"] for r in resources if r["kind"] == "RayJob"]
+    groups = [g for c in clusters for g in (c["headGroupSpec"], *c["workerGroupSpecs"])]
+    return [group["template"] for group in groups]
+
+
 def pods(resources: list[dict]) -> list[dict]:
     jobs = [r["spec"]["template"]["spec"] for r in resources if r["kind"] == "Job"]
     return [server_pod(resources), *jobs]
@@ -102,8 +113,9 @@ def faults(resources: list[dict]) -> Iterator[str]:
     """What the schemas of every resource's owner find."""
     validator = pytest.importorskip("kubernetes_validate")
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}}
-    for resource in [*resources, {**pod, "spec": server_pod(resources)}]:
-        if group(resource) not in (*CUSTOM, "serving.kserve.io"):
+    inner = [server_pod(resources), *(template["spec"] for template in bulk_pods(resources))]
+    for resource in [*resources, *({**pod, "spec": spec} for spec in inner)]:
+        if group(resource) not in (*CUSTOM, "serving.kserve.io", "ray.io"):
             try:
                 validator.validate(resource, KUBERNETES, strict=True)
             except validator.ValidationError as error:
@@ -160,6 +172,7 @@ def test_what_is_wrong_is_found():
         ("gpu gateway.envoy=false", "set gateway.auth to none"),
         ("gpu gateway.auth=jwt", "gateway.jwt.issuer"),
         ("gateway.auth=password", "/gateway/auth"),
+        ("bulk.enabled=true", "bulk.input: give the table"),
     ],
 )
 def test_values_that_cannot_work_are_refused(case, said):
@@ -330,6 +343,26 @@ def test_outside_callers_reach_inference_alone_and_have_to_say_who_they_are():
             # Three seconds of queue on ten replicas at 200 images a second, and room.
             assert spec["circuitBreaker"]["maxParallelRequests"] >= 2 * 3 * 10 * 200
             assert spec["rateLimit"]["type"] == ("Global" if case == "by caller" else "Local")
+
+
+def test_a_bulk_job_may_call_the_servers_and_another_one_has_another_name():
+    resources = render("bulk")
+    job = find(resources, "RayJob", None)
+    words = shlex.split(job["spec"]["entrypoint"])
+    assert words[:4] == ["python", "-m", "ma_agiqa_client.bulk", "s3://b/in?a=1&b=2"]
+    assert words[-1] == "--retry-failed"
+    parsed = bulk_command.main.make_context("bulk", words[3:], resilient_parsing=False)
+    assert parsed.params["ray_address"] == "auto"
+    (url,) = parsed.params["url"]
+    assert find(resources, "Service", url.removeprefix("dns:///").split(".")[0])
+    servers = find(resources, "Deployment")["spec"]["selector"]["matchLabels"]
+    for template in bulk_pods(resources):
+        labels = template["metadata"]["labels"]
+        assert labels["ma-agiqa/client"] == "true"
+        assert not servers.items() <= labels.items()
+        assert template["spec"]["securityContext"]["runAsNonRoot"] is True
+    other = find(render(f"{CASES['bulk']} bulk.workers=3"), "RayJob", None)
+    assert other["metadata"]["name"] != job["metadata"]["name"]
 
 
 def changed(one: object, other: object, where: str = "") -> Iterator[tuple[str, object, object]]:

@@ -311,3 +311,54 @@ spec:
     - name: tmp
       emptyDir: {sizeLimit: 1Gi}
 {{- end }}
+
+{{- /* A pod of a bulk job; Ray writes to its own file system. */}}
+{{- define "ma-agiqa.bulk-pod" -}}
+metadata:
+  labels:
+    ma-agiqa/client: "true" # the servers' network policy lets it call them
+    app.kubernetes.io/name: ma-agiqa
+    app.kubernetes.io/instance: {{ .Release.Name }}
+    app.kubernetes.io/component: bulk
+spec:
+  {{- include "ma-agiqa.pod-security" . | nindent 2 }}
+  containers:
+    - name: ray
+      image: {{ .Values.bulk.image }}
+      {{- with .Values.bulk.env }}
+      env: {{ toJson . }}
+      {{- end }}
+      resources:
+        {{- include "ma-agiqa.resources" (dict "cores" .Values.bulk.cores "memory" .Values.bulk.memory "disk" "4Gi") | nindent 8 }}
+      securityContext:
+        allowPrivilegeEscalation: false
+        capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- define "ma-agiqa.bulk-spec" -}}
+{{- $bulk := .Values.bulk -}}
+entrypoint: >-
+  python -m ma_agiqa_client.bulk {{ required "bulk.input: give the table of the images." $bulk.input | squote }}
+  --output {{ required "bulk.output: give the folder of the scores." $bulk.output | squote }}
+  --url dns:///{{ include "ma-agiqa.name" . }}-pods.{{ .Release.Namespace }}:8001 --ray auto --workers {{ mul $bulk.workers $bulk.cores }}
+  {{- range $bulk.args }} {{ squote . }}{{ end }}
+# The operator sends the job itself: pods of its own kind would not keep the restricted standard.
+submissionMode: HTTPMode
+backoffLimit: 3 # with a new cluster; finished parts are kept
+shutdownAfterJobFinishes: true
+ttlSecondsAfterFinished: 600
+rayClusterSpec:
+  rayVersion: {{ $bulk.rayVersion }}
+  headGroupSpec:
+    rayStartParams: {num-cpus: "0"}
+    template:
+      {{- include "ma-agiqa.bulk-pod" . | nindent 6 }}
+  workerGroupSpecs:
+    - groupName: workers
+      replicas: {{ $bulk.workers }}
+      minReplicas: {{ $bulk.workers }}
+      maxReplicas: {{ $bulk.workers }}
+      rayStartParams: {}
+      template:
+        {{- include "ma-agiqa.bulk-pod" . | nindent 8 }}
+{{- end }}
