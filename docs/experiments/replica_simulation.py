@@ -5,8 +5,8 @@
 
 Images arrive at random around a daily curve. gRPC's round robin spreads them over the replicas;
 each replica takes the images that wait for it as one batch, at most 32, and is busy for a measured
-time. Every 15 s the autoscaler looks at the numbers of the last scrape and moves as the manifests
-of components/hpa and components/keda say.
+time. Every 15 s the autoscaler looks at the numbers of the last scrape and moves as the Helm
+chart says.
 
 Left out: the time in other steps than the slowest, the network, retries (a retry adds load), images
 of very different sizes, and neighbors on the machine. Rates and times scale together: a server that

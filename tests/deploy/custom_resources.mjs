@@ -1,4 +1,4 @@
-// Validates the resources of KEDA, Gateway API and Envoy Gateway with the classes that @kubernetes-models makes from
+// Validates the resources of KEDA, Gateway API, Envoy Gateway and the Prometheus Operator with the classes that @kubernetes-models makes from
 // their Go types. Reads a JSON list from stdin, writes a JSON list of errors, one for each resource.
 //     node custom_resources.mjs FOLDER_WITH_NODE_MODULES
 import { readFileSync } from "node:fs";
@@ -10,6 +10,7 @@ const packages = {
   "keda.sh": "keda",
   "gateway.networking.k8s.io": "gateway-api",
   "gateway.envoyproxy.io": "envoy-gateway",
+  "monitoring.coreos.com": "prometheus-operator",
 };
 
 async function check(resource) {

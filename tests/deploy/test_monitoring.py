@@ -17,7 +17,7 @@ RULES = yaml.safe_load((MONITORING / "rules.yml").read_text())
 DASHBOARD = json.loads((MONITORING / "grafana" / "dashboard.json").read_text())
 TESTS = ("rules_test.yml", "rules_drift_test.yml")
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-VARIABLES = {"$__rate_interval": "5m", "$job": ".*"}
+VARIABLES = {"$__rate_interval": "5m", "$namespace": ".*"}
 
 
 def run(*command: str | Path) -> str:
@@ -62,20 +62,40 @@ def test_rules_do_what_their_tests_say(file):
 
 
 def test_every_alert_is_seen_to_fire():
-    tested = [
+    tests = [test for f in TESTS for test in yaml.safe_load((MONITORING / f).read_text())["tests"]]
+    fired = {
+        re.search(r'alertname="(\w+)"', sample["labels"])[1]
+        for test in tests
+        for query in test.get("promql_expr_test", [])
+        for sample in query["exp_samples"]
+        if sample["labels"].startswith("ALERTS")
+    }
+    fired |= {
         alert["alertname"]
-        for file in TESTS
-        for test in yaml.safe_load((MONITORING / file).read_text())["tests"]
+        for test in tests
         for alert in test.get("alert_rule_test", [])
         if alert["exp_alerts"]
-    ]
-    assert set(tested) == {rule["alert"] for rule in rules("alert")}
+    }
+    assert fired == {rule["alert"] for rule in rules("alert")}
 
 
 def test_every_alert_says_how_bad_it_is_and_what_to_do():
+    runbook = (ROOT / "docs" / "runbook.md").read_text()
+    headings = set(re.findall(r"^## (\w+)$", runbook, re.MULTILINE))
     for rule in rules("alert"):
         assert rule["labels"]["severity"] in ("critical", "warning", "info"), rule["alert"]
-        assert set(rule["annotations"]) == {"summary", "action"}, rule["alert"]
+        assert set(rule["annotations"]) == {"summary", "action", "runbook_url"}, rule["alert"]
+        file, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+        assert (file[-16:], anchor) == ("/docs/runbook.md", rule["alert"].lower())
+    assert headings == {rule["alert"] for rule in rules("alert")}
+
+
+def test_no_record_and_no_alert_adds_namespaces_together():
+    for rule in (*rules("record"), *rules("alert")):
+        for grouping in re.findall(
+            r"\b(?:sum|max|count|group|avg)\b(?: by \(([^)]*)\))?", rule["expr"]
+        ):
+            assert "namespace" in grouping, rule["expr"]
 
 
 def test_queries_of_the_dashboard_are_valid(tmp_path):

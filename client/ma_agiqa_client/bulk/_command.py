@@ -54,7 +54,7 @@ Exit status:
 
 
 @click.command(cls=Program, epilog=_EPILOG, context_settings=HELP_OPTIONS)
-@click.argument("inputs", nargs=-1, required=True, metavar="PARQUET...")
+@click.argument("inputs", nargs=-1, required=True, metavar="TABLE...")
 @click.option(
     "-o", "--output", required=True, metavar="FOLDER", help="Folder of the scores: a path or a URI."
 )
@@ -62,7 +62,8 @@ Exit status:
     "--column",
     default="image",
     show_default=True,
-    help="Column with the images: paths, URIs such as s3://bucket/a.png, or the files' bytes.",
+    help="Column with the images: paths, URIs such as s3://bucket/a.png, the files' bytes, or "
+    "structs of bytes and path.",
 )
 @click.option("--keep", multiple=True, metavar="COLUMN", help="Copy this column to the scores.")
 @click.option(
@@ -96,6 +97,12 @@ Exit status:
     help="How long the servers may be unavailable before the job ends.",
 )
 @click.option(
+    "--retry-failed",
+    is_flag=True,
+    help="Also send the images again that an earlier run could not score because of a store or a "
+    "server.",
+)
+@click.option(
     "--ray",
     "ray_address",
     metavar="ADDRESS",
@@ -103,12 +110,13 @@ Exit status:
 )
 @server_options
 def main(inputs: tuple[str, ...], ray_address: str | None, workers: int, **values: Any) -> None:
-    """Score the images of Parquet tables: Parquet in, Parquet out, one row per image.
+    """Score the images of Parquet tables or WebDataset tars; Parquet out, one row per image.
 
     Run the same command again after any failure: finished parts are kept.
     """
     _require_ray()
-    from ma_agiqa_client.bulk._parts import Job, JobError
+    from ma_agiqa_client.bulk._parts import Job
+    from ma_agiqa_client.bulk._store import JobError
     from ma_agiqa_client.bulk._worker import WorkerSettings
 
     server = ServerOptions.take_from(values)
@@ -131,6 +139,7 @@ def main(inputs: tuple[str, ...], ray_address: str | None, workers: int, **value
             timeout_s=values["timeout"],
             outage_s=values["outage"],
             output=values["output"],
+            retry_failed=values["retry_failed"],
         )
         job = Job.open(
             inputs,
@@ -187,7 +196,7 @@ def _run(
     ray_address: str | None,
     console: Console,
 ) -> None:
-    pending = job.pending()
+    pending = job.pending(settings.retry_failed)
     done = len(job.parts) - len(pending)
     if done:
         console.print(f"{done} of {len(job.parts)} parts were scored earlier.")

@@ -5,24 +5,28 @@ OUTPUT/part-000000.parquet ...     the scores of one part, written completely or
 """
 
 import json
+import tarfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow import fs
 
-from ma_agiqa_client.bulk._columns import name_conflict
+from ma_agiqa_client.bulk._columns import holds_images, name_conflict, value_type
+from ma_agiqa_client.bulk._store import JobError, Store, files_below, locate, patiently
+
+KEY = "__key__"
+"""Column with the names of the images in a tar file, as WebDataset calls it."""
+
+FINAL = ("InvalidImageError",)
+"""Kinds of errors that another try does not change; `--retry-failed` leaves them."""
 
 _JOB_FILE = "job.json"
-
-
-class JobError(Exception):
-    """The job cannot continue, because of its input or its output."""
+_TAR = (".tar",)
+_IMAGES = frozenset("avif bmp gif jpeg jpg pam pbm pgm png pnm ppm tif tiff webp".split())  # noqa: SIM905
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Part:
         name: name of the file with its scores.
         file: path or URI of the input file.
         start: index of the first row.
-        rows: number of rows.
+        rows: number of rows; 0 is all, of a tar file, whose rows no one has counted.
     """
 
     name: str
@@ -51,14 +55,64 @@ class Part:
         Raises:
             JobError: the file can no longer be read.
         """
-        filesystem, path = locate(self.file)
+        names = list(dict.fromkeys(columns))
         try:
-            with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
-                groups, skipped = _row_groups(file.metadata, self.start, self.rows)
-                table = file.read_row_groups(groups, columns=list(dict.fromkeys(columns)))
-        except (OSError, pa.ArrowException) as error:
+            return patiently(lambda: self._read(names))
+        except (OSError, pa.ArrowException, tarfile.TarError) as error:
             raise JobError(f"The input {self.file} can no longer be read: {error}") from error
+
+    def _read(self, columns: list[str]) -> Any:
+        if self.file_type in _TAR:
+            return _read_tar(self.file, columns)
+        filesystem, path = locate(self.file)
+        with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
+            groups, skipped = _row_groups(file.metadata, self.start, self.rows)
+            table = file.read_row_groups(groups, columns=columns)
         return table.slice(skipped, self.rows)
+
+    @property
+    def file_type(self) -> str:
+        """Ending of the input file's name."""
+        return _ending(self.file)
+
+
+def _ending(name: str) -> str:
+    return PurePosixPath(locate(name)[1]).suffix
+
+
+def _read_tar(name: str, columns: list[str]) -> Any:
+    """Read a WebDataset tar file, where the files of one sample follow each other.
+
+    Returns:
+        One row per image: the first of the columns has the images' bytes, KEY the samples' names,
+        and the others the samples' files of that ending as text, null where there is none.
+    """
+    image, *others = columns
+    rows: list[dict[str, Any]] = []
+    filesystem, path = locate(name)
+    with (
+        filesystem.open_input_stream(path) as stream,
+        tarfile.open(fileobj=stream, mode="r|") as archive,
+    ):
+        for member in archive:
+            folder, slash, base = member.name.rpartition("/")
+            stem, _, ending = base.partition(".")
+            key = folder + slash + stem
+            if not member.isfile() or not stem:
+                continue
+            if not rows or rows[-1][KEY] != key:
+                rows.append({KEY: key})
+            if ending.lower() in _IMAGES or ending in others:
+                data = archive.extractfile(member).read()  # type: ignore[union-attr]
+                rows[-1][image if ending.lower() in _IMAGES else ending] = data
+    found = [row for row in rows if image in row]
+    texts = (name for name in dict.fromkeys((KEY, *others)))
+    table = {name: pa.array([_text(row.get(name)) for row in found], pa.string()) for name in texts}
+    return pa.table({image: pa.array([row[image] for row in found], pa.large_binary()), **table})
+
+
+def _text(value: str | bytes | None) -> str | None:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _row_groups(metadata: Any, start: int, rows: int) -> tuple[list[int], int]:
@@ -73,58 +127,6 @@ def _row_groups(metadata: Any, start: int, rows: int) -> tuple[list[int], int]:
             groups.append(group)
         first = last
     return groups, skipped
-
-
-@dataclass(frozen=True)
-class Store:
-    """The folder of the scores, on a disk that all nodes share or in an object store."""
-
-    folder: str
-
-    def names(self) -> set[str]:
-        """Return the names of the finished files."""
-        filesystem, path = locate(self.folder)
-        listing = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-        return {entry.base_name for entry in listing if not entry.base_name.startswith(".")}
-
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file completely or not at all; an older one is replaced.
-
-        Raises:
-            JobError: the file cannot be written.
-        """
-        filesystem, path = locate(self.folder)
-        local = isinstance(filesystem, fs.LocalFileSystem)
-        # Object stores show only complete objects; on disks, a complete file is renamed.
-        target = f"{path}/.{name}.{uuid4().hex}" if local else f"{path}/{name}"
-        try:
-            filesystem.create_dir(path)
-            with filesystem.open_output_stream(target) as stream:
-                stream.write(data)
-            if local:
-                filesystem.move(target, f"{path}/{name}")
-        except OSError as error:
-            raise JobError(f"The scores cannot be written to {self.folder}: {error}") from error
-
-    def write_table(self, name: str, table: Any) -> None:
-        """Write a `pyarrow.Table` as Parquet, as `write` does."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        self.write(name, sink.getvalue())
-
-    def read(self, name: str) -> bytes | None:
-        """Return the bytes of a file, or None if it does not exist."""
-        filesystem, path = locate(self.folder)
-        try:
-            with filesystem.open_input_file(f"{path}/{name}") as stream:
-                return bytes(stream.read())
-        except FileNotFoundError:
-            return None
-
-    def table(self, name: str, columns: Sequence[str]) -> Any:
-        """Read columns of a Parquet file as a `pyarrow.Table`."""
-        filesystem, path = locate(self.folder)
-        return pq.read_table(f"{path}/{name}", columns=list(columns), filesystem=filesystem)
 
 
 @dataclass(frozen=True)
@@ -148,32 +150,47 @@ class Job:
 
         Raises:
             JobError: the input cannot be read or lacks a column, a column has the name of one of
-                the scores, the first column has neither text nor bytes, or the folder belongs to
-                another job.
+                the scores, the first column has no images, or the folder belongs to another job.
         """
         if conflict := name_conflict(columns):
             raise JobError(conflict)
-        files = [_describe(file, columns) for name in inputs for file in _parquet_files(name)]
+        store = Store(output)
+        names = [file for name in inputs for file in _input_files(name)]
+        files = store.each(lambda name: _describe(name, columns), names)
         description = {
             "columns": list(columns),
             "rows_per_part": rows_per_part,
             "checkpoint_sha256": checkpoint_sha256,
             "files": files,
         }
-        store = Store(output)
         _claim(store, description)
-        spans = [
-            (file["file"], start, min(rows_per_part, file["rows"] - start))
-            for file in files
-            for start in range(0, file["rows"], rows_per_part)
-        ]
+        spans: list[tuple[str, int, int]] = []
+        for file in files:
+            name, rows = file["file"], file["rows"]
+            if rows is None:
+                spans.append((name, 0, 0))
+            else:
+                starts = range(0, rows, rows_per_part)
+                spans += [(name, start, min(rows_per_part, rows - start)) for start in starts]
         parts = (Part(f"part-{i:06d}.parquet", *span) for i, span in enumerate(spans))
         return cls(tuple(parts), store)
 
-    def pending(self) -> list[Part]:
-        """Return the parts whose scores have not been written yet."""
+    def pending(self, retry_failed: bool = False) -> list[Part]:
+        """Return the parts whose scores have not been written yet.
+
+        Args:
+            retry_failed: also those with an image that failed in a way that may not last.
+        """
         done = self.store.names()
-        return [part for part in self.parts if part.name not in done]
+        pending = [part for part in self.parts if part.name not in done]
+        if retry_failed:
+            written = [part for part in self.parts if part.name in done]
+            found = self.store.each(self._may_be_retried, [part.name for part in written])
+            pending += [part for part, again in zip(written, found, strict=True) if again]
+        return pending
+
+    def _may_be_retried(self, name: str) -> bool:
+        return bool(failed_for_now(self.store.table(name, ["error_kind"])))
 
     def summary(self) -> dict[str, Any]:
         """Count the rows of all parts.
@@ -184,11 +201,13 @@ class Job:
         Raises:
             JobError: the number of rows is not the number of images.
         """
-        images = sum(part.rows for part in self.parts)
-        rows, kinds = 0, dict[str, int]()
-        for part in self.parts:
-            table = self.store.table(part.name, ["error_kind"])
+        names = [part.name for part in self.parts]
+        tables = self.store.each(lambda name: self.store.table(name, ["error_kind"]), names)
+        images = rows = 0
+        kinds = dict[str, int]()
+        for part, table in zip(self.parts, tables, strict=True):
             rows += table.num_rows
+            images += part.rows or table.num_rows
             for entry in pc.value_counts(table["error_kind"].drop_null()).to_pylist():
                 kinds[entry["values"]] = kinds.get(entry["values"], 0) + entry["counts"]
         if rows != images:
@@ -206,72 +225,49 @@ class Job:
         }
 
 
-def locate(name: str) -> tuple[Any, str]:
-    """Return the file system and the path in it for a path or a URI like s3://bucket/folder."""
-    if "://" in name:
-        filesystem, path = fs.FileSystem.from_uri(name)
-        return filesystem, path
-    return fs.LocalFileSystem(), str(Path(name).resolve())
+def failed_for_now(table: Any) -> list[int]:
+    """Return the rows of a table of scores that failed in a way that may not last."""
+    kinds = table["error_kind"].to_pylist()
+    return [row for row, kind in enumerate(kinds) if kind and kind not in FINAL]
 
 
-def _parquet_files(name: str) -> list[str]:
-    """Return the Parquet files in a folder, in order, or the file itself."""
+def _input_files(name: str) -> list[str]:
+    """Return the tables in a folder, in order, or the file itself."""
     try:
-        filesystem, path = locate(name)
-        info = filesystem.get_file_info(path)
-        if info.type == fs.FileType.File:
-            return [name]
-        found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+        files = patiently(lambda: files_below(name, (".parquet", *_TAR)))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise JobError(f"The input {name} cannot be read: {error}") from error
-    files = sorted(entry.path for entry in found if entry.path.endswith(".parquet"))
     if not files:
-        raise JobError(f"The folder {name} has no .parquet files.")
-    scheme = name.partition("://")[0] + "://" if "://" in name else ""
-    return [scheme + file for file in files]
+        raise JobError(f"The folder {name} has no .parquet files and no .tar files.")
+    return files
 
 
 def _describe(name: str, columns: Sequence[str]) -> dict[str, Any]:
-    filesystem, path = locate(name)
     try:
-        with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
-            missing = [column for column in columns if column not in file.schema_arrow.names]
-            if missing:
-                raise JobError(
-                    f"{name} has no column {missing[0]}; it has "
-                    f"{', '.join(file.schema_arrow.names)}. Give another with --column or --keep."
-                )
-            kind = value_type(file.schema_arrow.field(columns[0]).type)
-            if not (is_text(kind) or is_bytes(kind) or pa.types.is_null(kind)):
-                raise JobError(
-                    f"The column {columns[0]} of {name} has the type {kind}; expected paths or "
-                    f"URIs (text), or the bytes of image files. {_advice(columns[0], kind)}"
-                )
-            return {"file": name, "bytes": source.size(), "rows": file.metadata.num_rows}
+        return patiently(lambda: _describe_once(name, columns))
     except (OSError, pa.ArrowException) as error:
         raise JobError(f"The input {name} cannot be read: {error}") from error
 
 
-def value_type(kind: Any) -> Any:
-    """Return the type of a column's values, also if they are encoded as a dictionary."""
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def is_text(kind: Any) -> bool:
-    """Return whether a type is text."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def is_bytes(kind: Any) -> bool:
-    """Return whether a type is bytes."""
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _advice(column: str, kind: Any) -> str:
-    if pa.types.is_struct(kind):  # as the library `datasets` writes images
-        fields = ", ".join(f"{column}.{field.name}" for field in kind)
-        return f"Write one of its fields ({fields}) to a column of its own."
-    return "Give another with --column."
+def _describe_once(name: str, columns: Sequence[str]) -> dict[str, Any]:
+    filesystem, path = locate(name)
+    if _ending(name) in _TAR:
+        return {"file": name, "bytes": filesystem.get_file_info(path).size, "rows": None}
+    with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
+        missing = [column for column in columns if column not in file.schema_arrow.names]
+        if missing:
+            raise JobError(
+                f"{name} has no column {missing[0]}; it has "
+                f"{', '.join(file.schema_arrow.names)}. Give another with --column or --keep."
+            )
+        kind = file.schema_arrow.field(columns[0]).type
+        if not holds_images(kind):
+            raise JobError(
+                f"The column {columns[0]} of {name} has the type {value_type(kind)}; expected "
+                "paths or URIs (text), the bytes of image files, or a struct of bytes and path. "
+                "Give another with --column."
+            )
+        return {"file": name, "bytes": source.size(), "rows": file.metadata.num_rows}
 
 
 def _claim(store: Store, description: dict[str, Any]) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ma_agiqa_client.bulk._columns import GATE, NUMBERS
-from ma_agiqa_client.bulk._parts import JobError, Part, Store, is_bytes, locate, value_type
+from ma_agiqa_client.bulk._columns import GATE, NUMBERS, identification, image_of
+from ma_agiqa_client.bulk._parts import KEY, Part, failed_for_now
+from ma_agiqa_client.bulk._store import JobError, Store, StoreError, read, with_options
 from ma_agiqa_client.connection import Tls
 from ma_agiqa_client.errors import (
     AuthenticationError,
@@ -46,6 +47,7 @@ class WorkerSettings:
     version: int | None = None
     timeout_s: float = 300.0
     outage_s: float = 600.0
+    retry_failed: bool = False
 
 
 class PartScorer:
@@ -78,12 +80,28 @@ class PartScorer:
             int(batch["start"][0]),
             int(batch["rows"][0]),
         )
-        if part.name not in self._store.names():  # else an earlier try died after writing it
-            self._check_model()
-            table = part.read((self._settings.column, *self._settings.keep))
-            outcomes = self._score_all(table[self._settings.column].to_pylist())
-            self._store.write_table(part.name, self._result(table, outcomes))
-        return {"rows": [part.rows]}
+        earlier = self._store.table(part.name) if self._store.has(part.name) else None
+        if earlier is None:
+            table = self._scored(part)
+            self._store.write_table(part.name, table)
+        elif self._settings.retry_failed and (failed := failed_for_now(earlier)):
+            again = self._scored(part, failed)
+            kept = [row for row in range(len(earlier)) if row not in set(failed)]
+            both = pa.concat_tables([earlier.take(kept), again.select(earlier.column_names)])
+            self._store.write_table(part.name, both.take(np.argsort([*kept, *failed])))
+        return {"rows": [part.rows or len(table if earlier is None else earlier)]}
+
+    def _scored(self, part: Part, rows: list[int] | None = None) -> Any:
+        """Score some rows of a part, or all; return the table of their results."""
+        self._check_model()
+        table = part.read((self._settings.column, *self._settings.keep))
+        if rows is not None:
+            table = table.take(rows)
+        images = [image_of(value) for value in table[self._settings.column].to_pylist()]
+        outcomes = self._score_all(
+            [with_options(i, part.file) if isinstance(i, str) and "://" in i else i for i in images]
+        )
+        return self._result(table, outcomes)
 
     def _check_model(self) -> None:
         served = self._scorer.model().checkpoint_sha256
@@ -105,7 +123,7 @@ class PartScorer:
         return [outcomes[index] for index in range(len(images))]
 
     def _score(self, images: list[Any]) -> Iterator[Score | Failure]:
-        failures: dict[int, InvalidImageError] = {}
+        failures: dict[int, ClientError] = {}
         sources = self._sources(images, failures)
         outcomes = self._scorer.score_many(sources, max_in_flight=self._settings.in_flight)
         for index, outcome in enumerate(outcomes):
@@ -115,7 +133,7 @@ class PartScorer:
             yield Failure(images[index], unread) if unread else outcome
 
     def _sources(
-        self, images: list[Any], failures: dict[int, InvalidImageError]
+        self, images: list[Any], failures: dict[int, ClientError]
     ) -> Iterator[bytes | str]:
         """Yield paths and bytes unchanged; objects of a store are read ahead, several at a time."""
         ahead: deque[Future[bytes | str]] = deque()
@@ -127,16 +145,16 @@ class PartScorer:
                     position += 1
                 try:
                     yield ahead.popleft().result()
-                except InvalidImageError as error:
+                except (InvalidImageError, StoreError) as error:
                     failures[index] = error
                     yield b""  # a placeholder; the error is in `failures`
 
     def _result(self, table: Any, outcomes: list[Score | Failure]) -> Any:
         """Build the table of results: one row per image, with its score or its error."""
         column, keep = self._settings.column, self._settings.keep
-        without = column if is_bytes(value_type(table[column].type)) else None
-        names = [name for name in dict.fromkeys((column, *keep)) if name != without]
-        data = {name: table[name] for name in names}
+        shown = {column: identification(table[column])}
+        shown |= {name: table[name] for name in (KEY, *keep) if name in table.column_names}
+        data = {name: values for name, values in shown.items() if values is not None}
         data |= {name: _floats(getattr(one, name, None) for one in outcomes) for name in NUMBERS}
         gates = [None if one.error else one.gate for one in outcomes]
         data |= {f"gate_{name}": _floats(getattr(g, name, None) for g in gates) for name in GATE}
@@ -158,26 +176,30 @@ def cause(error: BaseException) -> Exception:
 
 
 def _may_succeed(outcome: Score | Failure) -> bool:
-    """Return whether the image failed in a way that another try may change."""
-    return outcome.error is not None and not isinstance(outcome.error, InvalidImageError)
+    """Return whether the image failed in a way that another try may change at once."""
+    lasting = (InvalidImageError, StoreError)  # the store was asked several times
+    return outcome.error is not None and not isinstance(outcome.error, lasting)
 
 
 def _source(image: str | bytes | None) -> bytes | str:
     """Return what the scorer takes for a value of the column.
 
     Raises:
-        InvalidImageError: the value is null, or the object cannot be read.
+        InvalidImageError: the value is null, or there is no such object.
+        StoreError: the store does not give the object.
     """
     if image is None:
         raise InvalidImageError("The row has no image: the column is null there.")
     if isinstance(image, bytes) or "://" not in image:
         return image
     try:
-        filesystem, path = locate(image)
-        with filesystem.open_input_stream(path) as stream:
-            return bytes(stream.read())
-    except (OSError, ValueError, pa.ArrowException) as error:
+        return read(image)
+    except (FileNotFoundError, ValueError, pa.ArrowInvalid) as error:
         raise InvalidImageError(f"The object {image} cannot be read: {error}") from error
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(
+            f"The store does not give {image}: {error}. Run the job again with --retry-failed."
+        ) from error
 
 
 def _floats(values: Iterator[Any]) -> Any:

@@ -51,12 +51,16 @@ def triton():
     return Recorder()
 
 
-def request(images: int = 1, tensor: str = "IMAGE", also: tuple[str, ...] = ()):
+def request(
+    images: int = 1, tensor: str = "IMAGE", also: tuple[str, ...] = (), parameters: str = ""
+):
     def named(name):
         return SimpleNamespace(name=lambda: name, shape=lambda: [images, 1])
 
     inputs = [named(name) for name in (tensor, *also)]
-    return SimpleNamespace(inputs=lambda: inputs, request_id=lambda: f"id of {images}")
+    return SimpleNamespace(
+        inputs=lambda: inputs, request_id=lambda: f"id of {images}", parameters=lambda: parameters
+    )
 
 
 def response(code: int | None = None):
@@ -106,6 +110,18 @@ def test_a_step_counts_its_batch_and_the_images_that_end_in_it(triton):
     assert images == {"refused": 3, "late": 1, "failed": 4, "overloaded": 1}
     assert triton.values["ma_agiqa_batch_images", "preprocess"] == [11]
     assert triton.counters["ma_agiqa_busy_seconds_total", "preprocess"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("parameters", "counted"),
+    [("", "overloaded"), ('{"traffic_class": "bulk"}', "deferred"), ('{"canary": true}', None)],
+)
+def test_what_no_caller_misses_is_not_counted_as_overload(triton, parameters, counted):
+    metrics = StepMetrics(triton, "preprocess", images="IMAGE")
+    metrics.count_answer(request(2, parameters=parameters), response(4))
+    metrics.meter.close()
+    images = {key[1]: n for key, n in triton.counters.items() if key[0] == "ma_agiqa_images_total"}
+    assert images == ({counted: 2} if counted else {})
 
 
 @pytest.mark.parametrize(

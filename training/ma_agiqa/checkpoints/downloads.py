@@ -49,11 +49,13 @@ class HubDownload:
         folder: where its files go.
         repo: id of the model.
         endpoint: address of the hub; by default HF_ENDPOINT or the public hub.
+        revision: commit, tag or branch on the hub; by default its main branch.
     """
 
     folder: Path
     repo: str = PAPER_EMBEDDER
     endpoint: str | None = None
+    revision: str | None = None
 
     @property
     def page(self) -> str:
@@ -94,7 +96,9 @@ class HubDownload:
     @cached_property
     def _files(self) -> list[DryRunFileInfo]:
         """The needed files on the hub; safetensors are preferred where there are both kinds."""
-        files: list[DryRunFileInfo] = self._transfer(allow_patterns=list(_PATTERNS), dry_run=True)
+        files: list[DryRunFileInfo] = self._transfer(
+            revision=self.revision, allow_patterns=list(_PATTERNS), dry_run=True
+        )
         if any(fnmatch.fnmatch(file.filename, _SAFETENSORS) for file in files):
             files = [file for file in files if not fnmatch.fnmatch(file.filename, _BIN)]
         return files
@@ -120,7 +124,7 @@ class HubDownload:
         for part in (self.folder / ".cache/huggingface/download").glob("*.incomplete"):
             part.unlink(missing_ok=True)  # a killed run's, which the library does not resume
         self._transfer(
-            revision=self._files[0].commit_hash if self._files else None,
+            revision=self._files[0].commit_hash if self._files else self.revision,
             allow_patterns=[file.filename for file in self._files],
             max_workers=_PARALLEL_FILES,
         )

@@ -21,8 +21,9 @@ With MA_AGIQA_REQUEST_LOG=1 in the server's environment, the step in which a req
 writes a line to the server's log: a JSON object with `request_id`, `step`, `outcome` and `images`.
 deploy/monitoring/json_log.py turns the whole log into JSON.
 
-The request parameter `canary` (true) keeps a request out of the metrics of scores and gates: health
-probes send the same image again and again, which would look like drift.
+The request parameter `canary` (true) keeps a request out of the metrics of outcomes, scores and
+gates: health probes send the same image again and again, which would look like drift, and no caller
+misses their score.
 """
 
 import ctypes
@@ -38,7 +39,7 @@ from threading import Event, Lock, Thread
 from typing import Any
 
 CANARY = "canary"
-"""Request parameter: true keeps the request out of the metrics of scores."""
+"""Request parameter: true keeps the request out of the metrics of outcomes and scores."""
 
 REQUEST_LOG = "MA_AGIQA_REQUEST_LOG"
 """Environment variable: 1 writes a line for each request to the server's log."""
@@ -234,7 +235,11 @@ class StepMetrics:
         outcome = "scored"
         if response.has_error():
             outcome = self._outcomes.get(response.error().code(), "failed")
-            self.meter.add("ma_agiqa_images_total", size, outcome=outcome, step=self._step)
+            given = json.loads(request.parameters() or "{}")
+            if outcome == "overloaded" and given.get("traffic_class") == "bulk":
+                outcome = "deferred"  # it is sent again later, and no one waits for it
+            if given.get(CANARY) is not True:
+                self.meter.add("ma_agiqa_images_total", size, outcome=outcome, step=self._step)
         if self._logs_requests and (outcome != "scored" or self._step == LAST_STEP):
             self._log_request(request, outcome, size)
 
