@@ -49,12 +49,12 @@ test-baselines: $(INSTALLED) ## run the tests of baselines and backbones that ne
 	$(BIN)/python -m pytest tests/training/evaluate/baselines/test_baselines.py \
 	  tests/training/networks/test_convolutional.py
 
-deploy-tools: $(INSTALLED) ## download Prometheus and schemas into .tools; without them tests of deploy/ are skipped
+deploy-tools: $(INSTALLED) ## download Prometheus, schemas and Node packages into .tools; tests that need them are skipped without
 	@mkdir -p .tools/prometheus .tools/npm .tools/kserve
 	cd .tools && apt-get download prometheus && dpkg -x prometheus_*.deb prometheus
 	npm install --silent --no-audit --no-fund --prefix .tools/npm \
 	  @kubernetes-models/keda@2.0.0 @kubernetes-models/gateway-api@2.0.0 \
-	  @kubernetes-models/envoy-gateway@2.0.0
+	  @kubernetes-models/envoy-gateway@2.0.0 @grpc/grpc-js@1.14.7 @grpc/proto-loader@0.8.1
 	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest .tools/kserve kserve==0.21.0
 
 faults: $(INSTALLED) ## break a real server in every way of docs/faults.md, and show the times (10 minutes)

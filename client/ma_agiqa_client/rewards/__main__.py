@@ -87,6 +87,12 @@ Exit status:
     help="Further reward: MODULE:FUNCTION, called with images, prompts and metadata, or the URL "
     "of another reward server. Its weight is 1, or that of --reward.",
 )
+@click.option(
+    "--guard",
+    is_flag=True,
+    help="Raise an alarm when the reward rises while the pictures go wrong: in the answers, "
+    "at /metrics and /guard.png. Scores 6 images more for each 32.",
+)
 @timeout_option
 @click.option(
     "--max-body-mib",
@@ -104,6 +110,7 @@ def main(
     max_body_mib: int,
     weights: tuple[str, ...],
     added: tuple[str, ...],
+    guard: bool,
     **values: object,
 ) -> None:
     """Answer trainers that ask a reward server, each in its own protocol."""
@@ -133,6 +140,7 @@ def main(
                 port,
                 scorer,
                 rewards=rewards,
+                guard=guard,
                 fallback=fallback,
                 max_body_bytes=max_body_mib * _MIB,
             )

@@ -262,7 +262,7 @@ def _sentences(rewards: Rewards) -> list[dict[str, str]]:
 
 
 def _read_json(body: bytes) -> dict[str, Any]:
-    if sum(map(body.count, (b"[", b"{", b",", b":"))) > _MAX_VALUES:
+    if sum(map(body.count, (b"[", b"{", b","))) > _MAX_VALUES:
         raise MalformedRequestError(
             f"The request has over {_MAX_VALUES:,} values. Send fewer images at once."
         )
@@ -329,6 +329,10 @@ def _prompts(prompts: Any, count: int) -> Sequence[str]:
 
 
 def _decode(index: int, image: str) -> bytes:
+    try:
+        return base64.b64decode(image, validate=True)
+    except ValueError:
+        pass  # not the usual form
     text = image.partition(",")[2] if image[:5].lower() == "data:" else image
     text = "".join(text.split()).rstrip("=").replace("-", "+").replace("_", "/")
     try:

@@ -11,7 +11,7 @@ import logging
 import socket
 import uuid
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -32,12 +32,14 @@ from ma_agiqa_client.errors import (
 )
 from ma_agiqa_client.rewards import _protocols as protocols
 from ma_agiqa_client.rewards._batch import (
+    MOS,
     Rewards,
     RewardSet,
     WrongInputError,
     check_fallback,
     evaluate,
 )
+from ma_agiqa_client.rewards._guard import Guard
 from ma_agiqa_client.scorer import Scorer
 
 _KEEP_ALIVE_S = 600
@@ -79,6 +81,7 @@ class RewardServer:
         scorer: Scorer,
         *,
         rewards: RewardSet | None = None,
+        guard: bool = False,
         fallback: float | None = None,
         max_body_bytes: int = 256 * 2**20,
         max_requests: int = 64,
@@ -91,6 +94,8 @@ class RewardServer:
             port: port to listen on; 0 takes a free one, see `address`.
             scorer: the connection; it is not closed by this server.
             rewards: what is computed; MOS alone by default.
+            guard: whether to watch for rewards that rise while the pictures go wrong. It scores
+                some images again: 6 for each 32.
             fallback: reward of an image that cannot be scored; None answers with an error.
             max_body_bytes: maximum size of a request, and of its images together; larger ones are
                 refused. All enqueued requests together may have four times as many.
@@ -103,6 +108,8 @@ class RewardServer:
         """
         self._scorer = scorer
         self._rewards = rewards or RewardSet()
+        mos = self._probe if MOS in self._rewards.weights else None
+        self._guard = Guard(mos) if guard else None
         self._fallback = check_fallback(fallback)
         self._max_body_bytes = max_body_bytes
         self._body_timeout_s = body_timeout_s
@@ -157,6 +164,9 @@ class RewardServer:
         for path, answer in (("/health", self._health), ("/rewards", self._names)):
             for one in (path, f"{path}/"):
                 app.api_route(one, methods=["GET", "HEAD"])(answer)
+        if self._guard:
+            app.get("/metrics")(self._metrics)
+            app.get("/guard.png")(self._strip_chart)
         posted = dict.fromkeys(_READERS, self._score)
         posted |= {
             "/api/reward/ping": self._ping,
@@ -192,7 +202,10 @@ class RewardServer:
         rewards = self._evaluate(call)
         error = None if call.partial else rewards.error()
         if error is None:
-            return HTTPStatus.OK, call.reply(rewards)
+            fields = call.reply(rewards)
+            if self._guard and call.reply is protocols.own_fields:
+                fields["guard"] = self._guard.state()
+            return HTTPStatus.OK, fields
         logger.warning("%d: %s", _status(error), error)
         return _status(error), {"error": str(error), **protocols.part_fields(rewards)}
 
@@ -205,9 +218,25 @@ class RewardServer:
         return call
 
     def _evaluate(self, call: protocols.Call) -> Rewards:
-        return evaluate(
+        rewards = evaluate(
             self._scorer, call.batch, self._rewards, names=call.names, fallback=self._fallback
         )
+        if self._guard:
+            failed = set(rewards.failed)
+            scores = [None if i in failed else one for i, one in enumerate(rewards.scores)]
+            self._guard.watch(call.batch.pictures, scores)
+        return rewards
+
+    def _probe(self, images: Sequence[Any]) -> list[float | None]:
+        outcomes = self._scorer.score_many(images)
+        return [None if one.error else one.normalized for one in outcomes]
+
+    async def _metrics(self, request: Request) -> Response:
+        return Response(self._guard.metrics() if self._guard else "", media_type="text/plain")
+
+    async def _strip_chart(self, request: Request) -> Response:
+        chart = await asyncio.to_thread(self._guard.strip_chart) if self._guard else b""
+        return Response(chart, media_type="image/png")
 
     async def _ping(self, request: Request) -> Response:
         await self._body(request)
