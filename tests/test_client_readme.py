@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "client" / "README.md").read_text(encoding="utf-8")
 REFERENCE = (ROOT / "docs" / "client-reference.md").read_text(encoding="utf-8")
 BULK = (ROOT / "docs" / "bulk.md").read_text(encoding="utf-8")
+REWARDS = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README + REFERENCE, re.DOTALL | re.MULTILINE)
 WRITING = ("--output", "--report", "--maps", "--resume", "--copy-best")
 COMMANDS = [line for name, text in BLOCKS if name == "sh" for line in text.splitlines()]
@@ -32,7 +33,7 @@ def test_every_block_is_of_a_kind_that_is_run():
 
 
 @pytest.mark.parametrize(
-    ("command", "page"), [(cli, REFERENCE), (app, REFERENCE), (rewards, REFERENCE), (bulk, BULK)]
+    ("command", "page"), [(cli, REFERENCE), (app, REFERENCE), (rewards, REWARDS), (bulk, BULK)]
 )
 def test_every_option_is_described(command, page):
     options = {name for option in command.params for name in option.opts if name[:2] == "--"}

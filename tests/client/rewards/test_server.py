@@ -336,7 +336,7 @@ def test_it_stops_while_images_and_half_requests_are_in_flight(scripted):
             time.sleep(0.01)
     finally:
         process.terminate()
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "Traceback" not in said
     assert waiting.getresponse().status == 503
