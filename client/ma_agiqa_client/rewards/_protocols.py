@@ -29,6 +29,7 @@ from ma_agiqa_client.rewards._batch import Batch, Rewards, WrongInputError, refu
 from ma_agiqa_client.rewards._plain_pickle import PlainPickleError, read_plain_pickle
 
 _MAX_VALUES = 1_000_000  # of JSON: each may take 25 times its size in memory
+_MAX_IMAGES = 4096  # of a request: each is scored, even if others fail
 _PICKLE_PROTOCOL = 4
 _FIRST_PICKLE_BYTE = b"\x80"  # no JSON text begins with it
 _ARRAYS = (b"\x93NUMPY", b"PK\x03\x04")  # files of numpy.save, torch.save
@@ -244,6 +245,8 @@ def _read_array(data: bytes, max_bytes: int) -> list[bytes]:
         ) from error
     if array.ndim != 4 or not array.size:
         raise WrongInputError(f"Got an array of shape {array.shape}.")
+    if len(array) > _MAX_IMAGES:
+        raise _too_many(len(array))
     if array.size > max_bytes:
         raise _too_large(max_bytes)
     return [_pixels(image) for image in array]
@@ -295,6 +298,8 @@ def _images(images: Any, field: str, max_bytes: int) -> list[bytes]:
     """Return the bytes of the files in a list of base64 strings, or of bytes from a pickle."""
     if not isinstance(images, list | tuple) or not images:
         raise WrongInputError(f"The request has no images in {field!r}.")
+    if len(images) > _MAX_IMAGES:
+        raise _too_many(len(images))
     encoded, size = [], 0
     for index, image in enumerate(images):
         if isinstance(image, bytes):
@@ -310,6 +315,12 @@ def _images(images: Any, field: str, max_bytes: int) -> list[bytes]:
         if size > max_bytes:
             raise _too_large(max_bytes)
     return encoded
+
+
+def _too_many(count: int) -> MalformedRequestError:
+    return MalformedRequestError(
+        f"The request has {count:,} images; expected at most {_MAX_IMAGES:,}. Send fewer at once."
+    )
 
 
 def _too_large(max_bytes: int) -> MalformedRequestError:

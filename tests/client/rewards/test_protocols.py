@@ -81,6 +81,7 @@ def test_arrays_in_either_order_of_axes(array):
         (b'{"images": ["aGkAB"]}', "Image 0 is not base64"),
         ('{"images": ["ü"]}'.encode(), "Image 0 is not base64"),
         (b'{"images": ["aGk="], "prompts": ["a", "b"]}', "1 prompts"),
+        (b'{"images": [' + b'"AA==",' * 4096 + b'"AA=="]}', "4,097 images; expected at most"),
         (b'{"requests": [1]}', "a list of objects"),
         (b'{"requests": [{"history": []}]}', "history"),
         (b'{"requests": [{"history": [{}], "required_rewards": []}]}', "required_rewards"),
