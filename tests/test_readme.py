@@ -19,11 +19,11 @@ from ma_agiqa_client.cli import main as cli
 from ma_agiqa_client.rewards.__main__ import main as rewards
 
 ROOT = Path(__file__).resolve().parent.parent
-README, CLIENT, REFERENCE, BULK, TRAINING = (
+README, CLIENT, REFERENCE, BULK, REWARDS, TRAINING = (
     (ROOT / page).read_text(encoding="utf-8")
     for page in (
         *("README.md", "client/README.md", "docs/client-reference.md", "docs/bulk.md"),
-        "training/README.md",
+        *("docs/rewards.md", "training/README.md"),
     )
 )
 
@@ -47,7 +47,7 @@ def test_every_block_is_of_a_kind_that_is_run():  # tests/test_docs.py looks for
 
 
 @pytest.mark.parametrize(
-    ("command", "page"), [(cli, REFERENCE), (app, REFERENCE), (rewards, REFERENCE), (bulk, BULK)]
+    ("command", "page"), [(cli, REFERENCE), (app, REFERENCE), (rewards, REWARDS), (bulk, BULK)]
 )
 def test_every_option_is_described(command, page):
     options = {name for option in command.params for name in option.opts if name[:2] == "--"}

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,6 +50,20 @@ def records(text: str) -> list[dict]:
 
 def scores(text: str) -> list[tuple[str, float]]:
     return [(row["image"], row["mos"]) for row in records(text)]
+
+
+def test_tags_are_in_the_files_and_change_no_score(stand_in, score_py, tmp_path):
+    for name in ("coffee_blur.jpg", "village_blur.jpg"):
+        shutil.copy(ROOT / "examples" / name, tmp_path)
+    command = (tmp_path, "--url", stand_in.grpc_url, "--format", "json")
+    before = json.loads(score_py(*command).stdout)
+    tagged = score_py(*command, "--tag")
+    assert tagged.exit_code == 0, tagged.stderr
+    for row in before["results"] if isinstance(before, dict) else before:
+        with Image.open(row["image"]) as image:
+            assert f'ma_agiqa:mos="{row["mos"]}"'.encode() in image.info["xmp"]
+    assert json.loads(score_py(*command).stdout) == before
+    assert score_py(*command, "--tag", "--resume", tmp_path / "done.jsonl").exit_code == 2
 
 
 def test_examples_become_a_page_that_shows_pictures_and_maps(stand_in, score_py, tmp_path):

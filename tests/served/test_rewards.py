@@ -1,23 +1,36 @@
 """Rewards by a real Triton, in the order of calls of the trainers that take them.
 
-The trainers themselves are not installed. Their calls were read in ddpo-pytorch (scripts/train.py)
-and flow_grpo (flow_grpo/rewards.py, scripts/train_sd3.py), and are repeated here with what each
-does to the result. TRL, verl-omni and reward servers are in tests/client/rewards.
+The trainers themselves are not installed. Their calls were read in ddpo-pytorch (scripts/train.py),
+flow_grpo (flow_grpo/rewards.py, scripts/train_sd3.py), verl-omni (http_scorer_client.py), UniRL
+(unirl/reward/remote.py), Flow-Factory (my_reward_remote.py), cosmos-rl (remote_calculator.py) and
+OpenRLHF (utils/agent.py), and are repeated here with what each does to the result. TRL and the
+details of the reward server are in tests/client/rewards.
 """
 
+import base64
+import functools
+import io
+import json
+import pickle
 import subprocess
 import sys
+import threading
 from collections import defaultdict
 from concurrent import futures
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 import torch
 from PIL import Image
 
-from ma_agiqa_client import Scorer, rewards
+from ma_agiqa_client import Retry, Scorer, rewards
+from ma_agiqa_client.rewards._server import RewardServer
 from support.pictures import picture
+from support.servers import kill, serving
+from support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = 1e-6  # of the reward: float32
@@ -114,6 +127,139 @@ def test_flow_grpo(expected, weights):
     other = weights.get("brightness", 0) * sample().mean((1, 2, 3)).numpy()
     total = np.tile(other + weights["ma_agiqa"] * expected, 2)
     assert average == pytest.approx(total[:, None].repeat(3, 1), abs=3 * TOLERANCE)
+
+
+@contextmanager
+def rewarding(url):
+    """The address of a reward server before a server that scores."""
+    with Scorer(url, retry=Retry(budget_s=0.2, connect_budget_s=0.2)) as scorer:
+        server = RewardServer("127.0.0.1", 0, scorer)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        try:
+            yield server.address
+        finally:
+            server.stop()
+            thread.join()
+
+
+def encoded(pixels: np.ndarray, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+def as_flow_grpo(address):
+    """Its client of DeQA: JPEGs in a pickle, in batches of at most 64; it ignores the status."""
+    images = (sample() * 255).round().clamp(0, 255).to(torch.uint8).numpy().transpose(0, 2, 3, 1)
+    files = [encoded(image, "JPEG") for image in images]
+    reply = requests.post(address, data=pickle.dumps({"images": files}), timeout=120)
+    return files, pickle.loads(reply.content)["outputs"]
+
+
+def as_verl_omni(address):
+    """One image per request, at a path of its own choice."""
+    files = [encoded(pixels, "JPEG") for pixels in PIXELS]
+    scores = []
+    for file, prompt in zip(files, PROMPTS, strict=True):
+        payload = pickle.dumps({"images": [file], "prompts": [prompt], "metadata": {}})
+        reply = requests.post(f"{address}/score", data=payload, timeout=120)
+        assert reply.status_code == 200
+        fields = pickle.loads(reply.content)
+        assert "error" not in fields
+        scores.append(float(fields["scores"][0]))
+    return files, scores
+
+
+def as_unirl(address):
+    """It asks which rewards there are, and takes the first metric of each."""
+    assert "mos" in requests.get(f"{address}/health", timeout=5).json()["rewards"]
+    assert "mos" in requests.get(f"{address}/rewards", timeout=5).json()["rewards"]
+    files = [encoded(pixels, "JPEG", quality=95) for pixels in PIXELS]
+    asked = [
+        {
+            "history": [{"text": prompt, "image_b64": base64.b64encode(file).decode("ascii")}],
+            "required_rewards": ["mos"],
+            "metadata": None,
+        }
+        for file, prompt in zip(files, PROMPTS, strict=True)
+    ]
+    reply = requests.post(f"{address}/score", json={"requests": asked}, timeout=120)
+    reply.raise_for_status()
+    assert reply.json()["errors"] == [{}] * BATCH
+    return files, [next(iter(result["mos"].values())) for result in reply.json()["results"]]
+
+
+def as_flow_factory(address):
+    """PNGs; the same request for single images and for the group of one prompt."""
+    assert requests.get(f"{address}/health", timeout=5).ok
+    files = [encoded(pixels, "PNG") for pixels in PIXELS]
+    payload = {
+        "prompt": list(PROMPTS),
+        "image": [base64.b64encode(file).decode() for file in files],
+        **dict.fromkeys(("video", "condition_images", "condition_videos")),
+    }
+    reply = requests.post(f"{address}/compute", json=payload, timeout=60)
+    reply.raise_for_status()
+    assert not reply.json().get("error")
+    return files, torch.tensor(reply.json()["rewards"], dtype=torch.float32).tolist()
+
+
+def as_cosmos_rl(address):
+    """Raw pixels; the rewards are fetched later. It takes every status but 200 for "not yet"."""
+    pixels = (sample().permute(0, 2, 3, 1) * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+    data = {"prompts": list(PROMPTS), "reward_fn": {"mos": 1.0}, "media_type": "image"}
+    ping = {"info_data": json.dumps(data)}
+    assert requests.post(f"{address}/api/reward/ping", data=ping, timeout=10).json()["message"]
+    file = io.BytesIO()
+    np.save(file, pixels, allow_pickle=False)
+    headers = {"Content-Type": "application/octet-stream", "Authorization": "Bearer "}
+    body = json.dumps(data).encode() + b"\n" + file.getvalue()
+    reply = requests.post(f"{address}/api/reward/enqueue", data=body, headers=headers, timeout=60)
+    key = reply.json()["uuid"]
+    assert reply.json().get("replica_id") is None
+    form = {"uuid": key, "type": "mos"}
+    pull = functools.partial(requests.post, f"{address}/api/reward/pull", data=form, timeout=10)
+    wait_until(lambda: pull().status_code == 200)
+    return list(pixels), torch.tensor(pull().json()["scores"]["mos"]).tolist()
+
+
+def as_openrlhf(address):
+    """One text per request, which is an image here; it averages what is in extra_logs."""
+    files = [encoded(pixels, "PNG") for pixels in PIXELS]
+    scores = []
+    for file, prompt in zip(files, PROMPTS, strict=True):
+        query = [base64.b64encode(file).decode()]
+        payload = {"query": query, "prompts": [prompt], "labels": [""]}
+        reply = requests.post(f"{address}/get_reward", json=payload, timeout=180)
+        reply.raise_for_status()
+        assert (
+            reply.json()["rewards"] == reply.json()["scores"] == reply.json()["extra_logs"]["mos"]
+        )
+        scores += reply.json()["scores"]
+    return files, scores
+
+
+TRAINERS = [as_flow_grpo, as_verl_omni, as_unirl, as_flow_factory, as_cosmos_rl, as_openrlhf]
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_the_same_pictures_give_the_same_rewards(stand_in, expected, trainer):
+    """Those of the files or pixels that a trainer sends, each asked for alone."""
+    with rewarding(stand_in.grpc_url) as address, Scorer(stand_in.grpc_url) as scorer:
+        sent, rewarded = trainer(address)
+        alone = [scorer.score(image).normalized for image in sent]
+    assert rewarded == pytest.approx(alone, abs=TOLERANCE)
+    assert rewarded == pytest.approx(expected, abs=0.005)  # JPEG changes them a little
+
+
+def test_no_trainer_gets_rewards_from_a_server_that_goes_away(stand_in_repository):
+    with serving(stand_in_repository) as triton, rewarding(triton.grpc_url) as address:
+        assert as_cosmos_rl(address)
+        kill(triton)
+        for trainer in TRAINERS:
+            with pytest.raises((KeyError, AssertionError, TypeError, requests.HTTPError)):
+                trainer(address)
 
 
 def test_the_example_repairs_the_picture(server, tmp_path):

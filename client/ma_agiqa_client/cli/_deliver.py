@@ -13,6 +13,7 @@ from ma_agiqa_client.cli._explanations import Explanations
 from ma_agiqa_client.cli._options import Options
 from ma_agiqa_client.cli._report import Report
 from ma_agiqa_client.cli._select import Selection
+from ma_agiqa_client.cli._tags import Tags
 from ma_agiqa_client.cli.maps import MapFolder
 from ma_agiqa_client.cli.output import make_writer
 from ma_agiqa_client.cli.rows import Row
@@ -60,8 +61,10 @@ class Delivery:
         )
         self._maps = MapFolder(options.maps) if options.maps else None
         self._best = BestFolder(options.copy_best, ranked=ranked) if options.copy_best else None
+        self._tags = Tags(card) if options.tag else None
         self._explanations = explanations
-        sinks = (self._writer, self._maps, self._make_report(card), self._best, explanations)
+        report = self._make_report(card)
+        sinks = (self._writer, self._maps, report, self._tags, self._best, explanations)
         self._sinks: list[_Sink] = [sink for sink in sinks if sink]
 
     def run(self, batch: Batch) -> None:
@@ -85,7 +88,9 @@ class Delivery:
 
     def is_complete(self) -> bool:
         """Return whether every map and copy could be written."""
-        return not any(sink.failures.unwritten for sink in (self._maps, self._best) if sink)
+        return not any(
+            sink.failures.unwritten for sink in (self._maps, self._tags, self._best) if sink
+        )
 
     def _pass_on(self, rows: Iterator[Row]) -> None:
         for row in rows:
@@ -107,7 +112,7 @@ class Delivery:
         return self._writer.streams and self._options.output is None and sys.stdout.isatty()
 
     def _report_missing(self, unserved: int) -> None:
-        for sink in (self._maps, self._best):
+        for sink in (self._maps, self._tags, self._best):
             for image, reason in sink.failures if sink else ():
                 self._console.print(f"  {printable(image)}: {reason}")
         if self._selection.ungrouped:

@@ -32,6 +32,7 @@ class Options:
     group_by: Grouping | None
     copy_best: str | None
     maps: str | None
+    tag: bool
     report: str | None
     resume: str | None
     explain: bool
@@ -68,6 +69,10 @@ class Options:
             raise click.UsageError(
                 f"--explain writes text below a table; {self.writes} has no place for it. "
                 "Leave out --explain, or use --format table."
+            )
+        if self.tag and self.resume:
+            raise click.UsageError(
+                "--tag changes the files, so --resume would score them again. Leave one out."
             )
         if self.question is not None and not self.question.strip():
             raise click.UsageError("--question is empty. Ask something about the images.")
@@ -156,6 +161,12 @@ _OPTIONS = (
         metavar="DIR",
         type=_FOLDER,
         help="Draw a heatmap of patch score x weight over each image that is shown.",
+    ),
+    click.option(
+        "--tag",
+        is_flag=True,
+        help="Write the score into the metadata of each image that is shown: a text chunk of PNG, "
+        "XMP of JPEG and WebP. Changes these files, but not their pixels.",
     ),
     click.option(
         "--report",

@@ -20,6 +20,7 @@ Importing this package does not import torch.
 
 from ma_agiqa_client.rewards._batch import default_urls
 from ma_agiqa_client.rewards._callables import ddpo_trainer_reward, ma_agiqa_score
+from ma_agiqa_client.rewards._guard import Guard
 from ma_agiqa_client.rewards._verl_omni import compute_score
 
-__all__ = ["compute_score", "ddpo_trainer_reward", "default_urls", "ma_agiqa_score"]
+__all__ = ["Guard", "compute_score", "ddpo_trainer_reward", "default_urls", "ma_agiqa_score"]

@@ -1,5 +1,6 @@
 """The reward server's command line: `python -m ma_agiqa_client.rewards --help`."""
 
+import os
 import signal
 import sys
 from contextlib import suppress
@@ -18,6 +19,7 @@ from ma_agiqa_client._programs.server_options import (
 from ma_agiqa_client._programs.serving import connect
 from ma_agiqa_client.errors import ClientError
 from ma_agiqa_client.rewards._batch import check_fallback
+from ma_agiqa_client.rewards._parts import reward_set
 
 EXIT_NO_SERVER = 3
 EXIT_PORT = 4
@@ -28,6 +30,9 @@ Examples:
   python -m ma_agiqa_client.rewards
   python -m ma_agiqa_client.rewards --url triton.example.org:8001 --port 9000
   python -m ma_agiqa_client.rewards --fallback 0.1
+  python -m ma_agiqa_client.rewards --reward mos --reward sharpness=0.5
+  python -m ma_agiqa_client.rewards --add faces=my_rewards:count_faces
+  python -m ma_agiqa_client.rewards --add hpsv3=http://gpu-1:8080/score
 
 \b
 Then, from a shell:
@@ -35,8 +40,9 @@ Then, from a shell:
   echo "{\\"images\\": [\\"$(base64 -w0 cat.png)\\"]}" | curl -d @- localhost:18086
 
 \b
-18086 is the port at which flow_grpo looks for its "deqa" reward. For verl-omni,
-give http_scorer_client the server_url http://localhost:18086.
+18086 is the port at which flow_grpo looks for its "deqa" reward. verl-omni,
+UniRL, Flow-Factory, cosmos-rl and trainers like OpenRLHF find their paths at the
+same address: docs/rewards.md says what to give to each.
 
 \b
 Exit status:
@@ -64,6 +70,29 @@ Exit status:
     help="Reward of an image that cannot be scored, or if no server answers. Without it, the "
     "trainer gets an error.",
 )
+@click.option(
+    "--reward",
+    "weights",
+    metavar="NAME[=WEIGHT]",
+    multiple=True,
+    help="Reward to sum, with weight 1 by default: mos, compressibility, incompressibility, "
+    "sharpness, colorfulness, resolution, or one of --add. With weight 0 it is only reported. "
+    "Without this option: mos.",
+)
+@click.option(
+    "--add",
+    "added",
+    metavar="NAME=WHERE",
+    multiple=True,
+    help="Further reward: MODULE:FUNCTION, called with images, prompts and metadata, or the URL "
+    "of another reward server. Its weight is 1, or that of --reward.",
+)
+@click.option(
+    "--guard",
+    is_flag=True,
+    help="Raise an alarm when the reward rises while the pictures go wrong: in the answers, "
+    "at /metrics and /guard.png. Scores 6 images more for each 32.",
+)
 @timeout_option
 @click.option(
     "--max-body-mib",
@@ -79,9 +108,12 @@ def main(
     fallback: float | None,
     timeout: float,
     max_body_mib: int,
+    weights: tuple[str, ...],
+    added: tuple[str, ...],
+    guard: bool,
     **values: object,
 ) -> None:
-    """Answer trainers that ask a reward server, in JSON or in pickles of plain values."""
+    """Answer trainers that ask a reward server, each in its own protocol."""
     try:
         from ma_agiqa_client.rewards._server import RewardServer
     except ModuleNotFoundError as error:
@@ -93,6 +125,7 @@ def main(
     console = Console()
     try:
         check_fallback(fallback)
+        rewards = reward_set(weights, added)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     warn_if_open(host, console.print)
@@ -102,17 +135,26 @@ def main(
             suppress(KeyboardInterrupt),
             connect(server, timeout_s=timeout, notify=console.print) as (scorer, card),
         ):
-            rewards = RewardServer(
-                host, port, scorer, fallback=fallback, max_body_bytes=max_body_mib * _MIB
+            rewarding = RewardServer(
+                host,
+                port,
+                scorer,
+                rewards=rewards,
+                guard=guard,
+                fallback=fallback,
+                max_body_bytes=max_body_mib * _MIB,
             )
-            console.print(f"Rewards of {card.name} at {rewards.address}")
-            rewards.run()
+            console.print(f"Rewards of {card.name} at {rewarding.address}")
+            rewarding.run()
     except ClientError as error:
         console.print(str(error))
         sys.exit(EXIT_NO_SERVER)
     except OSError as error:
         console.print(f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port.")
         sys.exit(EXIT_PORT)
+    if added:  # a function or another server may compute for minutes; no one waits for it any more
+        sys.stderr.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":

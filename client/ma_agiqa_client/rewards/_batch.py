@@ -1,12 +1,19 @@
-"""Scores to rewards, and fallback rewards for images without a score."""
+"""The rewards of several images: named parts, their weighted sum, and what failed."""
 
 import logging
 import math
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from io import BytesIO
+from typing import Any, Protocol, TypeAlias
 
+from PIL import Image
+
+from ma_agiqa_client._wire.images import check_sources
+from ma_agiqa_client._wire.pictures import open_picture
 from ma_agiqa_client.errors import (
     ClientError,
     DeadlineExceededError,
@@ -20,9 +27,82 @@ from ma_agiqa_client.scorer import Scorer
 TIMEOUT_S = 300.0
 """Default seconds that an image may take: a trainer's batch may wait long in the server's queue."""
 
+MOS = "mos"
+"""Name of the reward that is the predicted mean opinion score, normalized to 0-1."""
+
+EXPECTED = (
+    "Expected one or more decoded pictures: image files such as PNG or JPEG, or RGB pixels, uint8 "
+    "in 0-255 or floating point in 0-1, with 3 channels that are first or last; not latents, not "
+    "videos, and not values in -1 to 1."
+)
+"""What every reward takes: the last sentence of each refusal of another kind of input."""
+
 _FALLS_BACK = (InvalidImageError, ServerUnavailableError, DeadlineExceededError, ServerError)
+_ANY_SIDE = 2**16  # pixels: no picture is scaled down
+
+Value: TypeAlias = float | ClientError
 
 logger = logging.getLogger(__name__)
+
+
+class WrongInputError(ValueError, TypeError):
+    """The input is of another kind than pictures: a mistake in the trainer's setup.
+
+    No fallback hides it.
+    """
+
+    def __init__(self, what: str) -> None:
+        """Say what was given; what is expected is added."""
+        super().__init__(f"{what} {EXPECTED}")
+
+
+class RewardError(ClientError):
+    """A function or server that was added failed in a way that no fallback should hide."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What rewards are computed from.
+
+    Attributes:
+        images: the files' bytes; or, if the only reward is MOS, what `Scorer.score_many` takes.
+        prompts: one for each image, or none.
+        metadata: one for each image, or none.
+    """
+
+    images: Any
+    prompts: Sequence[str] = ()
+    metadata: Sequence[Any] = ()
+
+    @cached_property
+    def pictures(self) -> "list[Image.Image | InvalidImageError]":
+        """The images decoded as the server decodes them, as RGB, or why they cannot be."""
+        return [_decoded(file) for file in self.images]
+
+
+class Part(Protocol):
+    """One named reward."""
+
+    def __call__(self, batch: Batch) -> Sequence[Value]:
+        """Return a finite reward, or the reason why there is none, for each image."""
+
+
+@dataclass(frozen=True)
+class RewardSet:
+    """The rewards that are computed, and how they are summed.
+
+    Attributes:
+        weights: of each reward by its name; 0 to compute and report it only.
+        parts: how the rewards are computed, except for MOS.
+    """
+
+    weights: Mapping[str, float] = field(default_factory=lambda: {MOS: 1.0})
+    parts: Mapping[str, Part] = field(default_factory=dict)
+
+    @property
+    def summed(self) -> list[str]:
+        """The names of the rewards that the sum consists of."""
+        return [name for name, weight in self.weights.items() if weight]
 
 
 @dataclass(frozen=True)
@@ -30,52 +110,108 @@ class Rewards:
     """The rewards of several images, in their order.
 
     Attributes:
-        scores: normalized scores in 0-1, or the fallback.
-        mos: predicted mean opinion scores; None for images without a score.
+        scores: the weighted sums, or the fallback; None for an image without either.
+        parts: the named rewards; None where one failed.
+        errors: for each image, why a reward failed, by its name.
+        failed: indices, from 0, of the images that got the fallback.
+        mos: predicted mean opinion scores; None for images without one.
         model: name of the model that answered; None if none did.
     """
 
-    scores: tuple[float, ...]
+    scores: tuple[float | None, ...]
+    parts: Mapping[str, list[float | None]]
+    errors: tuple[dict[str, ClientError], ...]
+    failed: tuple[int, ...]
     mos: tuple[float | None, ...]
     model: str | None
 
-    @property
-    def failed(self) -> tuple[int, ...]:
-        """Indices, from 0, of the images that got the fallback."""
-        return tuple(index for index, mos in enumerate(self.mos) if mos is None)
+    def error(self) -> ClientError | None:
+        """Return the error of the first image without a score, or None if all have one."""
+        for index, (score, errors) in enumerate(zip(self.scores, self.errors, strict=True)):
+            if score is None:
+                name, cause = next(iter(errors.items()))
+                which = "" if name == MOS else f" {name!r}"
+                error = type(cause)(f"Image {index} of the batch has no reward{which}. {cause}")
+                error.request_id = cause.request_id
+                error.__cause__ = cause
+                return error
+        return None
 
 
 def reward_batch(
-    scorer: Scorer,
-    images: Iterable[Any],
-    *,
-    fallback: float | None = None,
-    max_in_flight: int = 64,
-) -> Rewards:
-    """Score several images, each in its own request.
+    scorer: Scorer, images: Iterable[Any], *, fallback: float | None = None
+) -> tuple[list[float], Rewards]:
+    """Return the MOS rewards of several images, each scored in its own request, and all facts.
 
     Args:
         scorer: the connection.
         images: as `Scorer.score_many` takes them: a list, or one array of 4 dimensions.
         fallback: reward of an image that cannot be scored; None raises an error instead.
-        max_in_flight: maximum number of images in flight.
 
     Raises:
         ClientError: an image has no score and there is no fallback for it; of the same class as
-            the error of that image. The remaining images are cancelled.
-        ValueError: an array has another dtype, shape or range than images have, such as latents.
-        TypeError: `images` is one image.
+            the error of that image.
+        WrongInputError: there are no images, or they are of another kind, such as latents.
     """
-    outcomes = list[Score | Failure]()
-    rewards = list[float]()
-    for outcome in scorer.score_many(images, max_in_flight=max_in_flight):
-        outcomes.append(outcome)
-        rewards.append(_reward(outcome, fallback))
-    _warn(outcomes, fallback)
+    rewards = evaluate(scorer, Batch(images), RewardSet(), fallback=fallback)
+    if error := rewards.error():
+        raise error
+    return [score for score in rewards.scores if score is not None], rewards
+
+
+def evaluate(
+    scorer: Scorer,
+    batch: Batch,
+    rewards: RewardSet,
+    *,
+    names: Sequence[str] | None = None,
+    fallback: float | None = None,
+    max_in_flight: int = 64,
+) -> Rewards:
+    """Compute several rewards of several images, at the same time.
+
+    Args:
+        scorer: the connection.
+        batch: the images.
+        rewards: what to compute.
+        names: the rewards to compute; by default all of the set.
+        fallback: reward of an image for which a reward of the sum failed.
+        max_in_flight: maximum number of images in flight to the server that scores.
+
+    Raises:
+        WrongInputError: there are no images, or they are of another kind, such as latents.
+    """
+    asked = list(rewards.weights if names is None else dict.fromkeys(names))
+    with ThreadPoolExecutor(len(asked) or 1, thread_name_prefix="part") as pool:
+        pending = {name: pool.submit(rewards.parts[name], batch) for name in asked if name != MOS}
+        outcomes = _scored(scorer, batch.images, max_in_flight) if MOS in asked else []
+        values = {name: list(future.result()) for name, future in pending.items()}
+    if MOS in asked:
+        values[MOS] = [one.error or one.normalized for one in outcomes]
+    parts = {
+        name: [None if isinstance(one, ClientError) else one for one in values[name]]
+        for name in asked
+    }
+    count = len(next(iter(values.values()), []))
+    errors = tuple(
+        {name: one for name in asked if isinstance(one := values[name][index], ClientError)}
+        for index in range(count)
+    )
+    needed = [name for name in rewards.summed if name in parts]
+    sums = [_sum(rewards, parts, needed, index) for index in range(count)]
+    failed = tuple(
+        index
+        for index, one in enumerate(sums)
+        if one is None and all(_may_fall_back(errors[index], needed, fallback))
+    )
+    _warn(errors, failed, fallback)
     return Rewards(
-        scores=tuple(rewards),
-        mos=tuple(None if outcome.error else outcome.mos for outcome in outcomes),
-        model=next((outcome.model for outcome in outcomes if outcome.model), None),
+        scores=tuple(fallback if index in set(failed) else one for index, one in enumerate(sums)),
+        parts=parts,
+        errors=errors,
+        failed=failed,
+        mos=tuple(None if one.error else one.mos for one in outcomes) or (None,) * count,
+        model=next((one.model for one in outcomes if one.model), None),
     )
 
 
@@ -100,35 +236,64 @@ def default_urls() -> tuple[str, ...]:
     return tuple(os.environ.get("MA_AGIQA_URL", "").split()) or ("localhost:8001",)
 
 
-def refuse_wrong_array(error: ClientError) -> None:
+def refuse_wrong_array(error: ClientError | None) -> None:
     """Refuse what no fallback should hide, because it is a mistake in the trainer's setup.
 
     Raises:
-        ValueError: the error is that of an array of another dtype, shape or range, such as latents.
+        WrongInputError: the error is that of an array of another dtype, shape or range.
     """
     if isinstance(error, InvalidImageError) and error.wrong_array:
-        raise ValueError(f"{error} Give decoded pixels, not latents.") from error
+        raise WrongInputError(str(error).partition(" Expected")[0]) from error
 
 
-def _reward(outcome: Score | Failure, fallback: float | None) -> float:
-    if not outcome.error:
-        return outcome.normalized
-    cause = outcome.error
-    refuse_wrong_array(cause)
-    if fallback is not None and may_fall_back(cause, fallback):
-        return fallback
-    error = type(cause)(f"Image {outcome.index} of the batch has no reward. {cause}")
-    error.request_id = cause.request_id
-    raise error from cause
+def _scored(scorer: Scorer, images: Any, max_in_flight: int) -> list[Score | Failure]:
+    try:
+        several = check_sources(images)
+    except TypeError as error:  # one image, or an array of other dimensions
+        raise WrongInputError(str(error)) from error
+    outcomes = list[Score | Failure]()
+    for outcome in scorer.score_many(several, max_in_flight=max_in_flight):
+        refuse_wrong_array(outcome.error)
+        outcomes.append(outcome)
+    if not outcomes:
+        raise WrongInputError("Got 0 images.")
+    return outcomes
 
 
-def _warn(outcomes: list[Score | Failure], fallback: float | None) -> None:
-    errors = [outcome.error for outcome in outcomes if outcome.error]
-    if errors:
+def _decoded(file: bytes) -> "Image.Image | InvalidImageError":
+    try:
+        return open_picture(BytesIO(file), _ANY_SIDE, quickly=False).convert("RGB")
+    except InvalidImageError as error:
+        return error
+
+
+def _sum(
+    rewards: RewardSet, parts: Mapping[str, list[float | None]], needed: list[str], index: int
+) -> float | None:
+    """Return the weighted sum of one image, or None if one of its rewards failed."""
+    total = 0.0
+    for name in needed:
+        value = parts[name][index]
+        if value is None:
+            return None
+        total += rewards.weights[name] * value
+    return total
+
+
+def _may_fall_back(
+    errors: dict[str, ClientError], needed: list[str], fallback: float | None
+) -> Iterable[bool]:
+    return (may_fall_back(errors[name], fallback) for name in needed if name in errors)
+
+
+def _warn(
+    errors: tuple[dict[str, ClientError], ...], failed: tuple[int, ...], fallback: float | None
+) -> None:
+    if failed:
         logger.warning(
             "%d of %d images get the fallback reward %s. The first error is: %s",
+            len(failed),
             len(errors),
-            len(outcomes),
             fallback,
-            errors[0],
+            next(iter(errors[failed[0]].values())),
         )

@@ -30,8 +30,8 @@ def ma_agiqa_score(
 
     - images: (n, 3, height, width) floating point in 0-1 or uint8, such as a torch tensor on any
       device; (n, height, width, 3) uint8 or floating point; or a list of images that `Scorer`
-      takes, such as Pillow images. Arrays of another dtype, shape or range are a `ValueError`,
-      whatever the fallback: they are a mistake in the trainer's setup.
+      takes, such as Pillow images. No images, or arrays of another dtype, shape or range, are a
+      `ValueError`, whatever the fallback: they are a mistake in the trainer's setup.
     - prompts, metadata: ignored.
 
     It returns the scores, float32 (n,) in 0-1, higher is better, and a dictionary with `mos`,
@@ -52,8 +52,8 @@ def ma_agiqa_score(
     reward = _rewarder(scorer, fallback)
 
     def score(images: Any, prompts: Any, metadata: Any) -> tuple[npt.NDArray[np.float32], Info]:
-        rewards = reward(images)
-        return np.array(rewards.scores, np.float32), _info(rewards)
+        scores, rewards = reward(images)
+        return np.array(scores, np.float32), _info(rewards)
 
     return score
 
@@ -79,13 +79,15 @@ def ddpo_trainer_reward(
     def score(images: Any, prompts: Any, metadata: Any) -> tuple[Any, Info]:
         import torch  # installed wherever TRL is
 
-        rewards = reward(images)
-        return torch.tensor(rewards.scores, dtype=torch.float32), _info(rewards)
+        scores, rewards = reward(images)
+        return torch.tensor(scores, dtype=torch.float32), _info(rewards)
 
     return score
 
 
-def _rewarder(scorer: Scorer | None, fallback: float | None) -> Callable[[Any], Rewards]:
+def _rewarder(
+    scorer: Scorer | None, fallback: float | None
+) -> Callable[[Any], tuple[list[float], Rewards]]:
     connection = scorer or _shared_scorer(default_urls())
     checked = check_fallback(fallback)
     return lambda images: reward_batch(connection, images, fallback=checked)

@@ -1,33 +1,31 @@
 """A reader for pickles from the network: plain values only.
 
-A pickle is a program, and can ask Python to import and call anything. Two barriers prevent this.
-Before anything is read, every instruction is checked against the list of those that make plain
-values, without carrying it out. The unpickler itself finds no classes.
-
-The check also limits the cost. Instructions are counted. A reference number is at most the count of
-instructions, because Python makes a table of that size. Keys are strings, because hashing nested
-tuples with references to themselves can take exponential time.
+A pickle is a program, and can ask Python to import and call anything. This reader knows only the
+instructions that make plain values, and finds no classes. It counts what it reads, and hashes
+nothing but strings: hashing nested tuples with references to themselves can take exponential time.
 """
 
 import io
 import pickle
 import pickletools
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
-_MAX_INSTRUCTIONS = 1_000_000
+_MAX_READS = 1_000_000
 
 _PLAIN = frozenset(
     (
         *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
         *("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
-        *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+        *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
         *("EMPTY_LIST", "EMPTY_DICT", "EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE"),
         *("MARK", "APPEND", "APPENDS", "SETITEM", "SETITEMS"),
         *("MEMOIZE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"),
         *("PROTO", "FRAME", "STOP"),
     )
 )
+_NAMES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
+_READERS: dict[int, Any] = {**pickle._Unpickler.dispatch}
 
 
 class PlainPickleError(Exception):
@@ -42,71 +40,71 @@ def read_plain_pickle(data: bytes) -> Any:
         and None.
 
     Raises:
-        PlainPickleError: it has other values, is damaged, or has over a million instructions.
+        PlainPickleError: it has other values, is damaged, or takes over a million reads.
     """
     try:
-        _check(data)
-        return _Unpickler(io.BytesIO(data)).load()
+        return _PlainUnpickler(_CountedBytes(data)).load()
     except PlainPickleError:
         raise
     except Exception as error:  # damaged pickles raise exceptions of a dozen types
-        raise PlainPickleError(f"The pickle is damaged ({error}). Send it again.") from error
+        raise PlainPickleError(f"The pickle is damaged ({error!r}). Send it again.") from error
 
 
-class _Unpickler(pickle.Unpickler):
+class _CountedBytes(io.BytesIO):
+    """Bytes that can be read a million times, and never fewer at a time than asked for."""
+
+    left = _MAX_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise PlainPickleError(
+                f"The pickle takes over {_MAX_READS:,} reads. Send fewer images at once."
+            )
+        data = super().read(size)
+        if size is not None and len(data) < size:
+            raise EOFError("it ends too early")
+        return data
+
+
+class _Dispatch(dict[int, Any]):
+    def __missing__(self, code: int) -> NoReturn:
+        raise PlainPickleError(
+            f"The pickle has the instruction {_NAMES.get(code, code)}, which can make more than "
+            "plain values. Send only dictionaries, lists, strings, bytes and numbers of Python "
+            "(images as the bytes of their files), or JSON."
+        )
+
+
+class _PlainUnpickler(pickle._Unpickler):
+    """Python's reader in Python: the one in C makes tables as large as a pickle tells it to."""
+
+    dispatch = _Dispatch({code: read for code, read in _READERS.items() if _NAMES[code] in _PLAIN})
+    read: Callable[[int], bytes]
+    stack: list[Any]
+
     def find_class(self, module: str, name: str) -> NoReturn:
         """Refuse every class and function."""
         raise PlainPickleError(f"The pickle refers to {module}.{name}.")
 
+    def load_frame(self) -> None:
+        self.read(8)  # its length is of no use: everything is in memory
 
-def _check(data: bytes) -> None:
-    """Follow the instructions with the types of the values instead of the values themselves."""
-    stack: list[pickletools.StackObject] = []
-    memo: dict[int, pickletools.StackObject] = {}
-    instructions: Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]
-    instructions = pickletools.genops(data)
-    for count, (opcode, argument, _) in enumerate(instructions):
-        if count == _MAX_INSTRUCTIONS:
-            raise PlainPickleError(
-                f"The pickle has over {_MAX_INSTRUCTIONS:,} instructions. Send fewer images."
-            )
-        if opcode.name not in _PLAIN:
-            raise PlainPickleError(
-                f"The pickle has the instruction {opcode.name}, which can make more than plain "
-                "values. Send only dictionaries, lists, strings, bytes and numbers of Python "
-                "(array.tolist() for NumPy arrays), or JSON."
-            )
-        if opcode.name == "MEMOIZE":
-            memo[len(memo)] = stack[-1]
-        elif opcode.name.endswith("PUT"):
-            if argument > count:
-                raise ValueError(f"reference number {argument} after {count} instructions")
-            memo[argument] = stack[-1]
-        elif opcode.name.endswith("GET"):
-            stack.append(memo[argument])
-        else:
-            _apply(stack, opcode)
+    def load_setitem(self) -> None:
+        _check_keys(self.stack[-2:-1])
+        _READERS[pickle.SETITEM[0]](self)
+
+    def load_setitems(self) -> None:
+        _check_keys(self.stack[::2])
+        _READERS[pickle.SETITEMS[0]](self)
+
+    dispatch[pickle.FRAME[0]] = load_frame
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
 
 
-def _apply(stack: list[pickletools.StackObject], opcode: pickletools.OpcodeInfo) -> None:
-    """Change the types on the stack as an instruction changes the values; check keys."""
-    before, mark = opcode.stack_before, pickletools.markobject
-    if mark in before:
-        items = []
-        while (item := stack.pop()) is not mark:
-            items.append(item)
-        if opcode.name == "SETITEMS":
-            _check_keys(items[::-1][::2])
-        stack += opcode.stack_after[before.index(mark) :]
-    else:
-        if opcode.name == "SETITEM":
-            _check_keys(stack[-2:-1])
-        del stack[len(stack) - len(before) :]
-        stack += opcode.stack_after
-
-
-def _check_keys(keys: list[pickletools.StackObject]) -> None:
-    if any(key is not pickletools.pyunicode for key in keys):
+def _check_keys(keys: list[Any]) -> None:
+    if not all(type(key) is str for key in keys):
         raise PlainPickleError(
             "The pickle has a dictionary with a key that is not a string. Use strings as keys."
         )

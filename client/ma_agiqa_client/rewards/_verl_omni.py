@@ -13,6 +13,7 @@ from ma_agiqa_client.connection import check_urls
 from ma_agiqa_client.errors import ClientError
 from ma_agiqa_client.rewards._batch import (
     TIMEOUT_S,
+    WrongInputError,
     check_fallback,
     default_urls,
     may_fall_back,
@@ -85,8 +86,5 @@ def _single(image: Any) -> Any:
     if getattr(image, "ndim", 0) < 4:
         return image
     if image.ndim > 4 or len(image) != 1:
-        raise ValueError(
-            f"Got an array of shape {tuple(image.shape)}; expected one image, (3, height, width) "
-            "or (1, 3, height, width). MA-AGIQA scores single images, not videos."
-        )
+        raise WrongInputError(f"Got an array of shape {tuple(image.shape)} in place of one image.")
     return image[0]

@@ -1,8 +1,6 @@
 """What the reader of pickles admits, and that nothing else gets in."""
 
-import contextlib
 import copyreg
-import io
 import os
 import pickle
 import struct
@@ -11,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from ma_agiqa_client.rewards import _plain_pickle
 from ma_agiqa_client.rewards._plain_pickle import PlainPickleError, read_plain_pickle
 
 SHARED = ["a prompt", b"\xff\xd8 image", (512, 512)]
@@ -33,10 +30,6 @@ def test_plain_values_are_read_as_pickle_reads_them(value, protocol):
     read = read_plain_pickle(pickle.dumps(value, protocol))
     assert read == value
     assert type(read) is type(value)
-
-
-def test_byte_arrays_are_read():
-    assert read_plain_pickle(pickle.dumps([bytearray(b"ab")], 5)) == [bytearray(b"ab")]
 
 
 class Runs:
@@ -95,15 +88,6 @@ def test_anything_that_names_or_calls_something_is_refused(attack, tmp_path):
     assert not target.exists()
 
 
-@pytest.mark.usefixtures("extension")
-@pytest.mark.parametrize("attack", attacks("target"))
-def test_the_second_barrier_finds_no_class_either(attack, tmp_path):
-    target = tmp_path / "made"
-    with contextlib.suppress(Exception):
-        _plain_pickle._Unpickler(io.BytesIO(attacks(str(target))[attack])).load()
-    assert not target.exists()
-
-
 @pytest.mark.parametrize(
     "attack", ["REDUCE, protocol 0", "REDUCE, protocol 2", "REDUCE, protocol 5", "INST", "eval"]
 )
@@ -113,11 +97,9 @@ def test_the_attacks_are_real(attack, tmp_path):
     assert (tmp_path / "made").is_dir()
 
 
-def test_a_large_reference_number_is_refused():
-    """CPython's reader would make a table of twice that many places: 64 GiB."""
-    data = b"\x80\x03" + b"]r" + struct.pack("<I", 2**32 - 1) + b"."
-    with pytest.raises(PlainPickleError, match="reference number"):
-        read_plain_pickle(data)
+def test_a_large_reference_number_takes_no_memory():
+    """CPython's reader in C would make a table of twice that many places: 64 GiB."""
+    assert read_plain_pickle(b"\x80\x03" + b"]r" + struct.pack("<I", 2**32 - 1) + b".") == []
 
 
 @pytest.mark.parametrize("ending", [b"Ns.", b"(h\x3cNu."])
@@ -147,7 +129,7 @@ def test_nesting_costs_no_more_than_its_bytes():
 
 
 def test_too_many_instructions():
-    with pytest.raises(PlainPickleError, match="1,000,000 instructions"):
+    with pytest.raises(PlainPickleError, match="1,000,000 reads"):
         read_plain_pickle(b"\x80\x04(" + b"N" * 1_000_001 + b"t.")
 
 

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import logging
 import math
+import re
 import subprocess
 import sys
 
@@ -23,6 +24,7 @@ from ma_agiqa_client import (
     rewards,
 )
 from ma_agiqa_client.rewards import _callables, _verl_omni
+from ma_agiqa_client.rewards._batch import EXPECTED
 from support.scripted_server import brightness
 
 LEVELS = (51, 0, 255, 102)  # of 255; the scripted reward is the level as a share
@@ -60,6 +62,7 @@ def gone(no_server):
 
 def test_the_public_names():
     assert rewards.__all__ == [
+        "Guard",
         "compute_score",
         "ddpo_trainer_reward",
         "default_urls",
@@ -146,17 +149,26 @@ def test_no_fallback_hides_the_wrong_model(bright):
         rewards.ma_agiqa_score(fallback=0.5)(tensor(), None, None)
 
 
-@pytest.mark.parametrize("shape", [(4, 16, 64, 64), (2, 4, 32, 32)])
-@pytest.mark.usefixtures("bright")
-def test_no_fallback_hides_latents(shape):
-    with pytest.raises(ValueError, match="not latents"):
-        rewards.ma_agiqa_score(fallback=0.5)(torch.zeros(shape), None, None)
+WRONG = {
+    "latents": torch.zeros(4, 16, 64, 64),
+    "small latents": torch.zeros(2, 4, 32, 32),
+    "values in -1..1": tensor() * 2 - 1,
+    "channels in the middle": tensor().movedim(1, 2),
+    "integers": (tensor() * 255).int(),
+    "no images": torch.zeros(0, 3, 8, 8),
+    "an empty list": [],
+    "one image": tensor()[0],
+    "videos": torch.zeros(2, 5, 3, 8, 8),
+    "one of several": [*level_images(), np.full((8, 8, 3), -0.5, np.float32)],
+}
 
 
+@pytest.mark.parametrize("kind", WRONG)
 @pytest.mark.usefixtures("bright")
-def test_one_image_is_no_batch():
-    with pytest.raises(TypeError, match="several images"):
-        rewards.ma_agiqa_score()(tensor()[0], None, None)
+def test_no_fallback_hides_what_is_no_picture(kind):
+    with pytest.raises(ValueError, match="not latents") as caught:
+        rewards.ma_agiqa_score(fallback=0.5)(WRONG[kind], None, None)
+    assert str(caught.value).endswith(EXPECTED)
 
 
 @pytest.mark.parametrize("fallback", [math.nan, math.inf])
@@ -220,5 +232,5 @@ def test_verl_omni_gets_an_error_or_the_fallback(bright, caplog):
 @pytest.mark.parametrize("shape", [(5, 3, 8, 8), (1, 1, 3, 8, 8), (16, 8, 8), (1, 16, 8, 8)])
 @pytest.mark.usefixtures("bright")
 def test_verl_omni_videos_and_latents_are_errors(shape):
-    with pytest.raises(ValueError, match=r"single images|latents"):
+    with pytest.raises(ValueError, match=re.escape(EXPECTED)):
         asyncio.run(verl(torch.zeros(shape, dtype=torch.uint8), fallback=0.1))
