@@ -83,16 +83,17 @@ def _fetch_wheels(wheels: Path) -> int:
     pins = subprocess.run(
         [sys.executable, HERE / "needed_packages.py"], check=True, capture_output=True, text=True
     ).stdout
-    download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", wheels]
-    return subprocess.run([*download, *pins.split()], check=False).returncode
+    download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command = [*download, "--dest", str(wheels), *pins.split()]
+    return subprocess.run(command, check=False).returncode
 
 
 def _install(wheels: Path, output: Path) -> str:
     """Give a Python with our packages: that of a new environment, if there are wheels for it."""
     if not wheels.is_dir():
         return sys.executable
-    python = output / "venv" / "bin" / "python"
-    if not python.exists():
+    python = str(output / "venv" / "bin" / "python")
+    if not Path(python).exists():
         subprocess.run([sys.executable, "-m", "venv", output / "venv"], check=True)
         # What the machine has, behind what is installed here: torch, torchvision and CUDA.
         where = ["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
@@ -100,10 +101,10 @@ def _install(wheels: Path, output: Path) -> str:
         machine = Path(packages.stdout.strip()) / "machine.pth"
         machine.write_text(sysconfig.get_path("purelib"))
         pip = [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
-        subprocess.run([*pip, *wheels.glob("*.whl")], check=True)
-        ours = ["--no-build-isolation", "-e", ROOT / "training", "-e", ROOT / "client"]
+        subprocess.run([*pip, *map(str, wheels.glob("*.whl"))], check=True)
+        ours = ["--no-build-isolation", "-e", f"{ROOT}/training", "-e", f"{ROOT}/client"]
         subprocess.run([*pip, *ours], check=True)
-    return str(python)
+    return python
 
 
 def _runs(part: str, given: argparse.Namespace) -> Iterator[tuple[str, Row]]:
@@ -130,9 +131,10 @@ def _run(python: str, name: str, part: str, settings: Row, limit_s: float, outpu
     command = [python, str(HERE / "parts.py"), part, json.dumps(settings)]
     folders = (str(ROOT / folder) for folder in ("deploy", "export", "tests"))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
+    failed = ""
     try:
         with log.open("w") as messages:
-            done = subprocess.run(
+            done: Any = subprocess.run(
                 command,
                 stdout=subprocess.PIPE,
                 stderr=messages,
@@ -140,12 +142,14 @@ def _run(python: str, name: str, part: str, settings: Row, limit_s: float, outpu
                 timeout=limit_s,
                 check=True,
             )
-        return [{"what": name, "note": ""} | row for row in json.loads(done.stdout)]
-    except subprocess.TimeoutExpired:
-        return [{"what": name, "note": f"failed: not done after {limit_s:g} s"}]
-    except subprocess.CalledProcessError:
-        last = [*log.read_text().splitlines(), "no message"][-2]
-        return [{"what": name, "note": f"failed, see {log.name}: {last[:100]}"}]
+    except subprocess.TimeoutExpired as error:
+        done, failed = error, f"failed: not done after {limit_s:g} s"
+    except subprocess.CalledProcessError as error:
+        last = (log.read_text().splitlines() or ["no message"])[-1]
+        done, failed = error, f"failed, see {log.name}: {last[:100]}"
+    rows = [json.loads(line) for line in (done.stdout or b"").splitlines()]
+    rows += [{"note": failed}] if failed else []
+    return [{"what": name, "note": ""} | row for row in rows]
 
 
 def _table(kept: dict[str, list[Row]], given: argparse.Namespace) -> str:

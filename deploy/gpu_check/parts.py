@@ -1,4 +1,4 @@
-"""The measurements of `check.py`, which starts a process for each; it prints its rows as JSON."""
+"""The measurements of `check.py`, which starts a process for each: it prints rows as JSON lines."""
 
 import json
 import subprocess
@@ -72,7 +72,7 @@ def served(given: Settings) -> Iterator[Row]:
     """Time the ensemble over gRPC at several numbers of requests in flight."""
     paper = given["preset"] == "paper"
     repository = _random(given) / "repository" if paper else ROOT / "model_repository"
-    files = [image.data for image in read_images(())]
+    files = [image.data for image in read_images((ROOT / "examples",))]
     with connect(None, repository) as (target, _):
         for count in _IN_FLIGHT:
             seen = measure(target, files, count, given["seconds"])
@@ -124,4 +124,6 @@ PARTS: Mapping[str, Callable[[Settings], Iterator[Row]]] = {
 
 if __name__ == "__main__":
     use_threads(None)
-    sys.stdout.write(json.dumps(list(PARTS[sys.argv[1]](json.loads(sys.argv[2])))))
+    for measured in PARTS[sys.argv[1]](json.loads(sys.argv[2])):
+        sys.stdout.write(f"{json.dumps(measured)}\n")
+        sys.stdout.flush()  # what was measured stays if the process is ended

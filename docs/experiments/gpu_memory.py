@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from ma_agiqa.lmm import cuda_graphs
 from ma_agiqa.lmm.embedder import PromptEmbedder
-from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config, MPlugOwl2Model
+from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config, MPlugOwl2Model, quantization
 from ma_agiqa.lmm.mplug_owl2.loading import FLOATS, quantize_model
 from ma_agiqa.networks.fast_maniqa import accelerate
 from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
@@ -91,6 +91,7 @@ def scorer(model: MAAGIQA) -> str:
 def main() -> None:
     logging.disable()  # of recordings, which need a GPU
     cuda_graphs.SIZES = (1,)
+    quantization._ROWS_AT_ONCE = 2**20  # there are no caches to stay in
     # Without a GPU PyTorch would choose the attention that keeps every weight in memory.
     F.scaled_dot_product_attention = lambda query, *_, **__: torch.empty_like(query)
     sys.stdout.write(f"GB                  weights   batches of {BATCHES}\n")
