@@ -7,6 +7,7 @@ from Python takes longer than running them.
 import logging
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ class Recording:
         pool: the memory that all recordings share.
     """
 
-    def __init__(self, work: Work, given: Tensor, pool: tuple[int, int]) -> None:
+    def __init__(self, work: Work, given: Tensor, pool: Any) -> None:
         self._graph = torch.cuda.CUDAGraph()
         with (
             torch.cuda.device(given.device),
@@ -77,7 +78,7 @@ class BatchGraphs:
                 continue
             self._passes[size] = given, self._prepare(given, pool)
 
-    def _prepare(self, given: Tensor, pool: tuple[int, int]) -> Callable[[], Tensor]:
+    def _prepare(self, given: Tensor, pool: Any) -> Callable[[], Tensor]:
         try:
             return Recording(self._work, given, pool).replay
         except RuntimeError as error:  # of memory, too: a recording cannot free any meanwhile
