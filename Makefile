@@ -78,6 +78,7 @@ fuzz: $(INSTALLED) ## decode 20,000 damaged images, and send another 2,000 to a 
 	  tests/security/test_image_fuzz.py tests/served/test_hostile_requests.py
 
 audit: $(INSTALLED) ## look up the pinned packages in PyPI's list of known vulnerabilities, or in the one that AUDIT names
+	$(BIN)/python deploy/embedded/audit.py
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt pip-audit
 	$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt $(AUDIT)
 

@@ -16,7 +16,6 @@ import queue_policy_stall
 import replica_simulation
 import serve
 from exporter.commands import main as to_triton
-from gpu_check.random_repository import main as random_repository
 from load.bench import main as bench
 from ma_agiqa.__main__ import main as ma_agiqa
 from ma_agiqa_client.app._command import main as app
@@ -40,7 +39,6 @@ PROGRAMS: dict[str, click.Command] = {
     "python export/to_triton.py": to_triton,
     "python deploy/serve.py": serve.main,
     "python deploy/load/bench.py": bench,
-    "python deploy/gpu_check/random_repository.py": random_repository,
     "python docs/experiments/replica_simulation.py": replica_simulation.main,
     "python docs/experiments/queue_policy_stall.py": queue_policy_stall.main,
 }

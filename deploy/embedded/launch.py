@@ -94,16 +94,20 @@ class Launch:
         return not {"--allow-metrics=false", "--allow-metrics=0"} & set(self.options)
 
 
-def check_repository(repository: Path, complete: bool, explain: bool = False) -> None:
+def check_repository(
+    repository: Path, complete: bool, explain: bool = False, embedded: bool = True
+) -> None:
     """Check that the repository can be served.
 
     Args:
         repository: folder of the models.
         complete: it has to hold an exported model: the ensemble and a version of the scorer.
         explain: it has to hold the model that answers questions.
+        embedded: whether the tritonserver in the wheel serves it.
 
     Raises:
-        RepositoryError: something is missing, or a model asks for a GPU and there is none.
+        RepositoryError: something is missing, or a model asks for a GPU or for a backend that is
+            not there.
     """
     export = "run `python export/to_triton.py` to write one"
     if not repository.is_dir():
@@ -113,11 +117,18 @@ def check_repository(repository: Path, complete: bool, explain: bool = False) ->
             f"The model repository {repository} has no {ANSWERING_MODEL}/config.pbtxt, which "
             f"--explain asks for: {export}."
         )
-    wants_gpu = [
-        model
+    configs = {
+        model: (repository / model / "config.pbtxt").read_text()
         for model in models_to_load(repository, explain)
-        if re.search(r"kind:\s*KIND_GPU", (repository / model / "config.pbtxt").read_text())
-    ]
+    }
+    for model, config in configs.items() if embedded else ():
+        if found := re.search(r'"(onnxruntime|torch_aoti)"', config):
+            raise RepositoryError(
+                f"{model} in {repository} was exported for {found[1]}, which the embedded server "
+                "does not have: serve the repository with Triton's container, or export without "
+                "--scorer-backend."
+            )
+    wants_gpu = [name for name, text in configs.items() if re.search(r"kind:\s*KIND_GPU", text)]
     if wants_gpu and not _has_gpu():
         raise RepositoryError(
             f"The model repository {repository} was exported for a GPU ({', '.join(wants_gpu)}), "

@@ -138,7 +138,8 @@ class EmbeddedTriton:
         """
         if self._server:
             raise ServeError("The server is already running: stop it first.")
-        check_repository(self.repository, complete=self._self_test, explain=self._explain)
+        embedded = self._launch.tritonserver is None
+        check_repository(self.repository, self._self_test, self._explain, embedded)
         for attempt in range(1, PORT_ATTEMPTS + 1):
             try:
                 self._start_once()

@@ -1,17 +1,11 @@
 """Write a model repository of random weights, to measure serving without real weights.
 
-python deploy/gpu_check/random_repository.py --preset paper --device gpu --output /tmp/random
-
 Random weights compute as fast as trained ones. Their scores mean nothing, and the card says so.
 """
 
-import sys
 from pathlib import Path
 
-import click
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "export"))
 
 from exporter.commands import DEMO_CHECKPOINT
 from exporter.new_version import NewVersion, Source
@@ -27,17 +21,8 @@ from ma_agiqa.networks.scorer import MAAGIQAConfig
 NOTE = "Random weights, to measure speed. The scores mean nothing."
 
 
-@click.command(help=__doc__)
-@click.option("--preset", type=click.Choice(["demo", "paper"]), default="paper", show_default=True)
-@click.option("--device", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True)
-@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="bfloat16")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    required=True,
-    help="Folder for repository/, checkpoint/ and, at the paper's size, 16.4 GB of weights/.",
-)
-def main(preset: str, device: str, dtype: str, output: Path) -> None:
+def write_random(preset: str, gpu: bool, dtype: str, output: Path) -> None:
+    """Write repository/, checkpoint/ and, for the paper's preset, weights/ into a folder."""
     config = MAAGIQAConfig() if preset == "paper" else load_scorer(DEMO_CHECKPOINT)[0].config
     embedder = DEMO_EMBEDDER
     if preset == "paper":
@@ -49,8 +34,7 @@ def main(preset: str, device: str, dtype: str, output: Path) -> None:
     save_checkpoint(output / "checkpoint", scorer, card)
     source = Source(scorer, card, "0" * 64)
     identity = EmbedderIdentity.of(embedder, dtype)
-    NewVersion(source, output / "repository", identity, device == "gpu").publish()
-    click.echo(output / "repository")
+    NewVersion(source, output / "repository", identity, gpu).publish()
 
 
 def _card(preset: str, embedder: str) -> ModelCard:
@@ -65,7 +49,3 @@ def _card(preset: str, embedder: str) -> ModelCard:
         note=NOTE,
         embedder={"source": embedder},
     )
-
-
-if __name__ == "__main__":
-    main()

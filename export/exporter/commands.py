@@ -11,7 +11,7 @@ import click
 import torch
 
 from exporter import rollout, versions
-from exporter.formats import ARITHMETICS
+from exporter.formats import ARITHMETICS, BACKENDS
 from exporter.model_control import ModelControl, read_credentials, read_key
 from exporter.new_version import KEEP, REPOSITORY, NewVersion, Source
 from ma_agiqa.checkpoints.embedder_binding import EmbedderIdentity
@@ -45,9 +45,9 @@ _scorer = click.option(
     type=click.Choice(ARITHMETICS),
     default="auto",
     show_default=True,
-    help="Arithmetic of the scorer. exact is the authors' order of operations; float32 and "
-    "bfloat16 are faster, and refused if they change the scores; auto is float32 where that gives "
-    "the same scores, else exact.",
+    help="Arithmetic of the scorer. exact is the authors' order of operations; the others are "
+    "faster, and refused if they change the scores; auto is the first that does not: float32 on a "
+    "CPU; float16, bfloat16 or float32 on a GPU; else exact.",
 )
 _keep = click.option(
     "--keep",
@@ -152,6 +152,15 @@ def main() -> None:
     help="Where Triton runs the networks; auto is the GPU if this machine has one.",
 )
 @_scorer
+@click.option(
+    "--scorer-backend",
+    "backend",
+    type=click.Choice(list(BACKENDS)),
+    default="libtorch",
+    show_default=True,
+    help="What serves the scorer. torch_aoti (Triton 26.06 or later) and onnxruntime are in "
+    "Triton's container only, not in the embedded server.",
+)
 @_repository
 @_keep
 def export(
@@ -161,6 +170,7 @@ def export(
     dtype: str | None,
     device: str,
     arithmetic: str,
+    backend: str,
     repository: Path,
     keep: int,
 ) -> None:
@@ -193,7 +203,16 @@ def export(
     usual = "float32" if embedder == DEMO_EMBEDDER else "float16" if gpu else "bfloat16"
     served = _long_name(dtype) or trained.get("dtype") or usual
     identity = EmbedderIdentity.of(embedder, served)
-    new = NewVersion(source, repository, identity, gpu, arithmetic, keep, any_dtype=bool(dtype))
+    new = NewVersion(
+        source,
+        repository,
+        identity,
+        gpu,
+        arithmetic,
+        keep,
+        any_dtype=bool(dtype),
+        backend=backend,
+    )
     version = new.publish()
     click.echo(
         f"Wrote version {version} of {source.card.name} to {repository} "

@@ -12,6 +12,7 @@ from typing import Any
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from exporter.formats import BACKENDS, INPUTS, OUTPUTS
 from exporter.versions import EMBEDDER, ENSEMBLE, SCORER, serve_versions
 from ma_agiqa.tensors import MAX_BATCH_SIZE, TensorSpec
 
@@ -21,8 +22,6 @@ WARMUP_IMAGE = "warmup_image"
 Specs = Mapping[str, TensorSpec]
 
 _EMBEDDINGS = ("SEMANTIC", "COHERENCE")
-_SCORER_INPUTS = ("QUALITY_VIEW", *_EMBEDDINGS)
-_RESULTS = ("SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT")
 _COUNTED = ("SCORE", "GATE")
 
 
@@ -39,6 +38,7 @@ class DeploymentSettings:
         warmup_batches: batch sizes that are run before a model reports that it is ready.
         max_wait_ms: requests are refused when this many milliseconds of work wait for the
             networks, see `ma_agiqa.serving.admission`.
+        scorer_backend: what serves the scorer, a name in `formats.BACKENDS`.
     """
 
     embedder: Mapping[str, str]
@@ -46,6 +46,7 @@ class DeploymentSettings:
     queue_delay_us: int
     warmup_batches: tuple[int, ...]
     max_wait_ms: int = 3000
+    scorer_backend: str = "libtorch"
 
 
 def repository_configs(
@@ -63,7 +64,7 @@ def repository_configs(
         The configurations by model name.
     """
     configs = (
-        _ensemble(specs, card, version),
+        _ensemble(specs, card, settings, version),
         _preprocess(specs, settings),
         _embedder(specs, settings),
         _scorer(specs, settings, version),
@@ -73,12 +74,16 @@ def repository_configs(
     return {config.name: config for config in configs}
 
 
-def _ensemble(specs: Specs, card: Mapping[str, str], version: int) -> ModelConfig:
+def _ensemble(
+    specs: Specs, card: Mapping[str, str], settings: DeploymentSettings, version: int
+) -> ModelConfig:
     embeddings = {name: name for name in _EMBEDDINGS}
     views = {name: name for name in ("QUALITY_VIEW", "SEMANTIC_VIEW")}
     uncounted = {name: _uncounted(name) for name in _COUNTED}
-    scorer_inputs = {_numbered(n, i): n for i, n in enumerate(_SCORER_INPUTS)}
-    scorer_outputs = {_numbered(n, i): uncounted.get(n, n) for i, n in enumerate(_RESULTS)}
+    backend = BACKENDS[settings.scorer_backend]
+    scorer_inputs = dict(zip(backend.inputs, INPUTS, strict=True))
+    results = (uncounted.get(name, name) for name in OUTPUTS)
+    scorer_outputs = dict(zip(backend.outputs, results, strict=True))
     # A chain: if two steps could run in parallel, a rejected one could freeze the other.
     steps = [
         _step("preprocess", {"IMAGE": "IMAGE"}, views),
@@ -89,7 +94,7 @@ def _ensemble(specs: Specs, card: Mapping[str, str], version: int) -> ModelConfi
     return _model(
         ENSEMBLE,
         [specs["IMAGE"]],
-        [specs[name] for name in _RESULTS],
+        [specs[name] for name in OUTPUTS],
         parameters=card,
         platform="ensemble",
         max_batch_size=MAX_BATCH_SIZE,
@@ -128,15 +133,15 @@ def _embedder(specs: Specs, settings: DeploymentSettings) -> ModelConfig:
 
 
 def _scorer(specs: Specs, settings: DeploymentSettings, version: int) -> ModelConfig:
-    inputs = [_renamed(specs[n], _numbered(n, i)) for i, n in enumerate(_SCORER_INPUTS)]
+    backend = BACKENDS[settings.scorer_backend]
+    inputs = [_renamed(specs[n], own) for n, own in zip(INPUTS, backend.inputs, strict=True)]
     config = _model(
         SCORER,
         inputs,
-        [_renamed(specs[n], _numbered(n, i)) for i, n in enumerate(_RESULTS)],
-        # The profiling executor compiles again, for seconds, at every new batch size.
-        parameters={"DISABLE_OPTIMIZED_EXECUTION": "true"},
-        platform="pytorch_libtorch",
+        [_renamed(specs[n], own) for n, own in zip(OUTPUTS, backend.outputs, strict=True)],
+        parameters=backend.parameters,
         instance_group=_instances(settings.gpu),
+        **backend.config,
         **_batched(inputs, settings),
     )
     return serve_versions(config, [version])
@@ -239,11 +244,6 @@ def _step(
 
 def _renamed(spec: TensorSpec, name: str) -> TensorSpec:
     return TensorSpec(name, spec.data_type, spec.shape)
-
-
-def _numbered(name: str, index: int) -> str:
-    """Name of a tensor of a TorchScript model, by the convention of the libtorch backend."""
-    return f"{name}__{index}"
 
 
 def _uncounted(name: str) -> str:

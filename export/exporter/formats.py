@@ -1,35 +1,42 @@
-"""The scorer as TorchScript and as ONNX, each checked against the eager model.
+"""The formats in which the scorer is served, each checked against the eager model.
 
-TorchScript is what is served. `choose_arithmetic` decides how it computes: in the exact order of
-the authors' code, or faster where the scores stay the same within a tolerance.
+`BACKENDS` says for each backend of Triton which file it serves and how the file is written and run
+here. `choose_arithmetic` decides how the scorer computes: in the exact order of the authors' code,
+or faster where the scores stay the same within a tolerance.
 """
 
+import copy
 import io
 import logging
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import onnxruntime
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ma_agiqa.errors import CheckpointError
 from ma_agiqa.networks.fast_maniqa import accelerate
 from ma_agiqa.networks.scorer import MAAGIQA, ScorerOutput
 from ma_agiqa.tensors import MAX_BATCH_SIZE
 
-ARITHMETICS = ("auto", "exact", "float32", "bfloat16")
+ARITHMETICS = ("auto", "exact", "float32", "bfloat16", "float16")
 """How the served scorer computes.
 
-exact: float32 in the order of the authors' code. float32, bfloat16: the faster order, in that
-type. auto: the faster float32 where it equals the exact one to `TORCHSCRIPT_TOLERANCE`, else exact.
+exact: float32 in the order of the authors' code. float32, bfloat16, float16: the faster order, in
+that type. auto: the first of `AUTO` that passes its check, else exact.
 """
 
+AUTO = {False: ("float32",), True: ("float16", "bfloat16", "float32")}
+"""What `auto` tries, by whether the scorer is served on a GPU, where 16 bits are much faster;
+float16 first, because it rounds less."""
+
 SCORE_TOLERANCE = 0.01
-"""Largest change of a score by bfloat16 that is served, where MOS runs from 0 to 5."""
+"""Largest change of a score by 16 bits that is served, where MOS runs from 0 to 5."""
 
 CHECK_BATCHES = (1, 3, 8)
 TORCHSCRIPT_TOLERANCE = 1e-4
@@ -43,6 +50,7 @@ OUTPUTS = ("SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT")
 logger = logging.getLogger(__name__)
 
 Inputs = tuple[Tensor, Tensor, Tensor]
+Run = Callable[..., Sequence[Tensor]]
 
 
 def choose_arithmetic(model: MAAGIQA, arithmetic: str, gpu: bool, mos_range: float) -> MAAGIQA:
@@ -60,91 +68,204 @@ def choose_arithmetic(model: MAAGIQA, arithmetic: str, gpu: bool, mos_range: flo
     Raises:
         CheckpointError: an arithmetic was asked for by name and changes the scores too much.
     """
-    if arithmetic == "exact":
-        logger.info("The scorer computes exactly")
-        return model
-    dtype = torch.float32 if arithmetic == "auto" else getattr(torch, arithmetic)
-    fast = accelerate(model, dtype, gpu=gpu)
-    names: tuple[str, ...] = ("score",)
-    limit = SCORE_TOLERANCE * mos_range / 5
-    if dtype == torch.float32:
-        names, limit = ScorerOutput._fields, TORCHSCRIPT_TOLERANCE
-    change = _largest_change(model, fast, names, limit)
-    if change <= limit:
-        logger.info(
-            "The scorer computes in the fast order (%s): its outputs change by at most %.1e",
-            str(dtype).removeprefix("torch."),
-            change,
-        )
-        return fast
-    if arithmetic == "auto":
-        logger.info("The scorer computes exactly: the fast order would change it by %.1e", change)
-        return model
-    raise CheckpointError(
-        f"--scorer {arithmetic} would change the outputs by {change:.3g}; at most {limit:g} is "
-        "accepted. Choose --scorer exact."
-    )
+    for name in (
+        () if arithmetic == "exact" else AUTO[gpu] if arithmetic == "auto" else [arithmetic]
+    ):
+        fast = accelerate(model, getattr(torch, name), gpu=gpu)
+        names: tuple[str, ...] = ("score",)
+        limit = SCORE_TOLERANCE * mos_range / 5
+        if name == "float32":
+            names, limit = ScorerOutput._fields, TORCHSCRIPT_TOLERANCE
+        change = _largest_change(model, fast, names, limit)
+        if change <= limit:
+            logger.info(
+                "The scorer computes in the fast order (%s): its %s by at most %.1e",
+                name,
+                "outputs change" if name == "float32" else "scores change",
+                change,
+            )
+            return fast
+        if arithmetic != "auto":
+            raise CheckpointError(
+                f"--scorer {arithmetic} would change the outputs by {change:.3g}; at most "
+                f"{limit:g} is accepted. Choose --scorer exact."
+            )
+        logger.info("Not in the fast order (%s), which would change it by %.1e", name, change)
+    logger.info("The scorer computes exactly")
+    return model
 
 
-def export_torchscript(model: MAAGIQA, path: Path) -> float:
-    """Write TorchScript and check what was written.
+@dataclass(frozen=True)
+class Backend:
+    """A backend of Triton that can serve the scorer.
 
-    Returns:
-        The largest difference from the eager model.
-
-    Raises:
-        CheckpointError: it exceeds `TORCHSCRIPT_TOLERANCE`.
+    Attributes:
+        title: name of the format.
+        file: name of the file that the backend reads.
+        write: writes the file, of a scorer on the device on which it is served.
+        read: reads the file, to run it on that device.
+        inputs, outputs: the backend's names of `INPUTS` and `OUTPUTS`.
+        config: fields of the model's configuration.
+        parameters: parameters of the model's configuration.
+        tolerance: name of the constant here that limits the difference from the eager model.
+        compiled: whether the file is for the kind of device only on which it was written.
     """
-    logger.info("Writing TorchScript")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        buffer = io.BytesIO()  # torch's own writer aborts the process when the disk is full
-        torch.jit.save(torch.jit.script(model), buffer)
-        path.write_bytes(_without_source_paths(buffer))
-        loaded = torch.jit.load(str(path), map_location="cpu")
-    return _check("TorchScript", model, loaded, TORCHSCRIPT_TOLERANCE)
+
+    title: str
+    file: str
+    write: Callable[[nn.Module, Inputs, Path], None]
+    read: Callable[[Path], Run]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    config: Mapping[str, str]
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    tolerance: str = "TORCHSCRIPT_TOLERANCE"
+    compiled: bool = False
+
+    def export(self, model: MAAGIQA, folder: Path, gpu: bool = False) -> float:
+        """Write the file and check what was written.
+
+        Args:
+            model: the scorer, on the CPU.
+            folder: where the file goes, under its name.
+            gpu: whether it is served on a GPU; a compiled format then needs one here.
+
+        Returns:
+            The largest difference from the eager model.
+
+        Raises:
+            CheckpointError: it exceeds the tolerance, or the file cannot be written here.
+        """
+        logger.info("Writing %s", self.title)
+        device, path = torch.device("cuda" if gpu and self.compiled else "cpu"), folder / self.file
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise CheckpointError(
+                f"{self.title} is compiled for the GPU of the machine that exports it, and there "
+                "is none here. Export where it is served, or leave --scorer-backend out."
+            )
+        here = model if device.type == "cpu" else copy.deepcopy(model).to(device)
+        example = tuple(part.to(device) for part in _random_inputs(model, 2))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                self.write(here, cast(Inputs, example), path)
+            except Exception as error:  # the compilers raise errors of all kinds
+                if not self.compiled:
+                    raise
+                raise CheckpointError(
+                    f"{self.title} could not be compiled: {str(error).splitlines()[0]} It needs a "
+                    "C++ compiler (g++) and its Python headers; without them leave "
+                    "--scorer-backend out."
+                ) from error
+            read = self.read(path)
+
+        def run(*inputs: Tensor) -> Sequence[Tensor]:
+            return [output.cpu() for output in read(*(part.to(device) for part in inputs))]
+
+        return _check(self.title, model, run, globals()[self.tolerance])
 
 
-def _without_source_paths(archive: io.BytesIO) -> bytes:
-    """Drop the debug records of a TorchScript archive, which hold the paths of this machine."""
-    kept = io.BytesIO()
-    with zipfile.ZipFile(archive) as full, zipfile.ZipFile(kept, "w") as small:
+def _write_torchscript(model: nn.Module, _: Inputs, path: Path) -> None:
+    archive = io.BytesIO()  # torch's own writer aborts the process when the disk is full
+    torch.jit.save(torch.jit.script(model), archive)
+    with zipfile.ZipFile(archive) as full, zipfile.ZipFile(path, "w") as small:
         for record in full.infolist():
-            if not record.filename.endswith(".debug_pkl"):
+            if not record.filename.endswith(".debug_pkl"):  # they hold the paths of this machine
                 small.writestr(record, full.read(record))
-    return kept.getvalue()
 
 
-def export_onnx(model: MAAGIQA, path: Path) -> float:
-    """Write ONNX with a free batch dimension, through `torch.export`, and check what was written.
+def _read_torchscript(path: Path) -> Run:
+    return torch.jit.load(str(path), map_location="cpu")
 
-    Returns:
-        The largest difference from the eager model, under ONNX Runtime.
 
-    Raises:
-        CheckpointError: it exceeds `ONNX_TOLERANCE`.
-    """
-    logger.info("Writing ONNX")
-    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH_SIZE)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            model,
-            _random_inputs(model, 2),
-            dynamo=True,
-            dynamic_shapes=({0: batch}, {0: batch}, {0: batch}),
-            input_names=INPUTS,
-            output_names=OUTPUTS,
-            verbose=False,
-        )
+class _PlainTuple(nn.Module):
+    """The scorer with a plain tuple as its result, the only one that Triton's PT2 reader knows."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, quality_view: Tensor, semantic: Tensor, coherence: Tensor) -> Any:
+        """Score a batch, as `MAAGIQA.forward`."""
+        return tuple(self.model(quality_view, semantic, coherence))
+
+
+def _batches() -> tuple[dict[int, Any], ...]:
+    """A batch dimension that all inputs share, of any size that is served."""
+    return ({0: torch.export.Dim("batch", min=1, max=MAX_BATCH_SIZE)},) * len(INPUTS)
+
+
+def _write_pt2(model: nn.Module, example: Inputs, path: Path) -> None:
+    with torch.no_grad():
+        program = torch.export.export(_PlainTuple(model), example, dynamic_shapes=_batches())
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+
+
+def _read_pt2(path: Path) -> Run:
+    return torch._inductor.aoti_load_package(str(path))
+
+
+def _write_onnx(model: nn.Module, example: Inputs, path: Path) -> None:
+    program = torch.onnx.export(
+        model,
+        example,
+        dynamo=True,
+        dynamic_shapes=_batches(),
+        input_names=INPUTS,
+        output_names=OUTPUTS,
+        verbose=False,
+    )
     cast(torch.onnx.ONNXProgram, program).save(str(path))
+
+
+def _read_onnx(path: Path) -> Run:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def run(*inputs: Tensor) -> Sequence[Tensor]:
         named = {name: tensor.numpy() for name, tensor in zip(INPUTS, inputs, strict=True)}
         return [torch.from_numpy(array) for array in session.run(OUTPUTS, named)]
 
-    return _check("ONNX", model, run, ONNX_TOLERANCE)
+    return run
+
+
+def _numbered(pattern: str, names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(pattern.format(name=name, i=i) for i, name in enumerate(names))
+
+
+BACKENDS = {
+    "libtorch": Backend(
+        "TorchScript",
+        "model.pt",
+        _write_torchscript,
+        _read_torchscript,
+        inputs=_numbered("{name}__{i}", INPUTS),
+        outputs=_numbered("{name}__{i}", OUTPUTS),
+        config={"platform": "pytorch_libtorch"},
+        # The profiling executor compiles again, for seconds, at every new batch size.
+        parameters={"DISABLE_OPTIMIZED_EXECUTION": "true"},
+    ),
+    "torch_aoti": Backend(
+        "PT2",
+        "model.pt2",
+        _write_pt2,
+        _read_pt2,
+        inputs=_numbered("ARGS[{i}]", INPUTS),
+        outputs=_numbered("RESULT[{i}]", OUTPUTS),
+        config={"platform": "torch_aoti", "backend": "pytorch"},
+        compiled=True,
+    ),
+    "onnxruntime": Backend(
+        "ONNX",
+        "model.onnx",
+        _write_onnx,
+        _read_onnx,
+        inputs=INPUTS,
+        outputs=OUTPUTS,
+        config={"backend": "onnxruntime"},
+        tolerance="ONNX_TOLERANCE",
+    ),
+}
+"""How the scorer can be served, by the name for `--scorer-backend`."""
 
 
 def _random_inputs(model: MAAGIQA, batch: int) -> Inputs:
@@ -175,9 +296,7 @@ def _largest_change(model: MAAGIQA, fast: MAAGIQA, names: Sequence[str], limit: 
 
 
 @torch.inference_mode()
-def _check(
-    format_name: str, model: MAAGIQA, run: Callable[..., Sequence[Tensor]], tolerance: float
-) -> float:
+def _check(format_name: str, model: MAAGIQA, run: Run, tolerance: float) -> float:
     """Compare `run` with the eager model: relative to the largest value where that exceeds 1."""
     worst = 0.0
     for batch in CHECK_BATCHES:

@@ -17,7 +17,7 @@ from tritonclient.utils import serialize_byte_tensor
 
 from exporter import rollout, versions
 from exporter.config import WARMUP_IMAGE, DeploymentSettings, repository_configs
-from exporter.formats import choose_arithmetic, export_onnx, export_torchscript
+from exporter.formats import BACKENDS, choose_arithmetic
 from exporter.model_control import ModelControl
 from ma_agiqa.checkpoints import ModelCard, checkpoint_sha256, load_scorer
 from ma_agiqa.checkpoints.card import utc_now
@@ -81,6 +81,7 @@ class NewVersion:
         arithmetic: str = "auto",
         keep: int = KEEP,
         any_dtype: bool = False,
+        backend: str = "libtorch",
     ) -> None:
         """Check that scorer and embedder belong together; nothing is written yet.
 
@@ -92,6 +93,7 @@ class NewVersion:
             arithmetic: how the scorer computes, one of `formats.ARITHMETICS`.
             keep: number of versions that stay, this one included.
             any_dtype: whether the embedder may have another dtype than that of the training.
+            backend: what serves the scorer, a name in `formats.BACKENDS`.
 
         Raises:
             ConfigError: the scorer was trained on the embeddings of another embedder.
@@ -100,7 +102,7 @@ class NewVersion:
         """
         self.source, self.repository = source, Path(os.path.realpath(repository))
         self.embedder, self.any_dtype, self.gpu = embedder, any_dtype, gpu
-        self.arithmetic, self.keep = arithmetic, keep
+        self.arithmetic, self.keep, self.backend = arithmetic, keep, backend
         where = f"the one of {embedder.source} in {embedder.dtype}"
         check_binding(source.card, embedder, where, any_dtype)
         sizes, config = embedder_config(embedder.source), source.scorer.config
@@ -152,11 +154,20 @@ class NewVersion:
             served["weights_sha256"] or None,
             json.loads(served["prompts"]),
         )
-        gpu = versions.runs_on_gpu(repository)
-        return cls(source, repository, embedder, gpu, arithmetic, keep, any_dtype=bool(dtype))
+        inputs = tuple(one.name for one in versions.read_config(repository, versions.SCORER).input)
+        return cls(
+            source,
+            repository,
+            embedder,
+            versions.runs_on_gpu(repository),
+            arithmetic,
+            keep,
+            any_dtype=bool(dtype),
+            backend=next(name for name, one in BACKENDS.items() if one.inputs == inputs),
+        )
 
     def stage(self, folder: Path) -> MAAGIQA:
-        """Write the scorer as TorchScript and as ONNX, each checked against the eager model.
+        """Write the scorer as TorchScript, as ONNX and in what its backend serves, each checked.
 
         Args:
             folder: is empty, and becomes the version's folder in the repository.
@@ -170,9 +181,10 @@ class NewVersion:
         scorer, card = self.source.scorer, self.source.card
         mos_range = card.mos_max - card.mos_min
         served = choose_arithmetic(scorer, self.arithmetic, self.gpu, mos_range)
-        export_torchscript(served, folder / "model.pt")
-        export_onnx(scorer, folder / "model.onnx")
-        return served
+        for name in dict.fromkeys(("libtorch", "onnxruntime", self.backend)):
+            exact = name == "onnxruntime"  # for runtimes of any kind
+            BACKENDS[name].export(scorer if exact else served, folder, self.gpu)
+        return scorer if self.backend == "onnxruntime" else served
 
     def publish(self) -> int:
         """Write the version and the configuration of every model; servers started now serve it.
@@ -277,8 +289,10 @@ class NewVersion:
             self._embedder_parameters(),
             self.gpu,
             QUEUE_DELAY_US,
-            # At the paper's size a batch of 8 takes two CPU cores about a minute.
-            warmup_batches=(1, 8) if small or self.gpu else (1,),
+            # At the paper's size a batch of 8 takes two CPU cores about a minute. On a GPU the
+            # first batch of each size is slow; the largest first, so that memory grows once.
+            warmup_batches=(32, 16, 8, 4, 2, 1) if self.gpu else (1, 8) if small else (1,),
+            scorer_backend=self.backend,
         )
         card = self._card_parameters(version) | versions.bound_embedder(settings.embedder)
         return repository_configs(self._specs, card, settings, version)

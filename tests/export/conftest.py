@@ -58,7 +58,7 @@ def exported(checkpoint, tmp_path_factory) -> Path:
     repository = tmp_path_factory.mktemp("exported") / "models"
     options = ("--checkpoint", checkpoint, "--repository", repository, "--device", "cpu")
     command = [sys.executable, to_triton.__file__, *map(str, options)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Wrote version 1 of A ")
     assert "ONNX equals the model to" in done.stderr

@@ -10,6 +10,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from exporter import versions
 from exporter.commands import DEMO_CHECKPOINT
 from exporter.config import DeploymentSettings, repository_configs
+from exporter.formats import BACKENDS
 from exporter.new_version import NewVersion, Source
 from ma_agiqa.checkpoints.embedder_binding import EmbedderIdentity
 from ma_agiqa.tensors import GATE_ORDER, tensor_specs
@@ -18,14 +19,16 @@ from ma_agiqa_client._core import protocol
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 
 
-def configs_of_the_paper(gpu: bool = False) -> dict[str, ModelConfig]:
-    settings = DeploymentSettings({"embedder": "some/owl"}, gpu, 1000, warmup_batches=(1, 8))
+def configs_of_the_paper(gpu: bool = False, **options: str) -> dict[str, ModelConfig]:
+    warmup = {"warmup_batches": (1, 8)}
+    settings = DeploymentSettings({"embedder": "some/owl"}, gpu, 1000, **warmup, **options)
     specs = tensor_specs(448, 4096, 224, 28)
     return repository_configs(specs, {"name": 'a "b" \\ ü'}, settings)
 
 
-def test_the_ensemble_is_a_chain_whose_tensors_fit():
-    configs = configs_of_the_paper()
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_ensemble_is_a_chain_whose_tensors_fit(backend):
+    configs = configs_of_the_paper(scorer_backend=backend)
     ensemble = configs["ma_agiqa"]
     known = {tensor.name for tensor in ensemble.input}
     for step in ensemble.ensemble_scheduling.step:
@@ -74,6 +77,16 @@ def test_the_gpu_runs_the_networks_only():
         "meter": "KIND_CPU",
         "mplug_owl2_answer": "KIND_CPU",
     }
+
+
+def test_the_scorer_can_be_served_by_several_backends():
+    def served(backend: str) -> tuple[str, ...]:
+        config = configs_of_the_paper(scorer_backend=backend)["maniqa_moe"]
+        return config.platform, config.backend, config.input[2].name, config.output[0].name
+
+    assert served("libtorch") == ("pytorch_libtorch", "", "COHERENCE__2", "SCORE__0")
+    assert served("torch_aoti") == ("torch_aoti", "pytorch", "ARGS[2]", "RESULT[0]")
+    assert served("onnxruntime") == ("", "onnxruntime", "COHERENCE", "SCORE")
 
 
 def test_the_answering_model_streams_and_holds_no_weights():

@@ -1,16 +1,18 @@
 """A checkpoint as a new version: formats, files, checks, and what is left after a failure."""
 
+import dataclasses
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
-import numpy as np
-import onnxruntime
 import pytest
 import torch
 
 from exporter import formats, new_version, versions
+from exporter.formats import BACKENDS
 from exporter.new_version import NewVersion
 from ma_agiqa.checkpoints.official import load_official
 from ma_agiqa.errors import CheckpointError, ConfigError
@@ -19,6 +21,7 @@ from support.reference import GOLDEN, official_tensors
 SHIPPED = new_version.REPOSITORY
 PYTHON_MODELS = ("meter", "mplug_owl2", "mplug_owl2_answer", "preprocess")
 ADAPTERS = [f"{name}/1/model.py" for name in PYTHON_MODELS]
+INPUTS = torch.randint(0, 256, (5, 224, 224, 3), dtype=torch.uint8), *torch.randn(2, 5, 128)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -49,19 +52,11 @@ def test_the_card_reaches_the_ensemble(exported, checkpoint, card):
 
 @torch.inference_mode()
 def test_both_formats_compute_what_the_checkpoint_does(exported, source):
-    view = torch.randint(0, 256, (5, 224, 224, 3), dtype=torch.uint8)
-    semantic, coherence = torch.randn(2, 5, 128)
-    eager = source.scorer(view, semantic, coherence)
-    folder = exported / "maniqa_moe" / "1"
-    scripted = torch.jit.load(folder / "model.pt")(view, semantic, coherence)
-    session = onnxruntime.InferenceSession(folder / "model.onnx")
-    names = [item.name for item in session.get_inputs()]
-    assert names == ["QUALITY_VIEW", "SEMANTIC", "COHERENCE"]
-    arrays = (tensor.numpy() for tensor in (view, semantic, coherence))
-    outputs = session.run(None, dict(zip(names, arrays, strict=True)))
-    for expected, script, onnx in zip(eager, scripted, outputs, strict=True):
-        np.testing.assert_allclose(script, expected, atol=1e-4)
-        np.testing.assert_allclose(onnx, expected, atol=1e-3)
+    for name in ("libtorch", "onnxruntime"):
+        backend = BACKENDS[name]
+        run = backend.read(exported / "maniqa_moe" / "1" / backend.file)
+        for expected, output in zip(source.scorer(*INPUTS), run(*INPUTS), strict=True):
+            torch.testing.assert_close(output, expected, atol=1e-3, rtol=0)
 
 
 def test_what_is_served_tells_no_path_of_this_machine(exported):
@@ -71,37 +66,76 @@ def test_what_is_served_tells_no_path_of_this_machine(exported):
 
 
 @pytest.mark.parametrize(
-    ("arithmetic", "dtype", "tolerance"),
+    ("arithmetic", "gpu", "dtype", "tolerance"),
     [
-        ("exact", torch.float32, 1e-6),
-        ("auto", torch.float32, 1e-4),
-        ("bfloat16", torch.bfloat16, 0.01),
+        ("exact", True, torch.float32, 1e-6),
+        ("auto", False, torch.float32, 1e-4),
+        ("auto", True, torch.float16, 0.01),
+        ("bfloat16", True, torch.bfloat16, 0.01),
     ],
 )
 @torch.inference_mode()
 def test_the_scorer_is_served_in_the_arithmetic_asked_for(
-    tmp_path, source, new, monkeypatch, arithmetic, dtype, tolerance
+    tmp_path, source, arithmetic, gpu, dtype, tolerance
 ):
-    monkeypatch.setattr(new_version, "export_onnx", lambda *_: 0.0)
-    new(tmp_path / "models", arithmetic=arithmetic).publish()
-    served = torch.jit.load(tmp_path / "models" / "maniqa_moe" / "1" / "model.pt")
+    chosen = formats.choose_arithmetic(source.scorer, arithmetic, gpu, 5.0)
+    BACKENDS["libtorch"].export(chosen, tmp_path, gpu)
+    served = torch.jit.load(tmp_path / "model.pt")
     weights = {part.dtype for name, part in served.named_parameters() if ".swin." in name}
     assert weights == {dtype}
-    inputs = torch.randint(0, 256, (3, 224, 224, 3), dtype=torch.uint8), *torch.randn(2, 3, 128)
-    outputs = served(*inputs)
+    outputs = served(*INPUTS)
     assert {part.dtype for part in outputs} == {torch.float32}
-    assert float((outputs[0] - source.scorer(*inputs).score).abs().max()) <= tolerance
+    assert float((outputs[0] - source.scorer(*INPUTS).score).abs().max()) <= tolerance
 
 
-def test_scores_that_change_are_served_exactly(source, monkeypatch):
-    assert formats.choose_arithmetic(source.scorer, "auto", False, 5.0) is not source.scorer
-    monkeypatch.setattr(formats, "TORCHSCRIPT_TOLERANCE", 0.0)
+def test_scores_that_change_are_served_in_more_bits_or_exactly(source, monkeypatch):
+    def chosen(arithmetic: str, gpu: bool) -> torch.nn.Module:
+        return formats.choose_arithmetic(source.scorer, arithmetic, gpu, 5.0)
+
     monkeypatch.setattr(formats, "SCORE_TOLERANCE", 0.0)
-    for arithmetic in ("auto", "exact"):
-        assert formats.choose_arithmetic(source.scorer, arithmetic, False, 5.0) is source.scorer
-    for arithmetic in ("float32", "bfloat16"):
+    stage = chosen("auto", gpu=True).maniqa.stage1
+    assert {part.dtype for part in stage.parameters()} == {torch.float32}
+    monkeypatch.setattr(formats, "TORCHSCRIPT_TOLERANCE", 0.0)
+    for arithmetic, gpu in (("auto", False), ("auto", True), ("exact", True)):
+        assert chosen(arithmetic, gpu) is source.scorer
+    for arithmetic in ("float32", "bfloat16", "float16"):
         with pytest.raises(CheckpointError, match=f"--scorer {arithmetic} .* Choose .*exact"):
-            formats.choose_arithmetic(source.scorer, arithmetic, False, 5.0)
+            chosen(arithmetic, gpu=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="g++ is missing")
+@torch.inference_mode()
+def test_a_pt2_archive_is_served_by_torch_aoti(tmp_path, source):
+    chosen = formats.choose_arithmetic(source.scorer, "auto", False, 5.0)
+    BACKENDS["torch_aoti"].export(chosen, tmp_path)
+    package = torch._inductor.aoti_load_package(str(tmp_path / "model.pt2"))
+    for expected, output in zip(source.scorer(*INPUTS), package(*INPUTS), strict=True):
+        torch.testing.assert_close(output, expected, atol=1e-4, rtol=0)
+    given, made = (json.loads(spec)[1] for spec in package.loader.get_call_spec())
+    # What Triton's backend reads its names from: ARGS[0] ... and RESULT[0] ...
+    assert [one["type"] for one in given["children_spec"]] == ["builtins.tuple", "builtins.dict"]
+    assert made["type"] == "builtins.tuple"
+    assert (len(given["children_spec"][0]["children_spec"]), len(made["children_spec"])) == (3, 4)
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_pt2_for_a_gpu_is_written_where_one_is(tmp_path, source, monkeypatch, gpu):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    writing = Mock(side_effect=RuntimeError("g++: not found"))
+    backend = dataclasses.replace(BACKENDS["torch_aoti"], write=writing)
+    with pytest.raises(
+        CheckpointError, match="none here" if gpu else r"compiled: g\+\+: not found"
+    ):
+        backend.export(source.scorer, tmp_path, gpu)
+    assert writing.called != gpu
+
+
+def test_the_backend_of_the_scorer_is_kept(repository, source, new, copied_scorer):
+    new(repository, backend="onnxruntime").publish()
+    assert versions.read_config(repository, "maniqa_moe").backend == "onnxruntime"
+    assert versions.kept_versions(repository) == [2]  # version 1 has no such names
+    assert NewVersion.for_running(source, repository).backend == "onnxruntime"
 
 
 @pytest.mark.slow

@@ -55,13 +55,17 @@ class TritonPythonModel:
     def _embed(self, requests: list[Any]) -> list[Any]:
         views = [_view(request) for request in requests]
         try:
-            embedded = run_in_parts(self._embedder, views)
+            embedded = run_in_parts(self._embed_to_cpu, views)
         except Exception as error:
             sentence = "The prompt embeddings could not be computed; the server's log says why."
             return self._replies.failures(len(requests), error, sentence)
         if None in embedded:
             pb_utils.Logger.log_error("mplug_owl2 has too little memory for one image")
         return [self._embeddings(each) for each in embedded]
+
+    def _embed_to_cpu(self, views: torch.Tensor) -> dict[str, torch.Tensor]:
+        # 32 KB an image: between processes CUDA's own shared memory would save little.
+        return {name: values.cpu() for name, values in self._embedder(views).items()}
 
     def _embeddings(self, embeddings: dict[str, torch.Tensor] | None) -> Any:
         """The embeddings of one request, or a refusal if there was too little memory for them."""

@@ -30,6 +30,14 @@ def test_the_first_step_is_told_where_the_metrics_are():
     assert address == {METRICS_URL_VARIABLE: "http://127.0.0.1:3/metrics"}
 
 
+def test_a_backend_that_the_embedded_server_lacks_is_refused(repository):
+    config = repository / "maniqa_moe" / "config.pbtxt"
+    config.write_text(f'{config.read_text()}platform: "torch_aoti"\n')
+    with pytest.raises(RepositoryError, match=r"maniqa_moe in .* for torch_aoti, which"):
+        EmbeddedTriton(repository, free_ports=True).start()
+    launch.check_repository(repository, complete=True, embedded=False)
+
+
 def test_a_repository_for_gpus_is_refused_without_one(repository, monkeypatch):
     config = repository / "maniqa_moe" / "config.pbtxt"
     config.write_text(f"{config.read_text()}instance_group [ {{ kind: KIND_GPU }} ]\n")

@@ -41,7 +41,7 @@ def view() -> torch.Tensor:
 @torch.inference_mode()
 def plain_logits(model, tiny_owl, pixels: torch.Tensor, ids: list[int]) -> torch.Tensor:
     """The next token's logits (vocabulary,), by one pass over everything."""
-    hidden = model(pixels, torch.tensor(ids))[0, -1]
+    hidden = model(pixels, ids)[0, -1]
     return F.linear(hidden, tiny_owl["state"]["lm_head.weight"])
 
 
@@ -92,9 +92,9 @@ def test_a_kept_answer_costs_one_position_per_token(answerer, model, tiny_owl, v
     lengths = []
     decode = MPlugOwl2Model.decode
 
-    def counting(self, embeddings, *arguments):
+    def counting(self, embeddings, *arguments, **options):
         lengths.append(embeddings.shape[1])
-        return decode(self, embeddings, *arguments)
+        return decode(self, embeddings, *arguments, **options)
 
     ids = tiny_owl["input_ids"]["semantic"]
     monkeypatch.setattr(MPlugOwl2Model, "decode", counting)

@@ -8,7 +8,6 @@ from safetensors.torch import save_file
 
 from ma_agiqa.errors import CheckpointError, ConfigError
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config, MPlugOwl2Model
-from ma_agiqa.lmm.mplug_owl2.model import split_prompt
 from support.published_weights import INDEX, SHARDS, write_mplug_owl2
 
 TOLERANCE = 2e-5  # absolute; the values are of order 1
@@ -30,7 +29,7 @@ def test_each_part_equals_the_official_code(model, tiny_owl):
     close(model.vision_model(pixels), reference["vision_last_hidden"])
     close(model.encode_images(pixels), reference["abstractor"])
     for prompt, ids in tiny_owl["input_ids"].items():
-        close(model(pixels, torch.tensor(ids)), reference[f"{prompt}_hidden_last"])
+        close(model(pixels, ids), reference[f"{prompt}_hidden_last"])
 
 
 def test_full_size_has_the_published_number_of_parameters():
@@ -104,10 +103,10 @@ def test_half_precision_runs_and_stays_close(model, tiny_owl):
     assert similarity.min() > 0.999
 
 
-def test_a_prompt_holds_the_image_once():
+def test_a_prompt_holds_the_image_once(model):
     for ids in ([1, 2, 3], [1, -200, 2, -200]):
         with pytest.raises(ConfigError, match="must hold the image"):
-            split_prompt(torch.tensor(ids))
+            model.split_prompt(ids)
 
 
 def test_another_vision_architecture_is_refused():

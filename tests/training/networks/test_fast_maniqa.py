@@ -150,18 +150,6 @@ def test_large_linear_layers_are_convolutions_on_a_cpu(gpu, monkeypatch):
             torch.testing.assert_close(other, exact, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@torch.inference_mode()
-def test_torchscript_equals_eager_and_pins_no_device(dtype):
-    model = accelerate(scorer(), dtype)
-    scripted = torch.jit.script(model)
-    for images in (1, 3):
-        inputs = batch(SHIFTED, images)
-        for eager, script in zip(model(*inputs), scripted(*inputs), strict=True):
-            torch.testing.assert_close(script, eager, atol=1e-5, rtol=0)
-    assert 'Device = prim::Constant[value="' not in str(scripted.inlined_graph)
-
-
 def test_a_scorer_without_quality_has_nothing_to_speed_up():
     model = MAAGIQA(MAAGIQAConfig(**{**SHIFTED.__dict__, "inputs": ("semantic",)})).eval()
     inputs = batch(SHIFTED, 2)

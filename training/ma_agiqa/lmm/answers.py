@@ -17,7 +17,6 @@ from ma_agiqa.errors import CannotAnswerError, QuestionError
 from ma_agiqa.lmm.embedder import PromptEmbedder
 from ma_agiqa.lmm.mplug_owl2 import IMAGE_TOKEN_ID, MPlugOwl2Model
 from ma_agiqa.lmm.mplug_owl2.decoder import KeyValues, Segment
-from ma_agiqa.lmm.mplug_owl2.model import split_prompt
 from ma_agiqa.lmm.mplug_owl2.weight_files import read_tensor
 from ma_agiqa.lmm.sources import DEMO_EMBEDDER
 from ma_agiqa.lmm.tokenizer import DEMO_CANNOT_ANSWER
@@ -92,13 +91,14 @@ class Answerer:
     def _start(self, view: Tensor, ids: Sequence[int]) -> tuple[Tensor, KeyValues]:
         """Run the whole sequence; give the last position's hidden state, (hidden,)."""
         model = self._model
-        before, after = split_prompt(torch.tensor(ids, device=model.device))
+        before, after = model.split_prompt(ids)
         image = model.encode_images(self._embedder.pixels(view[None]))[0]
         parts = (model.embed_tokens(before), image, model.embed_tokens(after))
         sequence = torch.cat(parts)[None]  # (1, T, hidden)
         positions = torch.arange(sequence.shape[1], device=model.device)[None, None]
         place = Segment(len(before), len(before) + len(image))
-        hidden, present = model.decode(sequence, place, positions)
+        present: KeyValues = []
+        hidden = model.decode(sequence, place, positions, presents=present)
         return hidden[0, -1], present
 
     def _continue(self, ids: Sequence[int], past: KeyValues) -> tuple[Tensor, KeyValues]:
@@ -109,8 +109,9 @@ class Answerer:
         positions = torch.tensor([[[length]]], device=model.device)
         # Without a mask, attention would align this one position with the first key.
         sees_all = torch.ones(1, 1, 1, length + 1, dtype=torch.bool, device=model.device)
-        hidden, present = model.decode(
-            model.embed_tokens(last), Segment(1, 1), positions, sees_all, past
+        present: KeyValues = []
+        hidden = model.decode(
+            model.embed_tokens(last), Segment(1, 1), positions, sees_all, past, present
         )
         return hidden[0, -1], present
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from ma_agiqa.lmm.cuda_graphs import BatchGraphs
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Model
 from ma_agiqa.lmm.mplug_owl2.decoder import KeyValues, Segment
-from ma_agiqa.lmm.mplug_owl2.model import split_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -58,22 +57,21 @@ class PromptEmbedder:
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         device = model.device
-        self._ids = {name: torch.tensor(ids, device=device) for name, ids in prompts.items()}
-        before, after = zip(*(split_prompt(ids) for ids in self._ids.values()), strict=True)
+        self._ids = {name: tuple(ids) for name, ids in prompts.items()}
+        before, after = zip(*map(model.split_prompt, self._ids.values()), strict=True)
         self._prefix_lengths = [len(ids) for ids in before]
         self._suffix_lengths = [len(ids) for ids in after]
-        self._lengths = torch.tensor(
-            [len(ids) - 1 + model.config.num_image_tokens for ids in self._ids.values()],
-            device=device,
-        )[:, None, None]
-        self._mean = torch.tensor(CLIP_MEAN, device=device)
-        self._std = torch.tensor(CLIP_STD, device=device)
+        lengths = [len(ids) - 1 + model.config.num_image_tokens for ids in self._ids.values()]
+        self._lengths = torch.tensor(lengths).to(device)[:, None, None]
+        self._mean, self._std = (torch.tensor(one).to(device) for one in (CLIP_MEAN, CLIP_STD))
         self._past, self._prefix_sum = self._run_prefixes(before)
         self._suffix = self._embed_suffixes(after)  # (P, longest suffix, hidden)
         self._positions, self._mask, self._counted = self._lay_out()
-        self._graphs = (
-            BatchGraphs(self._embed, self.image_size, device) if device.type == "cuda" else None
-        )
+        self._graphs = None
+        if device.type == "cuda":
+            # PyTorch would use cuDNN's attention for some batch sizes and not for others.
+            torch.backends.cuda.enable_cudnn_sdp(False)
+            self._graphs = BatchGraphs(self._embed, self.image_size, device)
 
     @property
     def image_size(self) -> int:
@@ -133,12 +131,12 @@ class PromptEmbedder:
             ],
             dim=2,
         ).flatten(0, 1)  # (P * B, I + suffix, hidden), prompt by prompt
-        hidden, _ = self.model.decode(
+        hidden = self.model.decode(
             sequence,
             Segment(0, tokens.shape[1]),
             self._positions.repeat_interleave(batch, dim=0),
             self._mask.repeat_interleave(batch, dim=0),
-            [(k.repeat_interleave(batch, 0), v.repeat_interleave(batch, 0)) for k, v in self._past],
+            self._past,
         )
         counted = self._counted[:, None, :, None]  # (P, 1, I + suffix, 1)
         hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
@@ -169,7 +167,9 @@ class PromptEmbedder:
         for ids in prefixes:
             positions = torch.arange(len(ids), device=ids.device)[None, None]
             embeddings = self.model.embed_tokens(ids)[None]
-            hidden, past = self.model.decode(embeddings, Segment(len(ids), len(ids)), positions)
+            past: KeyValues = []
+            end = Segment(len(ids), len(ids))
+            hidden = self.model.decode(embeddings, end, positions, presents=past)
             sums.append(hidden[0].float().sum(dim=0))
             pad = (0, 0, longest - len(ids), 0)
             padded.append([(F.pad(keys, pad), F.pad(values, pad)) for keys, values in past])
@@ -189,8 +189,8 @@ class PromptEmbedder:
         device = self._prefix_sum.device
         image_tokens, longest = self.model.config.num_image_tokens, max(self._prefix_lengths)
         steps = torch.arange(image_tokens + self._suffix.shape[1], device=device)
-        prefix = torch.tensor(self._prefix_lengths, device=device)
-        suffix = torch.tensor(self._suffix_lengths, device=device)
+        prefix = torch.tensor(self._prefix_lengths).to(device)
+        suffix = torch.tensor(self._suffix_lengths).to(device)
         real_past = torch.arange(longest, device=device) >= longest - prefix[:, None]  # (P, past)
         causal = steps[:, None] >= steps
         mask = torch.cat(

@@ -161,7 +161,8 @@ class _WindowLayer(nn.Module):
         for order in [*orders, raster]:
             steps.append(torch.argsort(before)[order])  # where the next order finds its tokens
             before = order
-        self.register_buffer("steps", torch.stack(steps))
+        device = next(source.parameters()).device
+        self.register_buffer("steps", torch.stack(steps).to(device))
         self.conv = copy.deepcopy(source.conv)
         self.conv.to(dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -74,6 +74,13 @@ def _rotate(heads: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     return heads * cosine + torch.cat([-second, first], dim=-1) * sine
 
 
+def _append(past: Tensor, present: Tensor) -> Tensor:
+    """Append (B, heads, T, d) to (P, heads, past, d), where B / P in a row have the same past."""
+    present = present.unflatten(0, (len(past), -1))
+    shared = past[:, None].expand(-1, present.shape[1], -1, -1, -1)
+    return torch.cat([shared, present], dim=3).flatten(0, 1)
+
+
 class DecoderAttention(nn.Module):
     """Self-attention with shared queries and modality-specific keys and values."""
 
@@ -104,7 +111,7 @@ class DecoderAttention(nn.Module):
         key = _rotate(self._heads(self.k_proj(hidden, image)), rotary)
         value = self._heads(self.v_proj(hidden, image))
         if past is not None:
-            key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
+            key, value = _append(past[0], key), _append(past[1], value)
         context = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=self.grouped
         )

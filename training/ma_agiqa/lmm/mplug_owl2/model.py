@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -137,7 +137,8 @@ class MPlugOwl2Model(PreTrainedModel):
         positions: Tensor,
         mask: Tensor | None = None,
         past: KeyValues | None = None,
-    ) -> tuple[Tensor, KeyValues]:
+        presents: KeyValues | None = None,
+    ) -> Tensor:
         """Run the decoder layers and the final norm.
 
         Args:
@@ -145,30 +146,34 @@ class MPlugOwl2Model(PreTrainedModel):
             image: which of the T are image tokens.
             positions: integer positions of the T, (B, 1, T) or (1, 1, T).
             mask: which keys a position sees, boolean (B, 1, T, past + T); causal if not given.
-            past: keys and values that come before the sequence.
+            past: keys and values that come before the sequence, of B sequences, or of P if every
+                B / P sequences in a row have the same past.
+            presents: a list that gets the keys and values of past and sequence, layer by layer;
+                without it each layer's are dropped at once.
 
         Returns:
-            The last hidden states (B, T, hidden), and keys and values of past and sequence.
+            The last hidden states (B, T, hidden).
         """
-        hidden, presents = embeddings, []
+        hidden = embeddings
         rotary = rotary_tables(self.config, positions)
         for index, layer in enumerate(self.layers):
             before = past[index] if past is not None else None
             hidden, present = layer(hidden, image, rotary, mask, before)
-            presents.append(present)
-        return self.norm(hidden), presents
+            if presents is not None:
+                presents.append(present)
+        return self.norm(hidden)
 
-    def forward(self, pixel_values: Tensor, input_ids: Tensor) -> Tensor:
+    def forward(self, pixel_values: Tensor, input_ids: Sequence[int]) -> Tensor:
         """Run one prompt on every image, in one plain pass over the full sequence.
 
         Args:
             pixel_values: normalized RGB, (B, 3, S, S).
-            input_ids: the prompt's token ids (T,), with `IMAGE_TOKEN_ID` once.
+            input_ids: the prompt's token ids, T of them, with `IMAGE_TOKEN_ID` once.
 
         Returns:
             Last hidden states after the final norm, (B, T - 1 + image tokens, hidden).
         """
-        before, after = split_prompt(input_ids)
+        before, after = self.split_prompt(input_ids)
         tokens = self.encode_images(pixel_values)
         batch = len(tokens)
         parts = (
@@ -179,20 +184,23 @@ class MPlugOwl2Model(PreTrainedModel):
         sequence = torch.cat(parts, dim=1)
         image = Segment(len(before), len(before) + tokens.shape[1])
         positions = torch.arange(sequence.shape[1], device=sequence.device)[None, None]
-        return self.decode(sequence, image, positions)[0]
+        return self.decode(sequence, image, positions)
 
+    def split_prompt(self, input_ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Split a prompt's token ids at the image, as tensors on the model's device.
 
-def split_prompt(input_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Split a prompt's token ids (T,) at the image.
-
-    Raises:
-        ConfigError: the image does not occur exactly once.
-    """
-    places = (input_ids == IMAGE_TOKEN_ID).nonzero().flatten()
-    if len(places) != 1:
-        raise ConfigError(
-            f"A prompt must hold the image ({IMAGE_TOKEN_ID}) once; this one has it {len(places)} "
-            "times."
+        Raises:
+            ConfigError: the image does not occur exactly once.
+        """
+        ids = list(input_ids)
+        if ids.count(IMAGE_TOKEN_ID) != 1:
+            raise ConfigError(
+                f"A prompt must hold the image ({IMAGE_TOKEN_ID}) once; this one has it "
+                f"{ids.count(IMAGE_TOKEN_ID)} times."
+            )
+        place = ids.index(IMAGE_TOKEN_ID)
+        before, after = (
+            torch.tensor(ids[:place], dtype=torch.long),
+            torch.tensor(ids[place + 1 :], dtype=torch.long),
         )
-    place = int(places[0])
-    return input_ids[:place], input_ids[place + 1 :]
+        return before.to(self.device), after.to(self.device)

@@ -1,0 +1,118 @@
+"""Every served and every benchmarked path on a GPU, where none is there: see `support.fake_gpu`."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ma_agiqa.benchmark import dtypes, embedder, machine, scorer
+from ma_agiqa.checkpoints import load_scorer
+from ma_agiqa.lmm.answers import Answerer
+from ma_agiqa.lmm.mplug_owl2 import IMAGE_TOKEN_ID
+from ma_agiqa.lmm.sources import DEMO_EMBEDDER, DTYPES, build_embedder
+from ma_agiqa.networks.fast_maniqa import accelerate
+from ma_agiqa.networks.scorer import MAAGIQA
+from ma_agiqa.pipeline import ImageScorer
+from support.fake_gpu import DEVICE, fake_gpu
+
+CHECKPOINT = Path(__file__).resolve().parents[2] / "training" / "checkpoints" / "demo"
+FLOATS = (None, torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.fixture(autouse=True)
+def few_passes(monkeypatch) -> None:
+    monkeypatch.setattr(machine, "_GEMM_S", 0.0)
+    monkeypatch.setattr(scorer, "_CALIBRATION_IMAGES", 1)
+
+
+@pytest.fixture
+def network() -> MAAGIQA:
+    return load_scorer(CHECKPOINT)[0]
+
+
+def views(count: int) -> torch.Tensor:
+    return torch.zeros(count, 224, 224, 3, dtype=torch.uint8)
+
+
+def devices(outputs: Iterable[torch.Tensor]) -> set[torch.device]:
+    return {output.device for output in outputs}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_embedder(dtype):
+    with fake_gpu():
+        network = build_embedder(DEMO_EMBEDDER, DEVICE, dtype)
+        for count in (1, 3):
+            made = network(views(count)).values()
+            assert {(v.device, v.dtype, v.shape) for v in made} == {
+                (DEVICE, torch.float32, (count, 128))
+            }
+
+
+def test_ways_through_the_embedder_that_are_not_recorded():
+    with fake_gpu(reads=True):
+        network = build_embedder(DEMO_EMBEDDER, DEVICE, "float16")
+        pixels = torch.zeros(2, 3, 224, 224, device=DEVICE)
+        assert devices(network.embed_pixels(pixels).values()) == {DEVICE}
+        assert devices(network.full_sequence(views(2)).values()) == {DEVICE}
+        head = torch.zeros(32000, 128, dtype=torch.float16, device=DEVICE)
+        answerer = Answerer(network, head)
+        for answer in ((), (1,)):  # the second time from kept keys and values
+            assert answerer.next_token(views(1)[0], [5, IMAGE_TOKEN_ID, 6, *answer]) == 1
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_the_exported_scorer(network, dtype):
+    inputs = views(3), torch.zeros(3, 128), torch.zeros(3, 128)
+    exported = network if dtype is None else accelerate(network, dtype, gpu=True)
+    with fake_gpu():
+        outputs = exported.to(DEVICE)(*(part.to(DEVICE) for part in inputs))
+        assert {(v.device, v.dtype) for v in outputs} == {(DEVICE, torch.float32)}
+
+
+@pytest.mark.parametrize("arithmetic", [None, torch.float16])
+def test_an_image_is_scored(network, arithmetic):
+    image = np.zeros((40, 30, 3), np.uint8)
+    with fake_gpu():
+        embedder = build_embedder(DEMO_EMBEDDER, DEVICE, "float16")
+        scorer = network.to(DEVICE)
+        scorer = scorer if arithmetic is None else accelerate(scorer, arithmetic)
+        both = ImageScorer(embedder, scorer)
+        assert devices(both([image, image])) == {DEVICE}
+        pixels = torch.zeros(1, 3, 40, 30, device=DEVICE)
+        if arithmetic is None:
+            assert both.scores_from_pixels(pixels).device == DEVICE
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_benchmark_of_the_embedder(dtype):
+    with fake_gpu(reads=True):
+        network, _ = embedder.load(DEMO_EMBEDDER, dtype, "cuda:0")
+        assert embedder.measure_batch(network, dtype, 2, rounds=1)["batch"] == 2
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_the_benchmark_of_the_scorer(network, dtype):
+    with fake_gpu(reads=True):
+        (row,) = scorer.measure_scorer(network.to(DEVICE), (2,), dtype, rounds=1)
+        assert row["batch"] == 2
+        scorer.picture_deviation(scorer.random_scorer(network.config, DEVICE), DEVICE)
+
+
+def test_the_benchmark_of_dtypes(network):
+    image = np.zeros((40, 30, 3), np.uint8)
+    with fake_gpu(reads=True):
+        rows = dtypes.measure_dtypes([image], DEMO_EMBEDDER, network, ["float16"], "cuda:0")
+        assert [row["dtype"] for row in rows] == ["float16"]
+
+
+def test_mixed_devices_are_found():
+    with fake_gpu(), pytest.raises(RuntimeError, match="two different devices cuda:0, cpu"):
+        torch.zeros(2, device=DEVICE).index_select(0, torch.zeros(1, dtype=torch.long))
+
+
+def test_reading_a_number_is_found():
+    with fake_gpu(), pytest.raises(RuntimeError):
+        float(torch.zeros(1, device=DEVICE))
