@@ -23,7 +23,8 @@ Specs = Mapping[str, TensorSpec]
 _EMBEDDINGS = ("SEMANTIC", "COHERENCE")
 _SCORER_INPUTS = ("QUALITY_VIEW", *_EMBEDDINGS)
 _RESULTS = ("SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT")
-_COUNTED = ("SCORE", "GATE")
+_CALIBRATED = (*_RESULTS, "INTERVAL", "FAMILIARITY")
+_COUNTED = ("SCORE", "GATE", "FAMILIARITY")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ def repository_configs(
 
     Args:
         specs: every tensor, from `ma_agiqa.tensors.tensor_specs`.
-        card: the model card as strings, which become parameters of the ensemble.
+        card: the model card as strings, which become parameters of the ensemble; with a
+            "calibration" the scorer gives INTERVAL and FAMILIARITY, too.
         settings: how the models run.
         version: version of the scorer that is served, and that the ensemble ends in.
 
@@ -66,7 +68,7 @@ def repository_configs(
         _ensemble(specs, card, version),
         _preprocess(specs, settings),
         _embedder(specs, settings),
-        _scorer(specs, settings, version),
+        _scorer(specs, card, settings, version),
         _meter(specs, card),
         _answer(specs, settings),
     )
@@ -76,20 +78,21 @@ def repository_configs(
 def _ensemble(specs: Specs, card: Mapping[str, str], version: int) -> ModelConfig:
     embeddings = {name: name for name in _EMBEDDINGS}
     views = {name: name for name in ("QUALITY_VIEW", "SEMANTIC_VIEW")}
-    uncounted = {name: _uncounted(name) for name in _COUNTED}
+    results = _results(card)
+    uncounted = {name: _uncounted(name) for name in results if name in _COUNTED}
     scorer_inputs = {_numbered(n, i): n for i, n in enumerate(_SCORER_INPUTS)}
-    scorer_outputs = {_numbered(n, i): uncounted.get(n, n) for i, n in enumerate(_RESULTS)}
+    scorer_outputs = {_numbered(n, i): uncounted.get(n, n) for i, n in enumerate(results)}
     # A chain: if two steps could run in parallel, a rejected one could freeze the other.
     steps = [
         _step("preprocess", {"IMAGE": "IMAGE"}, views),
         _step(EMBEDDER, {"SEMANTIC_VIEW": "SEMANTIC_VIEW"}, embeddings),
         _step(SCORER, scorer_inputs, scorer_outputs, version),
-        _step("meter", {n: n for n in uncounted.values()}, {n: n for n in _COUNTED}),
+        _step("meter", {n: n for n in uncounted.values()}, {n: n for n in uncounted}),
     ]
     return _model(
         ENSEMBLE,
         [specs["IMAGE"]],
-        [specs[name] for name in _RESULTS],
+        [specs[name] for name in results],
         parameters=card,
         platform="ensemble",
         max_batch_size=MAX_BATCH_SIZE,
@@ -127,12 +130,14 @@ def _embedder(specs: Specs, settings: DeploymentSettings) -> ModelConfig:
     )
 
 
-def _scorer(specs: Specs, settings: DeploymentSettings, version: int) -> ModelConfig:
+def _scorer(
+    specs: Specs, card: Mapping[str, str], settings: DeploymentSettings, version: int
+) -> ModelConfig:
     inputs = [_renamed(specs[n], _numbered(n, i)) for i, n in enumerate(_SCORER_INPUTS)]
     config = _model(
         SCORER,
         inputs,
-        [_renamed(specs[n], _numbered(n, i)) for i, n in enumerate(_RESULTS)],
+        [_renamed(specs[n], _numbered(n, i)) for i, n in enumerate(_results(card))],
         # The profiling executor compiles again, for seconds, at every new batch size.
         parameters={"DISABLE_OPTIMIZED_EXECUTION": "true"},
         platform="pytorch_libtorch",
@@ -143,10 +148,11 @@ def _scorer(specs: Specs, settings: DeploymentSettings, version: int) -> ModelCo
 
 
 def _meter(specs: Specs, card: Mapping[str, str]) -> ModelConfig:
+    counted = [name for name in _results(card) if name in _COUNTED]
     return _model(
         "meter",
-        [_renamed(specs[name], _uncounted(name)) for name in _COUNTED],
-        [specs[name] for name in _COUNTED],
+        [_renamed(specs[name], _uncounted(name)) for name in counted],
+        [specs[name] for name in counted],
         # Without the quantiles (an empty list) drift is not measured.
         parameters={"mos_quantiles": card.get("mos_quantiles", "[]")},
         backend="python",
@@ -173,6 +179,11 @@ def _answer(specs: Specs, settings: DeploymentSettings) -> ModelConfig:
         # Each instance answers one question at a time. They hold no weights: mplug_owl2 does.
         instance_group=_instances(gpu=False, count=2),
     )
+
+
+def _results(card: Mapping[str, str]) -> tuple[str, ...]:
+    """What the scorer gives, in its order."""
+    return _CALIBRATED if card.get("calibration") else _RESULTS
 
 
 def _model(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ma_agiqa.errors import CheckpointError
+from ma_agiqa.networks.calibration import CalibratedOutput, CalibratedScorer
 from ma_agiqa.networks.fast_maniqa import accelerate
 from ma_agiqa.networks.scorer import MAAGIQA, ScorerOutput
 from ma_agiqa.tensors import MAX_BATCH_SIZE
@@ -38,11 +39,13 @@ ONNX_TOLERANCE = 1e-3
 _IMAGES = 8  # on which arithmetics are compared
 
 INPUTS = ("QUALITY_VIEW", "SEMANTIC", "COHERENCE")
-OUTPUTS = ("SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT")
 
 logger = logging.getLogger(__name__)
 
 Inputs = tuple[Tensor, Tensor, Tensor]
+
+Served = MAAGIQA | CalibratedScorer
+"""A scorer without intervals or with them."""
 
 
 def choose_arithmetic(model: MAAGIQA, arithmetic: str, gpu: bool, mos_range: float) -> MAAGIQA:
@@ -86,7 +89,7 @@ def choose_arithmetic(model: MAAGIQA, arithmetic: str, gpu: bool, mos_range: flo
     )
 
 
-def export_torchscript(model: MAAGIQA, path: Path) -> float:
+def export_torchscript(model: Served, path: Path) -> float:
     """Write TorchScript and check what was written.
 
     Returns:
@@ -115,7 +118,7 @@ def _without_source_paths(archive: io.BytesIO) -> bytes:
     return kept.getvalue()
 
 
-def export_onnx(model: MAAGIQA, path: Path) -> float:
+def export_onnx(model: Served, path: Path) -> float:
     """Write ONNX with a free batch dimension, through `torch.export`, and check what was written.
 
     Returns:
@@ -125,6 +128,7 @@ def export_onnx(model: MAAGIQA, path: Path) -> float:
         CheckpointError: it exceeds `ONNX_TOLERANCE`.
     """
     logger.info("Writing ONNX")
+    outputs = [name.upper() for name in _output_names(model)]
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH_SIZE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -134,7 +138,7 @@ def export_onnx(model: MAAGIQA, path: Path) -> float:
             dynamo=True,
             dynamic_shapes=({0: batch}, {0: batch}, {0: batch}),
             input_names=INPUTS,
-            output_names=OUTPUTS,
+            output_names=outputs,
             verbose=False,
         )
     cast(torch.onnx.ONNXProgram, program).save(str(path))
@@ -142,12 +146,17 @@ def export_onnx(model: MAAGIQA, path: Path) -> float:
 
     def run(*inputs: Tensor) -> Sequence[Tensor]:
         named = {name: tensor.numpy() for name, tensor in zip(INPUTS, inputs, strict=True)}
-        return [torch.from_numpy(array) for array in session.run(OUTPUTS, named)]
+        return [torch.from_numpy(array) for array in session.run(outputs, named)]
 
     return _check("ONNX", model, run, ONNX_TOLERANCE)
 
 
-def _random_inputs(model: MAAGIQA, batch: int) -> Inputs:
+def _output_names(model: Served) -> tuple[str, ...]:
+    kind = CalibratedOutput if isinstance(model, CalibratedScorer) else ScorerOutput
+    return kind._fields
+
+
+def _random_inputs(model: Served, batch: int) -> Inputs:
     generator = torch.Generator().manual_seed(batch)
     side, width = model.config.image_size, model.config.semantic_dim
     view = torch.randint(0, 256, (batch, side, side, 3), generator=generator, dtype=torch.uint8)
@@ -176,14 +185,14 @@ def _largest_change(model: MAAGIQA, fast: MAAGIQA, names: Sequence[str], limit: 
 
 @torch.inference_mode()
 def _check(
-    format_name: str, model: MAAGIQA, run: Callable[..., Sequence[Tensor]], tolerance: float
+    format_name: str, model: Served, run: Callable[..., Sequence[Tensor]], tolerance: float
 ) -> float:
     """Compare `run` with the eager model: relative to the largest value where that exceeds 1."""
     worst = 0.0
     for batch in CHECK_BATCHES:
         inputs = _random_inputs(model, batch)
         for name, eager, other in zip(
-            ScorerOutput._fields, model(*inputs), run(*inputs), strict=True
+            _output_names(model), model(*inputs), run(*inputs), strict=True
         ):
             scale = max(1.0, float(eager.abs().max()))
             difference = float((eager - other).abs().max()) / scale

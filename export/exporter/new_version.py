@@ -17,14 +17,15 @@ from tritonclient.utils import serialize_byte_tensor
 
 from exporter import rollout, versions
 from exporter.config import WARMUP_IMAGE, DeploymentSettings, repository_configs
-from exporter.formats import choose_arithmetic, export_onnx, export_torchscript
+from exporter.formats import Served, choose_arithmetic, export_onnx, export_torchscript
 from exporter.model_control import ModelControl
-from ma_agiqa.checkpoints import ModelCard, checkpoint_sha256, load_scorer
+from ma_agiqa.checkpoints import ModelCard, checkpoint_sha256, load_calibration, load_scorer
 from ma_agiqa.checkpoints.card import utc_now
 from ma_agiqa.checkpoints.embedder_binding import EmbedderIdentity, check_binding
 from ma_agiqa.errors import CheckpointError, ConfigError
 from ma_agiqa.files import explain_full_disk, replace_folder, write_whole
 from ma_agiqa.lmm.sources import embedder_config
+from ma_agiqa.networks.calibration import CalibratedScorer, Calibration
 from ma_agiqa.networks.scorer import MAAGIQA
 from ma_agiqa.tensors import tensor_specs
 
@@ -47,11 +48,13 @@ class Source:
         scorer: the network, in evaluation mode on the CPU.
         card: its model card.
         sha256: hash of its weights, which identifies the model.
+        calibration: what its scores are worth; None if it was not calibrated.
     """
 
     scorer: MAAGIQA
     card: ModelCard
     sha256: str
+    calibration: Calibration | None = None
 
     @classmethod
     def read(cls, path: Path) -> "Source":
@@ -61,7 +64,8 @@ class Source:
             CheckpointError: it cannot be read or does not fit.
         """
         scorer, card = load_scorer(path)
-        return cls(scorer, card, checkpoint_sha256(path))
+        calibration, _ = load_calibration(path) or (None, None)
+        return cls(scorer, card, checkpoint_sha256(path), calibration)
 
 
 class NewVersion:
@@ -155,7 +159,7 @@ class NewVersion:
         gpu = versions.runs_on_gpu(repository)
         return cls(source, repository, embedder, gpu, arithmetic, keep, any_dtype=bool(dtype))
 
-    def stage(self, folder: Path) -> MAAGIQA:
+    def stage(self, folder: Path) -> Served:
         """Write the scorer as TorchScript and as ONNX, each checked against the eager model.
 
         Args:
@@ -167,12 +171,18 @@ class NewVersion:
         Raises:
             CheckpointError: a format, or the arithmetic asked for, computes something else.
         """
-        scorer, card = self.source.scorer, self.source.card
+        exact, card = self.source.scorer, self.source.card
         mos_range = card.mos_max - card.mos_min
-        served = choose_arithmetic(scorer, self.arithmetic, self.gpu, mos_range)
+        fast = choose_arithmetic(exact, self.arithmetic, self.gpu, mos_range)
+        served = self._calibrated(fast)
         export_torchscript(served, folder / "model.pt")
-        export_onnx(scorer, folder / "model.onnx")
+        export_onnx(self._calibrated(exact), folder / "model.onnx")
         return served
+
+    def _calibrated(self, scorer: MAAGIQA) -> Served:
+        """Add interval and familiarity to a scorer, where the checkpoint has them."""
+        calibration = self.source.calibration
+        return CalibratedScorer(scorer, calibration) if calibration else scorer
 
     def publish(self) -> int:
         """Write the version and the configuration of every model; servers started now serve it.
@@ -259,9 +269,10 @@ class NewVersion:
             if not self._fits(repository, configs):
                 raise ConfigError(
                     "The checkpoint needs another mPLUG-Owl2, or tensors of other sizes, than are "
-                    f"served from {repository}. Write it there with `python export/to_triton.py "
-                    "export` and restart the servers, or give it a repository and a server of its "
-                    "own."
+                    f"served from {repository}, or only one of the two is calibrated (`python -m "
+                    "ma_agiqa calibrate CHECKPOINT`). Write it there with `python "
+                    "export/to_triton.py export` and restart the servers, or give it a repository "
+                    "and a server of its own."
                 )
             with replace_folder(repository / versions.SCORER / str(version)) as folder:
                 scorer = self.stage(folder)
@@ -300,6 +311,7 @@ class NewVersion:
             "gate_activation": self.source.scorer.config.gate_activation,
             "note": card.note,
             "version": str(version),
+            **({"calibration": json.dumps(card.calibration)} if card.calibration else {}),
         }
 
     def _embedder_parameters(self) -> dict[str, str]:

@@ -39,16 +39,18 @@ class Selection:
     notes: tuple[str, ...] = ()
 
 
-def select_saved(
-    folder: Path, card: ModelCard, part: str, overrides: Mapping[str, str]
-) -> Selection:
-    """Choose a part of the data set and split that a checkpoint was trained with.
+def saved_run(
+    folder: Path, card: ModelCard, overrides: Mapping[str, str]
+) -> tuple[TrainingConfig, tuple[RatedImage, ...], Split]:
+    """Read the data set and the split that a checkpoint was trained with.
 
     Args:
         folder: folder of the checkpoint; its split.csv says which image is in which part.
         card: card of the checkpoint; it holds the run's settings.
-        part: one of PARTS, or ALL_PARTS.
         overrides: settings to change, as `train.config.build_config` takes them.
+
+    Returns:
+        The settings, the images, and their division.
 
     Raises:
         ConfigError: a setting that cannot be used, or a checkpoint without its settings.
@@ -59,12 +61,27 @@ def select_saved(
     config = build_config(card.training, f"the card in {folder}", overrides)
     images = read_images(config.data)
     try:
-        split = split_from_file(images, folder / SPLIT)
+        return config, images, split_from_file(images, folder / SPLIT)
     except DataError as error:
         raise DataError(
             f"{error} The split was saved with the run in {folder}; give the table that the run "
             "used with --set data.csv=FILE, or a new data set with --config."
         ) from error
+
+
+def select_saved(
+    folder: Path, card: ModelCard, part: str, overrides: Mapping[str, str]
+) -> Selection:
+    """Choose a part of the data set and split that a checkpoint was trained with.
+
+    Args:
+        folder, card, overrides: as `saved_run` takes them.
+        part: one of PARTS, or ALL_PARTS.
+
+    Raises:
+        ConfigError, DataError: as `saved_run`.
+    """
+    config, images, split = saved_run(folder, card, overrides)
     return _select(config, images, split, part)
 
 

@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 from ma_agiqa.data.features import ScorerDataset
 from ma_agiqa.networks.scorer import MAAGIQA
 
-_INPUTS = ("quality_view", "semantic", "coherence")
+INPUTS = ("quality_view", "semantic", "coherence")
+"""What a scorer takes, by the names of a sample."""
 
 
 @torch.inference_mode()
@@ -37,7 +38,7 @@ def predict(
     scores, gates = [], []
     loader = DataLoader(samples, batch_size)
     for batch in tqdm(loader, "scores", unit="batch", disable=not sys.stderr.isatty()):
-        output = scorer(*(batch[name].to(device) for name in _INPUTS))
+        output = scorer(*(batch[name].to(device) for name in INPUTS))
         scores.append(output.score.squeeze(1).double().cpu().numpy())
         gates.append(output.gate.double().cpu().numpy())
     return np.concatenate(scores), np.concatenate(gates)
