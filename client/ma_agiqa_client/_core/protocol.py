@@ -4,6 +4,8 @@
 
     encoded bytes --> IMAGE [1, 1] --> ensemble `ma_agiqa` --> SCORE [1, 1], GATE [1, 3],
                                                                PATCH_SCORE, PATCH_WEIGHT [1, h, w]
+                                                               and, if the model is calibrated,
+                                                               INTERVAL [1, 2], FAMILIARITY [1, 1]
 
 A request also has a deadline for its answer: the parameter `deadline_unix_us`, in
 microseconds of Unix time on the server's clock. Steps that would begin later refuse it. If it can
@@ -36,7 +38,7 @@ from ma_agiqa_client.errors import (
     ServerUnavailableError,
     WrongModelError,
 )
-from ma_agiqa_client.score import Gate, Score
+from ma_agiqa_client.score import Gate, Interval, Score
 
 MODEL_NAME = "ma_agiqa"
 IMAGE = "IMAGE"
@@ -44,6 +46,8 @@ SCORE = "SCORE"
 GATE = "GATE"
 PATCH_SCORE = "PATCH_SCORE"
 PATCH_WEIGHT = "PATCH_WEIGHT"
+INTERVAL = "INTERVAL"
+FAMILIARITY = "FAMILIARITY"
 GATE_ORDER = ("semantic", "coherence", "quality")
 """Order of the weights in GATE; the fields of `Gate`."""
 
@@ -73,6 +77,7 @@ class InferRequest:
         request_id: appears in the server's log and traces; any text.
         deadline_unix_us: until when the answer is wanted, on the server's clock.
         traffic_class: "bulk" if the request can wait.
+        calibrated: whether interval and familiarity are asked for.
     """
 
     image: bytes
@@ -80,6 +85,7 @@ class InferRequest:
     request_id: str
     deadline_unix_us: int
     traffic_class: TrafficClass = "interactive"
+    calibrated: bool = False
 
     @property
     def inputs(self) -> list[InferInput]:
@@ -113,7 +119,9 @@ class InferRequest:
         return message
 
     def _names(self) -> tuple[str, ...]:
-        return (SCORE, GATE, PATCH_SCORE, PATCH_WEIGHT) if self.maps else (SCORE, GATE)
+        maps = (PATCH_SCORE, PATCH_WEIGHT) if self.maps else ()
+        calibrated = (INTERVAL, FAMILIARITY) if self.calibrated else ()
+        return (SCORE, GATE, *maps, *calibrated)
 
 
 class Result(Protocol):
@@ -148,6 +156,8 @@ def read_card(config: Any) -> ModelCard:
             f"expected {IMAGE} in and {SCORE}, {GATE} out. Serve the repository's ensemble."
         )
     parameters = {name: value.string_value for name, value in config.parameters.items()}
+    if not {INTERVAL, FAMILIARITY} <= outputs:
+        parameters.pop("calibration", None)
     return ModelCard.from_parameters(parameters)
 
 
@@ -168,6 +178,14 @@ def read_score(
     """
     mos = float(_output(result, SCORE, (1, 1))[0, 0])
     weights = _output(result, GATE, (1, len(GATE_ORDER)))[0]
+    worth: dict[str, Any] = {}
+    if card.calibration is not None:
+        low, high = map(float, _output(result, INTERVAL, (1, 2))[0])
+        worth = {
+            "interval": Interval(*(min(max(x, card.mos_min), card.mos_max) for x in (low, high))),
+            "deviation": (high - low) / (2 * card.calibration.reach),
+            "familiarity": float(_output(result, FAMILIARITY, (1, 1))[0, 0]),
+        }
     return Score(
         source=source,
         mos=mos,
@@ -180,6 +198,7 @@ def read_score(
         index=index,
         patch_score=_output(result, PATCH_SCORE, (1, None, None))[0] if maps else None,
         patch_weight=_output(result, PATCH_WEIGHT, (1, None, None))[0] if maps else None,
+        **worth,
     )
 
 
