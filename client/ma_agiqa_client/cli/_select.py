@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import click
+
 from ma_agiqa_client.card import Calibration
 from ma_agiqa_client.cli.rows import Row, best_first
 
@@ -41,6 +43,16 @@ def parse_grouping(text: str) -> Grouping:
         return "/".join(part for part in match.groups() if part is not None) or match[0]
 
     return group
+
+
+def grouping_option_value(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> Grouping | None:
+    """Read the value of an option, for click."""
+    try:
+        return None if value is None else parse_grouping(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 class Selection:

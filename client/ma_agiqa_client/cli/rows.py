@@ -38,14 +38,14 @@ class Row:
     normalized: float | None = None
     percentile: float | None = None
     gate: Gate | None = None
-    interval: Interval | None = None
-    deviation: float | None = None
-    familiarity: float | None = None
-    lead: float | None = None
     model: str | None = None
     error: str | None = None
     group: str | None = None
     map: Map | None = field(default=None, repr=False, compare=False)
+    interval: Interval | None = None
+    deviation: float | None = None
+    familiarity: float | None = None
+    lead: float | None = None
 
     @classmethod
     def from_score(cls, image: str, score: Score) -> "Row":
