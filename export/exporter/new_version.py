@@ -15,7 +15,7 @@ from PIL import Image
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import serialize_byte_tensor
 
-from exporter import rollout, versions
+from exporter import regression, rollout, versions
 from exporter.config import WARMUP_IMAGE, DeploymentSettings, repository_configs
 from exporter.formats import Served, choose_arithmetic, export_onnx, export_torchscript
 from exporter.model_control import ModelControl
@@ -247,17 +247,19 @@ class NewVersion:
             logger.warning("Removed version %d, which cannot be served with this one", other)
             versions.forget(repository, other)
 
-    def activate(self, servers: Sequence[ModelControl]) -> int:
+    def activate(self, servers: Sequence[ModelControl], accept_regression: bool = False) -> int:
         """Have running servers of the repository check the version and switch to it.
 
         Args:
             servers: all servers of the repository.
+            accept_regression: whether it may be measurably worse than the active version.
 
         Returns:
             The number of the version.
 
         Raises:
-            CheckpointError: as in `stage`, or a server does not score as expected. Nothing changed.
+            CheckpointError: as in `stage`, it is worse than the active version by more than
+                `regression.LIMITS`, or a server does not score as expected. Nothing changed.
             ConfigError: the version needs another mPLUG-Owl2 or other tensors than are served, or
                 the servers do not let their models be changed.
             DataError: the disk is full.
@@ -274,12 +276,29 @@ class NewVersion:
                     "export/to_triton.py export` and restart the servers, or give it a repository "
                     "and a server of its own."
                 )
+            self._check_regression(repository, version, accept_regression)
             with replace_folder(repository / versions.SCORER / str(version)) as folder:
                 scorer = self.stage(folder)
                 golden = rollout.make_golden(repository, scorer, servers)
             rollout.activate(repository, version, configs[versions.ENSEMBLE], servers, golden)
             rollout.prune(repository, servers, self.keep)
             return version
+
+    def _check_regression(self, repository: Path, version: int, accepted: bool) -> None:
+        """Show the version's numbers next to the active one's; refuse it if they are too bad."""
+        active = versions.active_version(repository)
+        if active is None:
+            return
+        card = self._card_parameters(version)
+        found = regression.changes(versions.card_of(repository, active), card)
+        logger.info(
+            "Version %d -> %d, as measured: %s", active, version, ", ".join(map(str, found)) or "-"
+        )
+        if not accepted and (beyond := [str(change) for change in found if change.beyond]):
+            raise CheckpointError(
+                f"The checkpoint is worse than version {active}, which is active: "
+                f"{', '.join(beyond)}. To serve it anyway, give --accept-regression."
+            )
 
     def configs(self, version: int) -> dict[str, ModelConfig]:
         """Configure every model, by name, for this version alone."""

@@ -136,9 +136,10 @@ class Core:
             ClientError: one of them has no score, or the model is not calibrated.
         """
         card = self.known_card()
-        for outcome in (a, b):
-            if isinstance(outcome, Failure):
-                raise outcome.error
+        if isinstance(a, Failure):
+            raise a.error
+        if isinstance(b, Failure):
+            raise b.error
         if card is None:
             raise ServerUnavailableError("The server went away after it had scored the images.")
         return compare(a, b, card)

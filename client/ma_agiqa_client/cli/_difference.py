@@ -90,7 +90,8 @@ class Difference:
         """
         values = np.array([pair.difference for pair in pairs])
         _, place = np.unique([pair.cluster for pair in pairs], return_inverse=True)
-        sums, counts = np.bincount(place, values), np.bincount(place).astype(np.float64)
+        sums: _Array = np.bincount(place, values).astype(np.float64)
+        counts: _Array = np.bincount(place).astype(np.float64)
         if sequential:
             mean, low, high = sequence(sums / counts)
         else:

@@ -9,17 +9,33 @@ import pandas as pd
 from ma_agiqa.data import Subset
 from ma_agiqa.data.splits import prompt_key
 from ma_agiqa.errors import DataError
+from ma_agiqa.evaluate.predictions import INTERVAL_COLUMNS, has_intervals
 from ma_agiqa.evaluate.tables import METRIC_HEADINGS
-from ma_agiqa.metrics.agreement import Metrics, evaluate
+from ma_agiqa.metrics import agreement
+from ma_agiqa.metrics.agreement import MIN_SAMPLES, Metrics, evaluate
 from ma_agiqa.metrics.intervals import RESAMPLES, Intervals, bootstrap
 
 
 @dataclass(frozen=True)
+class Coverage:
+    """How the intervals of scores do.
+
+    Attributes:
+        share: share of the MOS that are in their intervals, 0-1.
+        width: mean width of the intervals, in MOS.
+    """
+
+    share: float
+    width: float
+
+
+@dataclass(frozen=True)
 class Measurement:
-    """The metrics of a number of images, and their intervals."""
+    """The metrics of a number of images and their intervals, and how those of the scores do."""
 
     metrics: Metrics
     intervals: Intervals
+    coverage: Coverage | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: metrics by name, [low, high] by name under "intervals"."""
@@ -31,6 +47,7 @@ class Measurement:
                 **{name: [ends.low, ends.high] for name, ends in found.items()},
                 **how,
             },
+            **({"coverage": vars(self.coverage)} if self.coverage else {}),
         }
 
 
@@ -66,9 +83,39 @@ def measure(frame: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> M
         DataError: fewer than 5 rows.
     """
     metrics = evaluate(frame["mos"], frame["score"])
+    groups = prompts_of(frame)
+    intervals = bootstrap(frame["mos"], frame["score"], resamples, seed, groups)
+    return Measurement(metrics, intervals, _coverage(frame))
+
+
+def _coverage(frame: pd.DataFrame) -> Coverage | None:
+    if not has_intervals(frame):
+        return None
+    low, high = (frame[name] for name in INTERVAL_COLUMNS)
+    inside = frame["mos"].between(low, high)
+    return Coverage(float(inside.mean()), float((high - low).mean()))
+
+
+def prompts_of(frame: pd.DataFrame) -> list[str] | None:
+    """The prompt of each row, by which resamples are drawn; None where some are not known."""
     prompts = [prompt_key(prompt) for prompt in frame["prompt"]]
-    groups = prompts if all(prompts) else None
-    return Measurement(metrics, bootstrap(frame["mos"], frame["score"], resamples, seed, groups))
+    return prompts if all(prompts) else None
+
+
+def measure_fifths(frame: pd.DataFrame) -> tuple[tuple[str, int, Metrics, Coverage | None], ...]:
+    """Name, number, errors and coverage of each fifth of the images by MOS, the lowest first.
+
+    None where there are too few images. Correlations within a fifth say little and are not used.
+    """
+    if len(frame) < 5 * MIN_SAMPLES:
+        return ()
+    place = frame["mos"].rank(method="first").sub(1).mul(5).floordiv(len(frame)).astype(int)
+    found = []
+    for _, rows in frame.groupby(place):
+        name = f"{rows['mos'].min():.2f} to {rows['mos'].max():.2f}"
+        mos, score = rows["mos"].to_numpy(), rows["score"].to_numpy()
+        found.append((name, len(rows), agreement.measure(mos, score), _coverage(rows)))
+    return tuple(found)
 
 
 def measure_generators(

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ma_agiqa.evaluate.measurement import Group
+from ma_agiqa.evaluate.measurement import Group, measure_fifths
+from ma_agiqa.evaluate.pairs import comparable, paired_differences
 from ma_agiqa.evaluate.paper_results import (
     AIGCQA_20K,
     DIGITAL_SUBSET_SRCC,
@@ -20,6 +21,8 @@ from ma_agiqa.evaluate.result import Result
 from ma_agiqa.evaluate.tables import (
     METRIC_HEADINGS,
     RAW_HEADINGS,
+    coverage_cells,
+    difference_text,
     markdown,
     metric_cells,
     number,
@@ -44,6 +47,8 @@ def report(results: Sequence[Result]) -> str:
         "sign.",
         "The scores as they are, as a server gives them, in units of MOS:\n\n"
         + markdown([_raw_row(result) for result in results]),
+        _fifths(results),
+        _paired(results),
         _group_tables("By generator", [(r.name, r.generators, ()) for r in results]),
         _group_tables("By subset", [(r.name, r.subsets, _paper_subsets(r)) for r in results]),
         "\n".join(f"- {r.name}: {note}" for r in results for note in r.notes),
@@ -106,6 +111,35 @@ def _raw_row(result: Result) -> dict[str, str]:
     return {"scorer": result.name, **errors}
 
 
+def _fifths(results: Sequence[Result]) -> str:
+    """Errors, coverage and width of the intervals, overall and by fifths of the MOS."""
+    rows = []
+    for result in results:
+        overall = result.overall
+        parts = [("all", overall.metrics.count, overall.metrics, overall.coverage)]
+        for name, count, metrics, coverage in (*parts, *measure_fifths(result.frame)):
+            errors = {h: number(getattr(metrics, n)) for n, h in RAW_HEADINGS.items()}
+            row = {"scorer": result.name, "MOS": name, "images": f"{count:,}", **errors}
+            rows.append({**row, **coverage_cells(coverage)})
+    title = "## By fifths of MOS"
+    if any(result.overall.coverage for result in results):
+        title += "\n\nCoverage: share of the MOS that are in the intervals of their scores."
+    return f"{title}\n\n{markdown(rows)}"
+
+
+def _paired(results: Sequence[Result]) -> str:
+    """What each result is better or worse by than the first one, on the same images."""
+    rows = []
+    for other in comparable(results):
+        found = paired_differences(results[0], other)
+        cells = {
+            METRIC_HEADINGS.get(n, RAW_HEADINGS.get(n, n)): difference_text(*d)
+            for n, d in found.items()
+        }
+        rows.append({"scorer": f"{other.name} - {results[0].name}", **cells})
+    return f"## Paired differences\n\n{markdown(rows)}" if rows else ""
+
+
 def _small_sets(results: Sequence[Result]) -> str:
     counts = [result.overall.metrics.count for result in results]
     counts += [group.count for result in results for group in (*result.generators, *result.subsets)]
@@ -141,7 +175,8 @@ def _group_row(group: Group) -> dict[str, str]:
     row = {"images of": group.name, "images": f"{group.count:,}"}
     if group.measurement is None:
         return {**row, **metric_cells(None)}
-    return {**row, **metric_cells(group.measurement.metrics, group.measurement.intervals)}
+    cells = metric_cells(group.measurement.metrics, group.measurement.intervals)
+    return {**row, **cells, **coverage_cells(group.measurement.coverage)}
 
 
 def _paper_subsets(result: Result) -> list[Mapping[str, str]]:
@@ -163,6 +198,15 @@ def _paper_subsets(result: Result) -> list[Mapping[str, str]]:
 
 def _document(results: Sequence[Result]) -> dict[str, Any]:
     document: dict[str, Any] = {"results": [result.to_dict() for result in results]}
+    differences = {
+        other.name: {
+            name: {"difference": found, "interval": [ends.low, ends.high]}
+            for name, (found, ends) in paired_differences(results[0], other).items()
+        }
+        for other in comparable(results)
+    }
+    if differences:
+        document["differences_from_the_first"] = differences
     if len(runs := _runs(results)) > 1:
         values = _values(runs)
         document["mean"] = {name: float(np.mean(found)) for name, found in values.items()}

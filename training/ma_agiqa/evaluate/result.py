@@ -9,11 +9,13 @@ from ma_agiqa.evaluate.measurement import (
     Group,
     Measurement,
     measure,
+    measure_fifths,
     measure_generators,
     measure_subsets,
 )
 from ma_agiqa.evaluate.paper_results import COMPARISON, CROSS, PaperMetrics
 from ma_agiqa.evaluate.selection import ALL_PARTS, Selection
+from ma_agiqa.evaluate.tables import RAW_HEADINGS
 from ma_agiqa.metrics.intervals import RESAMPLES
 
 
@@ -108,6 +110,15 @@ class Result:
             "tested_on": self.tested_on,
             "part": self.part,
             **self.overall.to_dict(),
+            "fifths": [
+                {
+                    "mos": name,
+                    "count": count,
+                    **{raw: getattr(metrics, raw) for raw in RAW_HEADINGS},
+                    "coverage": vars(coverage) if coverage else None,
+                }
+                for name, count, metrics, coverage in measure_fifths(self.frame)
+            ],
             "generators": {group.name: group.to_dict() for group in self.generators},
             "subsets": {group.name: group.to_dict() for group in self.subsets},
             "paper": None if paper is None else {"source": paper[0], **vars(paper[1])},

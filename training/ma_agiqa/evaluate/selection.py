@@ -13,6 +13,7 @@ from ma_agiqa.data import RatedImage, Split, make_split, read_images, split_from
 from ma_agiqa.data.features import ScorerDataset, ensure_features
 from ma_agiqa.errors import ConfigError, DataError
 from ma_agiqa.evaluate.predictions import build_predictions
+from ma_agiqa.networks.calibration import CalibratedScorer
 from ma_agiqa.networks.scorer import MAAGIQA
 from ma_agiqa.train.config import TrainingConfig, build_config
 from ma_agiqa.train.predict import predict
@@ -112,7 +113,7 @@ def select_own(
 
 
 def score_selection(
-    scorer: MAAGIQA,
+    scorer: MAAGIQA | CalibratedScorer,
     card: ModelCard,
     selection: Selection,
     batch_size: int = 32,
@@ -123,7 +124,7 @@ def score_selection(
     """Score the images in this process; features that are missing are made first.
 
     Args:
-        scorer, card: as `checkpoint.load_scorer` gives them.
+        scorer, card: as `checkpoint.load_scorer` gives them, or with the calibration.
         selection: the images.
         batch_size: images at a time.
         device: by default the GPU if there is one.

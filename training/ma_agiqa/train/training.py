@@ -160,7 +160,7 @@ def _measure(
     for part, members in split.items():
         if part == "train":
             continue
-        scores, gates = predict(scorer, datasets[part])
+        scores, gates, _ = predict(scorer, datasets[part])
         results[part] = evaluate([image.mos for image in members], scores).to_dict()
         means = zip(GATE_ORDER, np.mean(gates, axis=0, dtype=np.float64), strict=True)
         results[part]["gate_mean"] = {name: float(mean) for name, mean in means}
