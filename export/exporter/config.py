@@ -50,49 +50,64 @@ class DeploymentSettings:
 
 
 def repository_configs(
-    specs: Specs, card: Mapping[str, str], settings: DeploymentSettings, version: int = 1
+    specs: Specs,
+    card: Mapping[str, str],
+    settings: DeploymentSettings,
+    version: int = 1,
+    wide: bool | None = None,
 ) -> dict[str, ModelConfig]:
     """Configure every served model.
 
     Args:
         specs: every tensor, from `ma_agiqa.tensors.tensor_specs`.
         card: the model card as strings, which become parameters of the ensemble; with a
-            "calibration" the scorer gives INTERVAL and FAMILIARITY, too.
+            "calibration" clients get INTERVAL and FAMILIARITY.
         settings: how the models run.
         version: version of the scorer that is served, and that the ensemble ends in.
+        wide: whether the scorers of the repository give INTERVAL and FAMILIARITY, be it as NaN; by
+            default as the card says.
 
     Returns:
         The configurations by model name.
     """
+    if wide is None:
+        wide = bool(card.get("calibration"))
+    results = _CALIBRATED if wide else _RESULTS
     configs = (
-        _ensemble(specs, card, version),
+        _ensemble(specs, card, version, results),
         _preprocess(specs, settings),
         _embedder(specs, settings),
-        _scorer(specs, card, settings, version),
-        _meter(specs, card),
+        _scorer(specs, settings, version, results),
+        _meter(specs, card, results),
         _answer(specs, settings),
     )
     return {config.name: config for config in configs}
 
 
-def _ensemble(specs: Specs, card: Mapping[str, str], version: int) -> ModelConfig:
+def _ensemble(
+    specs: Specs, card: Mapping[str, str], version: int, results: Sequence[str]
+) -> ModelConfig:
     embeddings = {name: name for name in _EMBEDDINGS}
     views = {name: name for name in ("QUALITY_VIEW", "SEMANTIC_VIEW")}
-    results = _results(card)
+    given = _CALIBRATED if card.get("calibration") else _RESULTS
     uncounted = {name: _uncounted(name) for name in results if name in _COUNTED}
     scorer_inputs = {_numbered(n, i): n for i, n in enumerate(_SCORER_INPUTS)}
-    scorer_outputs = {_numbered(n, i): uncounted.get(n, n) for i, n in enumerate(results)}
+    scorer_outputs = {
+        _numbered(n, i): uncounted.get(n, n)
+        for i, n in enumerate(results)
+        if n in given or n in uncounted
+    }
     # A chain: if two steps could run in parallel, a rejected one could freeze the other.
     steps = [
         _step("preprocess", {"IMAGE": "IMAGE"}, views),
         _step(EMBEDDER, {"SEMANTIC_VIEW": "SEMANTIC_VIEW"}, embeddings),
         _step(SCORER, scorer_inputs, scorer_outputs, version),
-        _step("meter", {n: n for n in uncounted.values()}, {n: n for n in uncounted}),
+        _step("meter", {n: n for n in uncounted.values()}, {n: n for n in uncounted if n in given}),
     ]
     return _model(
         ENSEMBLE,
         [specs["IMAGE"]],
-        [specs[name] for name in results],
+        [specs[name] for name in given],
         parameters=card,
         platform="ensemble",
         max_batch_size=MAX_BATCH_SIZE,
@@ -131,13 +146,13 @@ def _embedder(specs: Specs, settings: DeploymentSettings) -> ModelConfig:
 
 
 def _scorer(
-    specs: Specs, card: Mapping[str, str], settings: DeploymentSettings, version: int
+    specs: Specs, settings: DeploymentSettings, version: int, results: Sequence[str]
 ) -> ModelConfig:
     inputs = [_renamed(specs[n], _numbered(n, i)) for i, n in enumerate(_SCORER_INPUTS)]
     config = _model(
         SCORER,
         inputs,
-        [_renamed(specs[n], _numbered(n, i)) for i, n in enumerate(_results(card))],
+        [_renamed(specs[n], _numbered(n, i)) for i, n in enumerate(results)],
         # The profiling executor compiles again, for seconds, at every new batch size.
         parameters={"DISABLE_OPTIMIZED_EXECUTION": "true"},
         platform="pytorch_libtorch",
@@ -147,8 +162,8 @@ def _scorer(
     return serve_versions(config, [version])
 
 
-def _meter(specs: Specs, card: Mapping[str, str]) -> ModelConfig:
-    counted = [name for name in _results(card) if name in _COUNTED]
+def _meter(specs: Specs, card: Mapping[str, str], results: Sequence[str]) -> ModelConfig:
+    counted = [name for name in results if name in _COUNTED]
     return _model(
         "meter",
         [_renamed(specs[name], _uncounted(name)) for name in counted],
@@ -179,11 +194,6 @@ def _answer(specs: Specs, settings: DeploymentSettings) -> ModelConfig:
         # Each instance answers one question at a time. They hold no weights: mplug_owl2 does.
         instance_group=_instances(gpu=False, count=2),
     )
-
-
-def _results(card: Mapping[str, str]) -> tuple[str, ...]:
-    """What the scorer gives, in its order."""
-    return _CALIBRATED if card.get("calibration") else _RESULTS
 
 
 def _model(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ma_agiqa.errors import CheckpointError
-from ma_agiqa.networks.calibration import CalibratedOutput, CalibratedScorer
+from ma_agiqa.networks.calibration import CalibratedOutput, CalibratedScorer, UncalibratedScorer
 from ma_agiqa.networks.fast_maniqa import accelerate
 from ma_agiqa.networks.scorer import MAAGIQA, ScorerOutput
 from ma_agiqa.tensors import MAX_BATCH_SIZE
@@ -44,8 +44,8 @@ logger = logging.getLogger(__name__)
 
 Inputs = tuple[Tensor, Tensor, Tensor]
 
-Served = MAAGIQA | CalibratedScorer
-"""A scorer without intervals or with them."""
+Served = MAAGIQA | CalibratedScorer | UncalibratedScorer
+"""A scorer without intervals, with them, or with NaN in their place."""
 
 
 def choose_arithmetic(model: MAAGIQA, arithmetic: str, gpu: bool, mos_range: float) -> MAAGIQA:
@@ -152,8 +152,7 @@ def export_onnx(model: Served, path: Path) -> float:
 
 
 def _output_names(model: Served) -> tuple[str, ...]:
-    kind = CalibratedOutput if isinstance(model, CalibratedScorer) else ScorerOutput
-    return kind._fields
+    return (ScorerOutput if isinstance(model, MAAGIQA) else CalibratedOutput)._fields
 
 
 def _random_inputs(model: Served, batch: int) -> Inputs:
@@ -194,6 +193,10 @@ def _check(
         for name, eager, other in zip(
             _output_names(model), model(*inputs), run(*inputs), strict=True
         ):
+            if isinstance(model, UncalibratedScorer) and name in ("interval", "familiarity"):
+                if not bool(other.isnan().all()):
+                    raise CheckpointError(f"The {format_name} model's {name} is not NaN.")
+                continue
             scale = max(1.0, float(eager.abs().max()))
             difference = float((eager - other).abs().max()) / scale
             if not difference <= tolerance:

@@ -25,7 +25,7 @@ from ma_agiqa.checkpoints.embedder_binding import EmbedderIdentity, check_bindin
 from ma_agiqa.errors import CheckpointError, ConfigError
 from ma_agiqa.files import explain_full_disk, replace_folder, write_whole
 from ma_agiqa.lmm.sources import embedder_config
-from ma_agiqa.networks.calibration import CalibratedScorer, Calibration
+from ma_agiqa.networks.calibration import CalibratedScorer, Calibration, UncalibratedScorer
 from ma_agiqa.networks.scorer import MAAGIQA
 from ma_agiqa.tensors import tensor_specs
 
@@ -180,9 +180,17 @@ class NewVersion:
         return served
 
     def _calibrated(self, scorer: MAAGIQA) -> Served:
-        """Add interval and familiarity to a scorer, where the checkpoint has them."""
-        calibration = self.source.calibration
-        return CalibratedScorer(scorer, calibration) if calibration else scorer
+        """Add interval and familiarity to a scorer, or NaN where only other versions have them."""
+        if self.source.calibration:
+            return CalibratedScorer(scorer, self.source.calibration)
+        return UncalibratedScorer(scorer) if self._others_are_calibrated() else scorer
+
+    def _others_are_calibrated(self) -> bool:
+        """Whether the scorers in the repository give intervals."""
+        if not versions.has_config(self.repository, versions.SCORER):
+            return False
+        outputs = versions.read_config(self.repository, versions.SCORER).output
+        return any(output.name.startswith("INTERVAL") for output in outputs)
 
     def publish(self) -> int:
         """Write the version and the configuration of every model; servers started now serve it.
@@ -271,10 +279,9 @@ class NewVersion:
             if not self._fits(repository, configs):
                 raise ConfigError(
                     "The checkpoint needs another mPLUG-Owl2, or tensors of other sizes, than are "
-                    f"served from {repository}, or only one of the two is calibrated (`python -m "
-                    "ma_agiqa calibrate CHECKPOINT`). Write it there with `python "
-                    "export/to_triton.py export` and restart the servers, or give it a repository "
-                    "and a server of its own."
+                    f"served from {repository}, or it is calibrated and what is served is not. "
+                    "Write it there with `python export/to_triton.py export` and restart the "
+                    "servers, or give it a repository and a server of its own."
                 )
             self._check_regression(repository, version, accept_regression)
             with replace_folder(repository / versions.SCORER / str(version)) as folder:
@@ -311,7 +318,8 @@ class NewVersion:
             warmup_batches=(1, 8) if small or self.gpu else (1,),
         )
         card = self._card_parameters(version) | versions.bound_embedder(settings.embedder)
-        return repository_configs(self._specs, card, settings, version)
+        wide = bool(self.source.calibration) or self._others_are_calibrated()
+        return repository_configs(self._specs, card, settings, version, wide)
 
     def _card_parameters(self, version: int) -> dict[str, str]:
         """The card as parameters of the ensemble, where clients read it."""

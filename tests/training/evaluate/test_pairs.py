@@ -49,11 +49,13 @@ def test_coverage_and_width_are_measured_overall_and_by_generator():
 def test_fifths_have_equally_many_images_by_mos():
     frame = predictions(0.5, 1, 1.0)
     fifths = measure_fifths(frame)
-    assert [count for _, count, *_ in fifths] == [40] * 5
-    means = [coverage.share for *_, coverage in fifths]
+    assert [fifth.count for fifth in fifths] == [40] * 5
+    means = [fifth.coverage.share for fifth in fifths]
     inside = frame["mos"].between(frame["interval_low"], frame["interval_high"])
     assert np.mean(means) == pytest.approx(inside.mean())
-    assert fifths[0][0].startswith(f"{frame['mos'].min():.2f} to ")
+    assert fifths[0].mos.startswith(f"{frame['mos'].min():.2f} to ")
+    squares = np.mean([fifth.errors["rmse_raw"] ** 2 for fifth in fifths])
+    assert squares == pytest.approx(np.mean((frame["score"] - frame["mos"]) ** 2))
     assert measure_fifths(frame.head(24)) == ()
 
 

@@ -16,7 +16,12 @@ from ma_agiqa.checkpoints import load_calibration, load_scorer, save_checkpoint
 from ma_agiqa.commands.calibrate import main
 from ma_agiqa.data.foreign import foreign_pictures
 from ma_agiqa.errors import CheckpointError, ConfigError
-from ma_agiqa.networks.calibration import CalibratedOutput, CalibratedScorer, Calibration
+from ma_agiqa.networks.calibration import (
+    CalibratedOutput,
+    CalibratedScorer,
+    Calibration,
+    UncalibratedScorer,
+)
 from ma_agiqa.networks.scorer import ScorerOutput
 from ma_agiqa.train.calibrate import Observed, auroc, fit, measure_intervals, reach
 from support.tiny_scorer import CARD, make_scorer
@@ -199,5 +204,7 @@ def test_exported_scorers_give_interval_and_familiarity(calibrated, export, tmp_
     plain = scorer(view, torch.zeros(2, 128), torch.zeros(2, 128))
     for name in ScorerOutput._fields:  # a calibration changes no score, not by a bit
         assert torch.equal(getattr(output, name), getattr(plain, name))
+    if export is export_torchscript:  # for versions without it next to those that have it
+        assert export(UncalibratedScorer(scorer).eval(), tmp_path / "other") < 1e-4
     assert output.interval.shape == (2, 2)
     assert output.familiarity.shape == (2, 1)

@@ -1,6 +1,6 @@
 """Metrics of a table of predictions: of all its images, by generator and by subset."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ from ma_agiqa.data.splits import prompt_key
 from ma_agiqa.errors import DataError
 from ma_agiqa.evaluate.predictions import INTERVAL_COLUMNS, has_intervals
 from ma_agiqa.evaluate.tables import METRIC_HEADINGS
-from ma_agiqa.metrics import agreement
 from ma_agiqa.metrics.agreement import MIN_SAMPLES, Metrics, evaluate
 from ma_agiqa.metrics.intervals import RESAMPLES, Intervals, bootstrap
 
@@ -49,6 +48,28 @@ class Measurement:
             },
             **({"coverage": vars(self.coverage)} if self.coverage else {}),
         }
+
+
+@dataclass(frozen=True)
+class Fifth:
+    """A fifth of the images by MOS. Correlations within it say little and are left out.
+
+    Attributes:
+        mos: its lowest and highest MOS, as text.
+        count: number of images.
+        errors: rmse_raw, mae_raw and bias, by name.
+        coverage: of the intervals; None without them.
+    """
+
+    mos: str
+    count: int
+    errors: Mapping[str, float]
+    coverage: Coverage | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        coverage = {"coverage": vars(self.coverage)} if self.coverage else {}
+        return {"mos": self.mos, "count": self.count, **self.errors, **coverage}
 
 
 @dataclass(frozen=True)
@@ -102,19 +123,21 @@ def prompts_of(frame: pd.DataFrame) -> list[str] | None:
     return prompts if all(prompts) else None
 
 
-def measure_fifths(frame: pd.DataFrame) -> tuple[tuple[str, int, Metrics, Coverage | None], ...]:
-    """Name, number, errors and coverage of each fifth of the images by MOS, the lowest first.
-
-    None where there are too few images. Correlations within a fifth say little and are not used.
-    """
+def measure_fifths(frame: pd.DataFrame) -> tuple[Fifth, ...]:
+    """Measure the fifths of the images by MOS, the lowest first; none of fewer than 25 images."""
     if len(frame) < 5 * MIN_SAMPLES:
         return ()
     place = frame["mos"].rank(method="first").sub(1).mul(5).floordiv(len(frame)).astype(int)
     found = []
     for _, rows in frame.groupby(place):
+        errors = rows["score"] - rows["mos"]
+        raw = {
+            "rmse_raw": float((errors**2).mean() ** 0.5),
+            "mae_raw": float(errors.abs().mean()),
+            "bias": float(errors.mean()),
+        }
         name = f"{rows['mos'].min():.2f} to {rows['mos'].max():.2f}"
-        mos, score = rows["mos"].to_numpy(), rows["score"].to_numpy()
-        found.append((name, len(rows), agreement.measure(mos, score), _coverage(rows)))
+        found.append(Fifth(name, len(rows), raw, _coverage(rows)))
     return tuple(found)
 
 

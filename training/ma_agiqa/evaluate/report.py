@@ -45,7 +45,8 @@ def report(results: Sequence[Result]) -> str:
         "fit with four parameters."
         f"{_small_sets(results)} The fitted PLCC is positive in any direction; PLCC raw has the "
         "sign.",
-        "The scores as they are, as a server gives them, in units of MOS:\n\n"
+        "The scores as they are, as a server gives them, in units of MOS; coverage is the share of "
+        "the MOS that are in the intervals of their scores:\n\n"
         + markdown([_raw_row(result) for result in results]),
         _fifths(results),
         _paired(results),
@@ -108,23 +109,18 @@ def _main_rows(results: Sequence[Result], titled: bool) -> Iterator[Mapping[str,
 
 def _raw_row(result: Result) -> dict[str, str]:
     errors = {h: number(getattr(result.overall.metrics, n)) for n, h in RAW_HEADINGS.items()}
-    return {"scorer": result.name, **errors}
+    return {"scorer": result.name, **errors, **coverage_cells(result.overall.coverage)}
 
 
 def _fifths(results: Sequence[Result]) -> str:
-    """Errors, coverage and width of the intervals, overall and by fifths of the MOS."""
+    """Errors, coverage and width of the intervals by fifths of the MOS."""
     rows = []
     for result in results:
-        overall = result.overall
-        parts = [("all", overall.metrics.count, overall.metrics, overall.coverage)]
-        for name, count, metrics, coverage in (*parts, *measure_fifths(result.frame)):
-            errors = {h: number(getattr(metrics, n)) for n, h in RAW_HEADINGS.items()}
-            row = {"scorer": result.name, "MOS": name, "images": f"{count:,}", **errors}
-            rows.append({**row, **coverage_cells(coverage)})
-    title = "## By fifths of MOS"
-    if any(result.overall.coverage for result in results):
-        title += "\n\nCoverage: share of the MOS that are in the intervals of their scores."
-    return f"{title}\n\n{markdown(rows)}"
+        for fifth in measure_fifths(result.frame):
+            errors = {h: number(fifth.errors[n]) for n, h in RAW_HEADINGS.items()}
+            row = {"scorer": result.name, "MOS": fifth.mos, "images": f"{fifth.count:,}"}
+            rows.append({**row, **errors, **coverage_cells(fifth.coverage)})
+    return f"## By fifths of MOS\n\n{markdown(rows)}" if rows else ""
 
 
 def _paired(results: Sequence[Result]) -> str:

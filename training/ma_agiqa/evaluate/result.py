@@ -15,7 +15,6 @@ from ma_agiqa.evaluate.measurement import (
 )
 from ma_agiqa.evaluate.paper_results import COMPARISON, CROSS, PaperMetrics
 from ma_agiqa.evaluate.selection import ALL_PARTS, Selection
-from ma_agiqa.evaluate.tables import RAW_HEADINGS
 from ma_agiqa.metrics.intervals import RESAMPLES
 
 
@@ -110,15 +109,7 @@ class Result:
             "tested_on": self.tested_on,
             "part": self.part,
             **self.overall.to_dict(),
-            "fifths": [
-                {
-                    "mos": name,
-                    "count": count,
-                    **{raw: getattr(metrics, raw) for raw in RAW_HEADINGS},
-                    "coverage": vars(coverage) if coverage else None,
-                }
-                for name, count, metrics, coverage in measure_fifths(self.frame)
-            ],
+            "fifths": [fifth.to_dict() for fifth in measure_fifths(self.frame)],
             "generators": {group.name: group.to_dict() for group in self.generators},
             "subsets": {group.name: group.to_dict() for group in self.subsets},
             "paper": None if paper is None else {"source": paper[0], **vars(paper[1])},

@@ -129,6 +129,35 @@ class Calibration(nn.Module):
         )
 
 
+class UncalibratedScorer(nn.Module):
+    """A scorer with the outputs of a calibrated one, of which the last two are NaN.
+
+    It can be served next to versions that are calibrated: all have the same outputs.
+
+    Args:
+        scorer: the network, exact or accelerated.
+    """
+
+    def __init__(self, scorer: MAAGIQA) -> None:
+        super().__init__()
+        self.config, self.scorer = scorer.config, scorer
+
+    def forward(
+        self, quality_view: Tensor, semantic: Tensor, coherence: Tensor
+    ) -> CalibratedOutput:
+        """Score a batch; as `scorer.MAAGIQA.forward`."""
+        output = self.scorer(quality_view, semantic, coherence)
+        nothing = torch.full_like(output.gate[:, :2], float("nan"))
+        return CalibratedOutput(
+            output.score,
+            output.gate,
+            output.patch_score,
+            output.patch_weight,
+            nothing,
+            nothing[:, :1],
+        )
+
+
 class CalibratedScorer(nn.Module):
     """A scorer that also says what its scores are worth; TorchScript-able.
 
