@@ -53,7 +53,8 @@ def score_served(
         raise
     except (ClientError, ValueError) as error:
         raise ConfigError(f"The server at {url} cannot be used: {error}") from error
-    intervals = [score.interval for score in scores] if card.calibration else None
+    ends = [list(score.interval) for score in scores if score.interval is not None]
+    intervals = ends if len(ends) == len(scores) else None
     return build_predictions(images, [score.mos for score in scores], None, intervals), card
 
 
