@@ -45,10 +45,9 @@ Examples:
   PROGRAM imgs/ --report report.html --maps maps/
   PROGRAM imgs/ --resume done.jsonl --min-mos 3.5
   PROGRAM imgs/ --url triton.example.org:8001 --timeout 60
-  PROGRAM compare old/ new/ --margin 0.05
 
 \b
-`PROGRAM compare --help` describes the comparison of two folders.
+The word compare in front of two folders tells whether the second is worse: see compare --help.
 
 \b
 PATH is an image, a folder, a quoted glob, or - for a list on standard input:
