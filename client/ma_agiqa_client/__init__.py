@@ -9,7 +9,8 @@ Imports neither torch nor transformers.
 
 from ma_agiqa_client._core.transport import AsyncTransport, Transport
 from ma_agiqa_client.async_scorer import AsyncScorer
-from ma_agiqa_client.card import ModelCard
+from ma_agiqa_client.card import Calibration, ModelCard
+from ma_agiqa_client.comparison import Comparison
 from ma_agiqa_client.connection import Tls
 from ma_agiqa_client.errors import (
     AuthenticationError,
@@ -25,7 +26,7 @@ from ma_agiqa_client.errors import (
 )
 from ma_agiqa_client.explain import AnswerPart
 from ma_agiqa_client.retry import Retry
-from ma_agiqa_client.score import Failure, Gate, Score
+from ma_agiqa_client.score import Failure, Gate, Interval, Score
 from ma_agiqa_client.scorer import Scorer
 
 __all__ = [
@@ -33,11 +34,14 @@ __all__ = [
     "AsyncScorer",
     "AsyncTransport",
     "AuthenticationError",
+    "Calibration",
     "CannotExplainError",
     "ClientError",
+    "Comparison",
     "DeadlineExceededError",
     "Failure",
     "Gate",
+    "Interval",
     "InvalidImageError",
     "InvalidQuestionError",
     "ModelCard",

@@ -19,6 +19,7 @@ from ma_agiqa_client._core.transport import AsyncTransport
 from ma_agiqa_client._wire.aio import AsyncGrpcTransport
 from ma_agiqa_client._wire.images import ImageLike
 from ma_agiqa_client.card import ModelCard
+from ma_agiqa_client.comparison import Comparison
 from ma_agiqa_client.explain import MAX_ANSWER_TOKENS, AnswerPart, Inquiry
 from ma_agiqa_client.retry import Clock
 from ma_agiqa_client.score import Failure, Score
@@ -79,7 +80,15 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
         outcomes = self.score_many(
             sources, ordered=False, max_in_flight=max_in_flight, maps=maps, timeout_s=timeout_s
         )
-        return best_first([outcome async for outcome in outcomes], top)
+        ranked = [outcome async for outcome in outcomes]
+        return best_first(ranked, top, self._core.known_card())
+
+    async def compare(
+        self, a: ImageLike, b: ImageLike, *, timeout_s: float | None = None
+    ) -> Comparison:
+        """Compare two images; as `Scorer.compare`."""
+        first, second = [one async for one in self.score_many([a, b], timeout_s=timeout_s)]
+        return self._core.compare(first, second)
 
     def explain(
         self,

@@ -5,16 +5,81 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ma_agiqa_client.errors import WrongModelError
+from ma_agiqa_client.score import Interval, Score
 
-__all__ = ["ModelCard"]
+__all__ = ["Calibration", "ModelCard"]
 
 _STRINGS = ("name", "preset", "dataset", "checkpoint_sha256", "created", "gate_activation", "note")
 _PERCENTS = np.arange(101.0)
+
+
+class Worth(Protocol):
+    """What is used of a `Score`, or of something that was made from one."""
+
+    @property
+    def mos(self) -> float | None: ...
+
+    @property
+    def deviation(self) -> float | None: ...
+
+    @property
+    def familiarity(self) -> float | None: ...
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far the scores of a model may be off, measured on images that it did not learn from.
+
+    Attributes:
+        level: probability with which `Score.interval` holds people's MOS.
+        reach: half the width of that interval in deviations (`Score.deviation`).
+        reaches: the same for other levels, by level.
+        errors: quantiles of (people's MOS - score) / deviation, ascending, equally spaced.
+        threshold: below this familiarity a score is an extrapolation.
+        record: everything that the export wrote: method, number of images, measured coverage.
+    """
+
+    level: float
+    reach: float
+    reaches: Mapping[float, float]
+    errors: tuple[float, ...]
+    threshold: float
+    record: Mapping[str, Any]
+
+    def is_familiar(self, score: "Worth") -> bool:
+        """Return whether an image is like those of the training, so that its interval holds."""
+        return score.familiarity is None or score.familiarity >= self.threshold
+
+    def interval(self, score: Score, level: float) -> Interval:
+        """Return the interval at another level, which may reach beyond the scale.
+
+        Raises:
+            ValueError: `level` is not among `reaches`, or the score has no interval.
+        """
+        if level not in self.reaches or score.deviation is None:
+            raise ValueError(f"level is {level}; this model has {sorted(self.reaches)}.")
+        half = self.reaches[level] * score.deviation
+        return Interval(score.mos - half, score.mos + half)
+
+    def probability(self, a: "Worth", b: "Worth") -> float:
+        """Return the probability that people would rate image `a` higher than `b`.
+
+        Both may be off, independently of each other, by any of `errors` times their deviation.
+
+        Raises:
+            ValueError: a score has no deviation.
+        """
+        if a.mos is None or a.deviation is None or b.mos is None or b.deviation is None:
+            raise ValueError("The scores have no deviation: they are of another model.")
+        errors = np.array(self.errors)
+        first, second = a.mos + a.deviation * errors, b.mos + b.deviation * errors
+        difference = first[:, None] - second
+        return float((difference > 0).mean() + (difference == 0).mean() / 2)
 
 
 @dataclass(frozen=True)
@@ -35,6 +100,8 @@ class ModelCard:
         gate_activation: last function of the gate: none, sigmoid or softmax.
         note: a sentence for the reader of the scores; may be empty.
         version: number of the served version; 0 if the server does not report it.
+        calibration: what the scores are worth; None if the model was not calibrated, so that they
+            have no intervals.
     """
 
     name: str
@@ -49,6 +116,7 @@ class ModelCard:
     gate_activation: str
     note: str = ""
     version: int = 0
+    calibration: Calibration | None = field(default=None, hash=False, repr=False)
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, str]) -> "ModelCard":
@@ -67,6 +135,7 @@ class ModelCard:
             metrics=_metrics(parameters),
             mos_quantiles=_quantiles(parameters),
             version=_version(parameters),
+            calibration=_calibration(parameters),
             **strings,
         )
 
@@ -118,6 +187,29 @@ def _metrics(parameters: Mapping[str, str]) -> Mapping[str, Any]:
     if not isinstance(metrics, dict):
         raise _malformed("metrics", parameters["metrics"], "a JSON object")
     return metrics
+
+
+def _calibration(parameters: Mapping[str, str]) -> Calibration | None:
+    if not parameters.get("calibration"):
+        return None
+    record = _json(parameters, "calibration")
+    try:
+        found = Calibration(
+            level=float(record["level"]),
+            reach=float(record["reach"]),
+            reaches={float(level): float(reach) for level, reach in record["reaches"].items()},
+            errors=tuple(map(float, record["errors"])),
+            threshold=float(record["familiarity"]["threshold"]),
+            record=record,
+        )
+        numbers = (found.level, found.reach, found.threshold, *found.errors)
+        usable = math.isfinite(sum(numbers)) and found.reach > 0 and found.errors
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        usable = False
+    if not usable:
+        expected = "what `python -m ma_agiqa calibrate` wrote"
+        raise _malformed("calibration", parameters["calibration"], expected)
+    return found
 
 
 def _quantiles(parameters: Mapping[str, str]) -> tuple[float, ...]:

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ma_agiqa_client.errors import ClientError
 
-__all__ = ["Failure", "Gate", "Score"]
+__all__ = ["Failure", "Gate", "Interval", "Score"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,17 @@ class Gate:
         return cls(float(semantic), float(coherence), float(quality))
 
 
+class Interval(NamedTuple):
+    """Where people's MOS is, with the probability that the card states (`Calibration.level`).
+
+    Attributes:
+        low, high: ends of the interval, on the scale of the model's data set.
+    """
+
+    low: float
+    high: float
+
+
 @dataclass(frozen=True)
 class Score:
     """The predicted quality of one image.
@@ -55,6 +66,15 @@ class Score:
         model: name of the model that answered.
         request_id: the id of this image in the server's log and traces.
         index: position of the image in `score_many` or `rank`, from 0; None after `score`.
+        interval: where people's MOS is, usually with a probability of 90 %; None, as the next two,
+            if the model is not calibrated. It holds for images like those of the training.
+        deviation: standard deviation of people's MOS around `mos` that the model predicts for this
+            image.
+        familiarity: how near the image is to those of the training, 0-1: the share of held-out
+            images that are at least as far. See `Calibration.is_familiar`.
+        lead: probability that people would rate the image higher than the next one, in the result
+            of `rank`; None for the last one, after other calls, and if the model is not calibrated.
+            Below 0.75 the two tie, as in `Comparison`.
         patch_score: float32 (h, w), quality of each patch (paper Eq. 2); None unless `maps=True`.
         patch_weight: float32 (h, w) in 0-1, weight of each patch (Eq. 2); None unless `maps=True`.
         error: always None; a `Failure` has the reason here.
@@ -71,6 +91,10 @@ class Score:
     model: str
     request_id: str = ""
     index: int | None = None
+    interval: Interval | None = None
+    deviation: float | None = None
+    familiarity: float | None = None
+    lead: float | None = None
     patch_score: npt.NDArray[Any] | None = field(default=None, repr=False, compare=False)
     patch_weight: npt.NDArray[Any] | None = field(default=None, repr=False, compare=False)
 

@@ -19,6 +19,7 @@ from ma_agiqa_client._core.transport import Transport
 from ma_agiqa_client._wire.grpc import GrpcTransport
 from ma_agiqa_client._wire.images import ImageLike
 from ma_agiqa_client.card import ModelCard
+from ma_agiqa_client.comparison import Comparison
 from ma_agiqa_client.explain import MAX_ANSWER_TOKENS, AnswerPart
 from ma_agiqa_client.score import Failure, Score
 
@@ -126,8 +127,9 @@ class Scorer(BaseScorer[Transport]):
             timeout_s: as in `score_many`.
 
         Returns:
-            The scores by falling `mos`; `source` and `index` identify the images. Images that could
-            not be scored come last, each as a `Failure`.
+            The scores by falling `mos`; `source` and `index` identify the images, and `lead` says
+            how sure it is that an image is better than the next one. Images that could not be
+            scored come last, each as a `Failure`.
 
         Raises:
             ClientError: none of the images could be scored; the error is that of the first image.
@@ -138,7 +140,24 @@ class Scorer(BaseScorer[Transport]):
         outcomes = self.score_many(
             sources, ordered=False, max_in_flight=max_in_flight, maps=maps, timeout_s=timeout_s
         )
-        return best_first(outcomes, top)
+        ranked = list(outcomes)
+        return best_first(ranked, top, self._core.known_card())
+
+    def compare(self, a: ImageLike, b: ImageLike, *, timeout_s: float | None = None) -> Comparison:
+        """Compare two images: which one would people rate higher?
+
+        Args:
+            a, b: images as `score` takes them.
+            timeout_s: seconds that each image may take; the scorer's `timeout_s` by default.
+
+        Returns:
+            Both scores and the probability that people would rate `a` higher; near 0.5 it is a tie.
+
+        Raises:
+            WrongModelError: the model was not calibrated, or as in `score`.
+            ClientError: as in `score`.
+        """
+        return self._core.compare(*self.score_many([a, b], timeout_s=timeout_s))
 
     def explain(
         self,

@@ -236,6 +236,12 @@ def _long_name(dtype: str | None) -> str | None:
 @_scorer
 @_repository
 @_keep
+@click.option(
+    "--accept-regression",
+    is_flag=True,
+    help="Serve it even if it was measured to be worse than the active version: SRCC or PLCC lower "
+    "by more than 0.02, RMSE higher by more than 5 %, or coverage lower by more than 0.05.",
+)
 @_access
 def activate(
     servers: Sequence[str],
@@ -244,13 +250,15 @@ def activate(
     arithmetic: str,
     repository: Path,
     keep: int,
+    accept_regression: bool,
     **access: Any,
 ) -> None:
     """Write a checkpoint and have running servers switch to it.
 
     Name the gRPC address of every server of the repository. Each loads the version next to the
     active one and must give the scores that it has in this process; then they switch, and no
-    request fails. If one does not pass, all serve what they did.
+    request fails. Before that, its measured numbers are shown next to those of the active version,
+    and a version that is worse is refused. If one does not pass, all serve what they did.
 
     mPLUG-Owl2, its dtype and the device stay as they are served, and a checkpoint that was trained
     with another mPLUG-Owl2 is refused: to change those, use `export` and restart the servers.
@@ -263,7 +271,7 @@ def activate(
     source = Source.read(checkpoint or DEMO_CHECKPOINT)
     new = NewVersion.for_running(source, repository, arithmetic, keep, _long_name(dtype))
     with _connect(servers, **access) as controls:
-        version = new.activate(controls)
+        version = new.activate(controls, accept_regression)
     click.echo(f"Version {version} of {source.card.name} is active at {', '.join(servers)}.")
 
 

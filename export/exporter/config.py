@@ -12,7 +12,7 @@ from typing import Any
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from exporter.formats import BACKENDS, INPUTS, OUTPUTS
+from exporter.formats import BACKENDS, INPUTS
 from exporter.versions import EMBEDDER, ENSEMBLE, SCORER, serve_versions
 from ma_agiqa.tensors import MAX_BATCH_SIZE, TensorSpec
 
@@ -22,7 +22,9 @@ WARMUP_IMAGE = "warmup_image"
 Specs = Mapping[str, TensorSpec]
 
 _EMBEDDINGS = ("SEMANTIC", "COHERENCE")
-_COUNTED = ("SCORE", "GATE")
+_RESULTS = ("SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT")
+_CALIBRATED = (*_RESULTS, "INTERVAL", "FAMILIARITY")
+_COUNTED = ("SCORE", "GATE", "FAMILIARITY")
 
 
 @dataclass(frozen=True)
@@ -50,51 +52,69 @@ class DeploymentSettings:
 
 
 def repository_configs(
-    specs: Specs, card: Mapping[str, str], settings: DeploymentSettings, version: int = 1
+    specs: Specs,
+    card: Mapping[str, str],
+    settings: DeploymentSettings,
+    version: int = 1,
+    wide: bool | None = None,
 ) -> dict[str, ModelConfig]:
     """Configure every served model.
 
     Args:
         specs: every tensor, from `ma_agiqa.tensors.tensor_specs`.
-        card: the model card as strings, which become parameters of the ensemble.
+        card: the model card as strings, which become parameters of the ensemble; with a
+            "calibration" clients get INTERVAL and FAMILIARITY.
         settings: how the models run.
         version: version of the scorer that is served, and that the ensemble ends in.
+        wide: whether the scorers of the repository give INTERVAL and FAMILIARITY, be it as NaN; by
+            default as the card says.
 
     Returns:
         The configurations by model name.
     """
+    if wide is None:
+        wide = bool(card.get("calibration"))
+    results = _CALIBRATED if wide else _RESULTS
     configs = (
-        _ensemble(specs, card, settings, version),
+        _ensemble(specs, card, settings, version, results),
         _preprocess(specs, settings),
         _embedder(specs, settings),
-        _scorer(specs, settings, version),
-        _meter(specs, card),
+        _scorer(specs, settings, version, results),
+        _meter(specs, card, results),
         _answer(specs, settings),
     )
     return {config.name: config for config in configs}
 
 
 def _ensemble(
-    specs: Specs, card: Mapping[str, str], settings: DeploymentSettings, version: int
+    specs: Specs,
+    card: Mapping[str, str],
+    settings: DeploymentSettings,
+    version: int,
+    results: Sequence[str],
 ) -> ModelConfig:
     embeddings = {name: name for name in _EMBEDDINGS}
     views = {name: name for name in ("QUALITY_VIEW", "SEMANTIC_VIEW")}
-    uncounted = {name: _uncounted(name) for name in _COUNTED}
+    given = _CALIBRATED if card.get("calibration") else _RESULTS
+    uncounted = {name: _uncounted(name) for name in results if name in _COUNTED}
     backend = BACKENDS[settings.scorer_backend]
     scorer_inputs = dict(zip(backend.inputs, INPUTS, strict=True))
-    results = (uncounted.get(name, name) for name in OUTPUTS)
-    scorer_outputs = dict(zip(backend.outputs, results, strict=True))
+    scorer_outputs = {
+        own: uncounted.get(name, name)
+        for own, name in zip(backend.outputs(results), results, strict=True)
+        if name in given or name in uncounted
+    }
     # A chain: if two steps could run in parallel, a rejected one could freeze the other.
     steps = [
         _step("preprocess", {"IMAGE": "IMAGE"}, views),
         _step(EMBEDDER, {"SEMANTIC_VIEW": "SEMANTIC_VIEW"}, embeddings),
         _step(SCORER, scorer_inputs, scorer_outputs, version),
-        _step("meter", {n: n for n in uncounted.values()}, {n: n for n in _COUNTED}),
+        _step("meter", {n: n for n in uncounted.values()}, {n: n for n in uncounted if n in given}),
     ]
     return _model(
         ENSEMBLE,
         [specs["IMAGE"]],
-        [specs[name] for name in OUTPUTS],
+        [specs[name] for name in given],
         parameters=card,
         platform="ensemble",
         max_batch_size=MAX_BATCH_SIZE,
@@ -132,13 +152,16 @@ def _embedder(specs: Specs, settings: DeploymentSettings) -> ModelConfig:
     )
 
 
-def _scorer(specs: Specs, settings: DeploymentSettings, version: int) -> ModelConfig:
+def _scorer(
+    specs: Specs, settings: DeploymentSettings, version: int, results: Sequence[str]
+) -> ModelConfig:
     backend = BACKENDS[settings.scorer_backend]
     inputs = [_renamed(specs[n], own) for n, own in zip(INPUTS, backend.inputs, strict=True)]
+    outputs = zip(results, backend.outputs(results), strict=True)
     config = _model(
         SCORER,
         inputs,
-        [_renamed(specs[n], own) for n, own in zip(OUTPUTS, backend.outputs, strict=True)],
+        [_renamed(specs[name], own) for name, own in outputs],
         parameters=backend.parameters,
         instance_group=_instances(settings.gpu),
         **backend.config,
@@ -147,11 +170,12 @@ def _scorer(specs: Specs, settings: DeploymentSettings, version: int) -> ModelCo
     return serve_versions(config, [version])
 
 
-def _meter(specs: Specs, card: Mapping[str, str]) -> ModelConfig:
+def _meter(specs: Specs, card: Mapping[str, str], results: Sequence[str]) -> ModelConfig:
+    counted = [name for name in results if name in _COUNTED]
     return _model(
         "meter",
-        [_renamed(specs[name], _uncounted(name)) for name in _COUNTED],
-        [specs[name] for name in _COUNTED],
+        [_renamed(specs[name], _uncounted(name)) for name in counted],
+        [specs[name] for name in counted],
         # Without the quantiles (an empty list) drift is not measured.
         parameters={"mos_quantiles": card.get("mos_quantiles", "[]")},
         backend="python",

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ma_agiqa.errors import CheckpointError
+from ma_agiqa.networks.calibration import CalibratedOutput, CalibratedScorer, UncalibratedScorer
 from ma_agiqa.networks.fast_maniqa import accelerate
 from ma_agiqa.networks.scorer import MAAGIQA, ScorerOutput
 from ma_agiqa.tensors import MAX_BATCH_SIZE
@@ -45,12 +46,14 @@ ONNX_TOLERANCE = 1e-3
 _IMAGES = 8  # on which arithmetics are compared
 
 INPUTS = ("QUALITY_VIEW", "SEMANTIC", "COHERENCE")
-OUTPUTS = ("SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT")
 
 logger = logging.getLogger(__name__)
 
 Inputs = tuple[Tensor, Tensor, Tensor]
 Run = Callable[..., Sequence[Tensor]]
+
+Served = MAAGIQA | CalibratedScorer | UncalibratedScorer
+"""A scorer without intervals, with them, or with NaN in their place."""
 
 
 def choose_arithmetic(model: MAAGIQA, arithmetic: str, gpu: bool, mos_range: float) -> MAAGIQA:
@@ -104,7 +107,8 @@ class Backend:
         file: name of the file that the backend reads.
         write: writes the file, of a scorer on the device on which it is served.
         read: reads the file, to run it on that device.
-        inputs, outputs: the backend's names of `INPUTS` and `OUTPUTS`.
+        inputs: the backend's names of `INPUTS`.
+        output: pattern of its names of the outputs.
         config: fields of the model's configuration.
         parameters: parameters of the model's configuration.
         tolerance: name of the constant here that limits the difference from the eager model.
@@ -116,13 +120,17 @@ class Backend:
     write: Callable[[nn.Module, Inputs, Path], None]
     read: Callable[[Path], Run]
     inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    output: str
     config: Mapping[str, str]
     parameters: Mapping[str, str] = field(default_factory=dict)
     tolerance: str = "TORCHSCRIPT_TOLERANCE"
     compiled: bool = False
 
-    def export(self, model: MAAGIQA, folder: Path, gpu: bool = False) -> float:
+    def outputs(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Give the backend's names of outputs of the scorer, in their order."""
+        return _numbered(self.output, names)
+
+    def export(self, model: Served, folder: Path, gpu: bool = False) -> float:
         """Write the file and check what was written.
 
         Args:
@@ -212,7 +220,7 @@ def _write_onnx(model: nn.Module, example: Inputs, path: Path) -> None:
         dynamo=True,
         dynamic_shapes=_batches(),
         input_names=INPUTS,
-        output_names=OUTPUTS,
+        output_names=[name.upper() for name in _output_names(model)],
         verbose=False,
     )
     cast(torch.onnx.ONNXProgram, program).save(str(path))
@@ -223,7 +231,7 @@ def _read_onnx(path: Path) -> Run:
 
     def run(*inputs: Tensor) -> Sequence[Tensor]:
         named = {name: tensor.numpy() for name, tensor in zip(INPUTS, inputs, strict=True)}
-        return [torch.from_numpy(array) for array in session.run(OUTPUTS, named)]
+        return [torch.from_numpy(array) for array in session.run(None, named)]
 
     return run
 
@@ -239,7 +247,7 @@ BACKENDS = {
         _write_torchscript,
         _read_torchscript,
         inputs=_numbered("{name}__{i}", INPUTS),
-        outputs=_numbered("{name}__{i}", OUTPUTS),
+        output="{name}__{i}",
         config={"platform": "pytorch_libtorch"},
         # The profiling executor compiles again, for seconds, at every new batch size.
         parameters={"DISABLE_OPTIMIZED_EXECUTION": "true"},
@@ -250,7 +258,7 @@ BACKENDS = {
         _write_pt2,
         _read_pt2,
         inputs=_numbered("ARGS[{i}]", INPUTS),
-        outputs=_numbered("RESULT[{i}]", OUTPUTS),
+        output="RESULT[{i}]",
         config={"platform": "torch_aoti", "backend": "pytorch"},
         compiled=True,
     ),
@@ -260,7 +268,7 @@ BACKENDS = {
         _write_onnx,
         _read_onnx,
         inputs=INPUTS,
-        outputs=OUTPUTS,
+        output="{name}",
         config={"backend": "onnxruntime"},
         tolerance="ONNX_TOLERANCE",
     ),
@@ -268,7 +276,11 @@ BACKENDS = {
 """How the scorer can be served, by the name for `--scorer-backend`."""
 
 
-def _random_inputs(model: MAAGIQA, batch: int) -> Inputs:
+def _output_names(model: nn.Module) -> tuple[str, ...]:
+    return (ScorerOutput if isinstance(model, MAAGIQA) else CalibratedOutput)._fields
+
+
+def _random_inputs(model: Served, batch: int) -> Inputs:
     generator = torch.Generator().manual_seed(batch)
     side, width = model.config.image_size, model.config.semantic_dim
     view = torch.randint(0, 256, (batch, side, side, 3), generator=generator, dtype=torch.uint8)
@@ -302,8 +314,12 @@ def _check(format_name: str, model: MAAGIQA, run: Run, tolerance: float) -> floa
     for batch in CHECK_BATCHES:
         inputs = _random_inputs(model, batch)
         for name, eager, other in zip(
-            ScorerOutput._fields, model(*inputs), run(*inputs), strict=True
+            _output_names(model), model(*inputs), run(*inputs), strict=True
         ):
+            if isinstance(model, UncalibratedScorer) and name in ("interval", "familiarity"):
+                if not bool(other.isnan().all()):
+                    raise CheckpointError(f"The {format_name} model's {name} is not NaN.")
+                continue
             scale = max(1.0, float(eager.abs().max()))
             difference = float((eager - other).abs().max()) / scale
             if not difference <= tolerance:

@@ -15,16 +15,17 @@ from PIL import Image
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import serialize_byte_tensor
 
-from exporter import rollout, versions
+from exporter import regression, rollout, versions
 from exporter.config import WARMUP_IMAGE, DeploymentSettings, repository_configs
-from exporter.formats import BACKENDS, choose_arithmetic
+from exporter.formats import BACKENDS, Served, choose_arithmetic
 from exporter.model_control import ModelControl
-from ma_agiqa.checkpoints import ModelCard, checkpoint_sha256, load_scorer
+from ma_agiqa.checkpoints import ModelCard, checkpoint_sha256, load_calibration, load_scorer
 from ma_agiqa.checkpoints.card import utc_now
 from ma_agiqa.checkpoints.embedder_binding import EmbedderIdentity, check_binding
 from ma_agiqa.errors import CheckpointError, ConfigError
 from ma_agiqa.files import explain_full_disk, replace_folder, write_whole
 from ma_agiqa.lmm.sources import embedder_config
+from ma_agiqa.networks.calibration import CalibratedScorer, Calibration, UncalibratedScorer
 from ma_agiqa.networks.scorer import MAAGIQA
 from ma_agiqa.tensors import tensor_specs
 
@@ -47,11 +48,13 @@ class Source:
         scorer: the network, in evaluation mode on the CPU.
         card: its model card.
         sha256: hash of its weights, which identifies the model.
+        calibration: what its scores are worth; None if it was not calibrated.
     """
 
     scorer: MAAGIQA
     card: ModelCard
     sha256: str
+    calibration: Calibration | None = None
 
     @classmethod
     def read(cls, path: Path) -> "Source":
@@ -61,7 +64,8 @@ class Source:
             CheckpointError: it cannot be read or does not fit.
         """
         scorer, card = load_scorer(path)
-        return cls(scorer, card, checkpoint_sha256(path))
+        calibration, _ = load_calibration(path) or (None, None)
+        return cls(scorer, card, checkpoint_sha256(path), calibration)
 
 
 class NewVersion:
@@ -166,7 +170,7 @@ class NewVersion:
             backend=next(name for name, one in BACKENDS.items() if one.inputs == inputs),
         )
 
-    def stage(self, folder: Path) -> MAAGIQA:
+    def stage(self, folder: Path) -> Served:
         """Write the scorer as TorchScript, as ONNX and in what its backend serves, each checked.
 
         Args:
@@ -178,13 +182,27 @@ class NewVersion:
         Raises:
             CheckpointError: a format, or the arithmetic asked for, computes something else.
         """
-        scorer, card = self.source.scorer, self.source.card
+        exact, card = self.source.scorer, self.source.card
         mos_range = card.mos_max - card.mos_min
-        served = choose_arithmetic(scorer, self.arithmetic, self.gpu, mos_range)
+        fast = choose_arithmetic(exact, self.arithmetic, self.gpu, mos_range)
+        served, portable = self._calibrated(fast), self._calibrated(exact)
         for name in dict.fromkeys(("libtorch", "onnxruntime", self.backend)):
-            exact = name == "onnxruntime"  # for runtimes of any kind
-            BACKENDS[name].export(scorer if exact else served, folder, self.gpu)
-        return scorer if self.backend == "onnxruntime" else served
+            # ONNX is for runtimes of any kind.
+            BACKENDS[name].export(portable if name == "onnxruntime" else served, folder, self.gpu)
+        return portable if self.backend == "onnxruntime" else served
+
+    def _calibrated(self, scorer: MAAGIQA) -> Served:
+        """Add interval and familiarity to a scorer, or NaN where only other versions have them."""
+        if self.source.calibration:
+            return CalibratedScorer(scorer, self.source.calibration)
+        return UncalibratedScorer(scorer) if self._others_are_calibrated() else scorer
+
+    def _others_are_calibrated(self) -> bool:
+        """Whether the scorers in the repository give intervals."""
+        if not versions.has_config(self.repository, versions.SCORER):
+            return False
+        outputs = versions.read_config(self.repository, versions.SCORER).output
+        return any(output.name.startswith("INTERVAL") for output in outputs)
 
     def publish(self) -> int:
         """Write the version and the configuration of every model; servers started now serve it.
@@ -249,17 +267,19 @@ class NewVersion:
             logger.warning("Removed version %d, which cannot be served with this one", other)
             versions.forget(repository, other)
 
-    def activate(self, servers: Sequence[ModelControl]) -> int:
+    def activate(self, servers: Sequence[ModelControl], accept_regression: bool = False) -> int:
         """Have running servers of the repository check the version and switch to it.
 
         Args:
             servers: all servers of the repository.
+            accept_regression: whether it may be measurably worse than the active version.
 
         Returns:
             The number of the version.
 
         Raises:
-            CheckpointError: as in `stage`, or a server does not score as expected. Nothing changed.
+            CheckpointError: as in `stage`, it is worse than the active version by more than
+                `regression.LIMITS`, or a server does not score as expected. Nothing changed.
             ConfigError: the version needs another mPLUG-Owl2 or other tensors than are served, or
                 the servers do not let their models be changed.
             DataError: the disk is full.
@@ -271,16 +291,33 @@ class NewVersion:
             if not self._fits(repository, configs):
                 raise ConfigError(
                     "The checkpoint needs another mPLUG-Owl2, or tensors of other sizes, than are "
-                    f"served from {repository}. Write it there with `python export/to_triton.py "
-                    "export` and restart the servers, or give it a repository and a server of its "
-                    "own."
+                    f"served from {repository}, or it is calibrated and what is served is not. "
+                    "Write it there with `python export/to_triton.py export` and restart the "
+                    "servers, or give it a repository and a server of its own."
                 )
+            self._check_regression(repository, version, accept_regression)
             with replace_folder(repository / versions.SCORER / str(version)) as folder:
                 scorer = self.stage(folder)
                 golden = rollout.make_golden(repository, scorer, servers)
             rollout.activate(repository, version, configs[versions.ENSEMBLE], servers, golden)
             rollout.prune(repository, servers, self.keep)
             return version
+
+    def _check_regression(self, repository: Path, version: int, accepted: bool) -> None:
+        """Show the version's numbers next to the active one's; refuse it if they are too bad."""
+        active = versions.active_version(repository)
+        if active is None:
+            return
+        card = self._card_parameters(version)
+        found = regression.changes(versions.card_of(repository, active), card)
+        logger.info(
+            "Version %d -> %d, as measured: %s", active, version, ", ".join(map(str, found)) or "-"
+        )
+        if not accepted and (beyond := [str(change) for change in found if change.beyond]):
+            raise CheckpointError(
+                f"The checkpoint is worse than version {active}, which is active: "
+                f"{', '.join(beyond)}. To serve it anyway, give --accept-regression."
+            )
 
     def configs(self, version: int) -> dict[str, ModelConfig]:
         """Configure every model, by name, for this version alone."""
@@ -295,7 +332,8 @@ class NewVersion:
             scorer_backend=self.backend,
         )
         card = self._card_parameters(version) | versions.bound_embedder(settings.embedder)
-        return repository_configs(self._specs, card, settings, version)
+        wide = bool(self.source.calibration) or self._others_are_calibrated()
+        return repository_configs(self._specs, card, settings, version, wide)
 
     def _card_parameters(self, version: int) -> dict[str, str]:
         """The card as parameters of the ensemble, where clients read it."""
@@ -314,6 +352,7 @@ class NewVersion:
             "gate_activation": self.source.scorer.config.gate_activation,
             "note": card.note,
             "version": str(version),
+            **({"calibration": json.dumps(card.calibration)} if card.calibration else {}),
         }
 
     def _embedder_parameters(self) -> dict[str, str]:

@@ -11,7 +11,9 @@ import ma_agiqa_client
 FOLDER = Path(ma_agiqa_client.__file__).parent
 FLOORS = [
     {"errors"},
-    {"card", "retry", "score", "connection"},
+    {"retry", "score", "connection"},
+    {"card"},
+    {"comparison"},
     {"_core"},
     {"_wire", "explain"},
     {"_base"},

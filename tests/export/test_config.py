@@ -19,16 +19,21 @@ from ma_agiqa_client._core import protocol
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 
 
-def configs_of_the_paper(gpu: bool = False, **options: str) -> dict[str, ModelConfig]:
-    warmup = {"warmup_batches": (1, 8)}
-    settings = DeploymentSettings({"embedder": "some/owl"}, gpu, 1000, **warmup, **options)
+def configs_of_the_paper(
+    gpu: bool = False, wide: bool = False, backend: str = "libtorch", **card: str
+) -> dict[str, ModelConfig]:
+    settings = DeploymentSettings(
+        {"embedder": "some/owl"}, gpu, 1000, warmup_batches=(1, 8), scorer_backend=backend
+    )
     specs = tensor_specs(448, 4096, 224, 28)
-    return repository_configs(specs, {"name": 'a "b" \\ ü'}, settings)
+    card = {"name": 'a "b" \\ ü', **card}
+    return repository_configs(specs, card, settings, wide=wide or bool(card.get("calibration")))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_ensemble_is_a_chain_whose_tensors_fit(backend):
-    configs = configs_of_the_paper(scorer_backend=backend)
+@pytest.mark.parametrize("card", [{}, {"calibration": "{}"}])
+def test_the_ensemble_is_a_chain_whose_tensors_fit(backend, card):
+    configs = configs_of_the_paper(backend=backend, **card)
     ensemble = configs["ma_agiqa"]
     known = {tensor.name for tensor in ensemble.input}
     for step in ensemble.ensemble_scheduling.step:
@@ -43,6 +48,22 @@ def test_the_ensemble_is_a_chain_whose_tensors_fit(backend):
     assert [step.model_name for step in steps] == names
     for earlier, later in pairwise(steps):
         assert set(earlier.output_map.values()) & set(later.input_map.values())
+    given = {tensor.name for tensor in ensemble.output}
+    assert ({"INTERVAL", "FAMILIARITY"} <= given) == bool(card)
+    assert given <= known
+
+
+def test_a_version_without_calibration_is_served_next_to_one_that_has_it():
+    with_it, without = configs_of_the_paper(calibration="{}"), configs_of_the_paper(wide=True)
+    for name in ("maniqa_moe", "meter"):
+        assert with_it[name].output == without[name].output
+        assert with_it[name].input == without[name].input
+    ensemble = without["ma_agiqa"]
+    given = {tensor.name for tensor in ensemble.output}
+    assert given == {"SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT"}
+    scorer, meter = ensemble.ensemble_scheduling.step[2:]
+    assert set(meter.input_map.values()) <= set(scorer.output_map.values())
+    assert set(meter.output_map) == {"SCORE", "GATE"}
 
 
 def test_the_paper_sizes():
@@ -81,7 +102,7 @@ def test_the_gpu_runs_the_networks_only():
 
 def test_the_scorer_can_be_served_by_several_backends():
     def served(backend: str) -> tuple[str, ...]:
-        config = configs_of_the_paper(scorer_backend=backend)["maniqa_moe"]
+        config = configs_of_the_paper(backend=backend)["maniqa_moe"]
         return config.platform, config.backend, config.input[2].name, config.output[0].name
 
     assert served("libtorch") == ("pytorch_libtorch", "", "COHERENCE__2", "SCORE__0")
@@ -138,7 +159,7 @@ def test_parameters_keep_every_character(tmp_path):
 
 def test_the_client_knows_the_same_tensors():
     specs = tensor_specs(448, 4096, 224, 28)
-    client = ("IMAGE", "SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT")
+    client = ("IMAGE", "SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT", "INTERVAL", "FAMILIARITY")
     assert [getattr(protocol, name) for name in client] == list(client)
     assert set(client) <= set(specs)
     assert protocol.GATE_ORDER == GATE_ORDER

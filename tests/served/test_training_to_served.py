@@ -30,6 +30,8 @@ def folder(tmp_path_factory) -> Path:
     write_tree(folder / "data" / "agiqa_3k", 80)
     settings = yaml.safe_load((ROOT / "training/configs/agiqa_3k_small.yaml").read_text())
     settings["data"]["name"] = "AGIQA-3k"
+    settings["split"]["validation"] = 0.65  # 52 images, enough to calibrate on
+    settings["optimization"]["batch_size"] = 4  # 12 images to train on
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     return folder
 
@@ -43,6 +45,7 @@ def test_a_table_becomes_a_served_scorer(folder, monkeypatch):
     assert '"count": 16' in run(training.main, "train", *config)
     evaluated = run(training.main, "evaluate", *checkpoint, "--output", "runs/evaluation")
     assert "paper Table 1" in evaluated
+    assert "coverage" in evaluated
     run(export.main, *checkpoint, "--repository", "runs/repository")
     expected = pd.read_csv(folder / "runs" / "evaluation" / "predictions.csv")
     images = folder / "data" / "agiqa_3k" / "images"
@@ -51,6 +54,12 @@ def test_a_table_becomes_a_served_scorer(folder, monkeypatch):
         Scorer(server.grpc_url) as scorer,
     ):
         assert scorer.model().dataset == "AGIQA-3k"
-        for name, score in zip(expected["image"], expected["score"], strict=True):
+        calibration = scorer.model().calibration
+        assert calibration.record["count"] == 52
+        for row in expected.itertuples():
+            score = scorer.score(images / row.image)
             # The features were kept in float16.
-            assert scorer.score(images / name).mos == pytest.approx(score, abs=5e-3)
+            assert score.mos == pytest.approx(row.score, abs=5e-3)
+            width = row.interval_high - row.interval_low
+            assert 2 * calibration.reach * score.deviation == pytest.approx(width, rel=0.02)
+            assert 0 <= score.familiarity <= 1

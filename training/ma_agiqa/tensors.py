@@ -3,8 +3,9 @@
     IMAGE --preprocess--> QUALITY_VIEW, SEMANTIC_VIEW
     SEMANTIC_VIEW --mplug_owl2--> SEMANTIC, COHERENCE                          (paper Eq. 3)
     QUALITY_VIEW, SEMANTIC, COHERENCE --maniqa_moe--> SCORE, GATE,
-                                                      PATCH_SCORE, PATCH_WEIGHT (Eq. 1-4)
-    SCORE, GATE --meter--> SCORE, GATE, unchanged and counted
+                                                      PATCH_SCORE, PATCH_WEIGHT (Eq. 1-4),
+                                                      INTERVAL, FAMILIARITY if it is calibrated
+    SCORE, GATE, FAMILIARITY --meter--> the same, unchanged and counted
 
 and, where images are explained in words (paper Fig. 5),
 
@@ -61,6 +62,8 @@ def tensor_specs(
         TensorSpec("GATE", "TYPE_FP32", (3,)),
         TensorSpec("PATCH_SCORE", "TYPE_FP32", (patch_grid, patch_grid)),
         TensorSpec("PATCH_WEIGHT", "TYPE_FP32", (patch_grid, patch_grid)),
+        TensorSpec("INTERVAL", "TYPE_FP32", (2,)),
+        TensorSpec("FAMILIARITY", "TYPE_FP32", (1,)),
         TensorSpec("QUESTION", "TYPE_STRING", (1,)),
         TensorSpec("TEXT", "TYPE_STRING", (1,)),
         TensorSpec("PROMPT", "TYPE_INT32", (-1,), optional=True),

@@ -1,7 +1,10 @@
 """The order in which the outcomes of many images are returned. Does no input or output."""
 
 from collections.abc import Iterable
+from dataclasses import replace
+from itertools import pairwise
 
+from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.score import Failure, Score
 
 
@@ -30,8 +33,12 @@ def order(mos: float | None) -> tuple[bool, float]:
     return (mos is None, -(mos or 0.0))
 
 
-def best_first(outcomes: Iterable[Score | Failure], top: int | None) -> list[Score | Failure]:
+def best_first(
+    outcomes: Iterable[Score | Failure], top: int | None, card: ModelCard | None = None
+) -> list[Score | Failure]:
     """Sort by falling MOS; failures come last, in their original order.
+
+    With the card of a calibrated model every score gets its lead over the next one.
 
     Raises:
         ClientError: no image has a score; the error is that of the first image.
@@ -42,6 +49,11 @@ def best_first(outcomes: Iterable[Score | Failure], top: int | None) -> list[Sco
     ranked = sorted(outcomes, key=_rank)
     if ranked and ranked[0].error:
         raise ranked[0].error
+    if card is not None and (calibration := card.calibration) is not None:
+        shown = ranked if top is None else ranked[: top + 1]
+        for place, (one, following) in enumerate(pairwise(shown)):
+            if isinstance(one, Score) and isinstance(following, Score):
+                ranked[place] = replace(one, lead=calibration.probability(one, following))
     return ranked[:top]
 
 

@@ -34,6 +34,7 @@ from ma_agiqa_client._core import protocol
 from ma_agiqa_client._core.balancing import Balancer
 from ma_agiqa_client._core.operations import Encode, GetConfig, GetReady, Infer, Plan, Sleep
 from ma_agiqa_client.card import ModelCard
+from ma_agiqa_client.comparison import Comparison, compare
 from ma_agiqa_client.connection import TrafficClass
 from ma_agiqa_client.errors import (
     ClientError,
@@ -124,6 +125,25 @@ class Core:
         model = names.pop() if len(names) == 1 else None
         return Failure(source, error, clock.elapsed_ms(), model, error.request_id, index)
 
+    def known_card(self) -> ModelCard | None:
+        """Return the card that the scores so far came with; None before the first one."""
+        return next((card for card, _ in list(self._cards.values())), None)
+
+    def compare(self, a: Score | Failure, b: Score | Failure) -> Comparison:
+        """Compare two images that were scored.
+
+        Raises:
+            ClientError: one of them has no score, or the model is not calibrated.
+        """
+        card = self.known_card()
+        if isinstance(a, Failure):
+            raise a.error
+        if isinstance(b, Failure):
+            raise b.error
+        if card is None:
+            raise ServerUnavailableError("The server went away after it had scored the images.")
+        return compare(a, b, card)
+
     def model(self, clock: Clock) -> Plan[ModelCard]:
         """Ask which model is served, even if it was known before."""
 
@@ -153,7 +173,12 @@ class Core:
             left_s = clock.left_s()
             deadline_us = self.server_deadline_us(left_s)
             request = protocol.InferRequest(
-                image, maps, request_id, deadline_us, self._traffic_class
+                image,
+                maps,
+                request_id,
+                deadline_us,
+                self._traffic_class,
+                calibrated=card.calibration is not None,
             )
             return card, (yield Infer(server, request, left_s))
 

@@ -4,6 +4,8 @@
 
     encoded bytes --> IMAGE [1, 1] --> ensemble `ma_agiqa` --> SCORE [1, 1], GATE [1, 3],
                                                                PATCH_SCORE, PATCH_WEIGHT [1, h, w]
+                                                               and, if the model is calibrated,
+                                                               INTERVAL [1, 2], FAMILIARITY [1, 1]
 
 A request also has a deadline for its answer: the parameter `deadline_unix_us`, in
 microseconds of Unix time on the server's clock. Steps that would begin later refuse it. If it can
@@ -32,7 +34,7 @@ from ma_agiqa_client.errors import (
     ServerUnavailableError,
     WrongModelError,
 )
-from ma_agiqa_client.score import Gate, Score
+from ma_agiqa_client.score import Gate, Interval, Score
 
 MODEL_NAME = "ma_agiqa"
 IMAGE = "IMAGE"
@@ -40,6 +42,8 @@ SCORE = "SCORE"
 GATE = "GATE"
 PATCH_SCORE = "PATCH_SCORE"
 PATCH_WEIGHT = "PATCH_WEIGHT"
+INTERVAL = "INTERVAL"
+FAMILIARITY = "FAMILIARITY"
 GATE_ORDER = ("semantic", "coherence", "quality")
 """Order of the weights in GATE; the fields of `Gate`."""
 
@@ -69,6 +73,7 @@ class InferRequest:
         request_id: appears in the server's log and traces; any text.
         deadline_unix_us: until when the answer is wanted, on the server's clock.
         traffic_class: "bulk" if the request can wait.
+        calibrated: whether interval and familiarity are asked for.
     """
 
     image: bytes
@@ -76,12 +81,15 @@ class InferRequest:
     request_id: str
     deadline_unix_us: int
     traffic_class: TrafficClass = "interactive"
+    calibrated: bool = False
 
     def message(self, model: str) -> Any:
         """Return the protobuf `ModelInferRequest` to a model."""
         message = service_pb2.ModelInferRequest(model_name=model, id=self.request_id)
         add_bytes(message, IMAGE, [1, 1], self.image)
-        for name in (SCORE, GATE, PATCH_SCORE, PATCH_WEIGHT) if self.maps else (SCORE, GATE):
+        maps = (PATCH_SCORE, PATCH_WEIGHT) if self.maps else ()
+        calibrated = (INTERVAL, FAMILIARITY) if self.calibrated else ()
+        for name in (SCORE, GATE, *maps, *calibrated):
             message.outputs.add(name=name)
         message.parameters[DEADLINE].int64_param = self.deadline_unix_us
         if self.traffic_class == "bulk":
@@ -121,6 +129,8 @@ def read_card(config: Any) -> ModelCard:
             f"expected {IMAGE} in and {SCORE}, {GATE} out. Serve the repository's ensemble."
         )
     parameters = {name: value.string_value for name, value in config.parameters.items()}
+    if not {INTERVAL, FAMILIARITY} <= outputs:
+        parameters.pop("calibration", None)
     return ModelCard.from_parameters(parameters)
 
 
@@ -141,6 +151,14 @@ def read_score(
     """
     mos = float(_output(result, SCORE, (1, 1))[0, 0])
     weights = _output(result, GATE, (1, len(GATE_ORDER)))[0]
+    worth: dict[str, Any] = {}
+    if card.calibration is not None:
+        low, high = map(float, _output(result, INTERVAL, (1, 2))[0])
+        worth = {
+            "interval": Interval(*(min(max(x, card.mos_min), card.mos_max) for x in (low, high))),
+            "deviation": (high - low) / (2 * card.calibration.reach),
+            "familiarity": float(_output(result, FAMILIARITY, (1, 1))[0, 0]),
+        }
     return Score(
         source=source,
         mos=mos,
@@ -153,6 +171,7 @@ def read_score(
         index=index,
         patch_score=_output(result, PATCH_SCORE, (1, None, None))[0] if maps else None,
         patch_weight=_output(result, PATCH_WEIGHT, (1, None, None))[0] if maps else None,
+        **worth,
     )
 
 

@@ -15,7 +15,7 @@ from ma_agiqa_client._wire.pictures import open_picture
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.cli._report import data_uri
 from ma_agiqa_client.cli.maps import LEGEND, lay_over
-from ma_agiqa_client.cli.output import meaning
+from ma_agiqa_client.cli.output import is_extrapolation, meaning
 from ma_agiqa_client.cli.rows import Row
 from ma_agiqa_client.errors import ClientError, InvalidImageError
 from ma_agiqa_client.scorer import Scorer
@@ -205,19 +205,24 @@ class _Page:
                 if row.error:
                     ui.label(row.error).classes("text-sm text-negative")
                 else:
-                    _facts(row)
+                    _facts(row, self._card)
         card = _Card(result, element, image, rank)
         card.show(self._show_maps)
         return card
 
 
-def _facts(row: Row) -> None:
+def _facts(row: Row, card: ModelCard) -> None:
     gate = row.gate
     if gate is None or row.percentile is None:
         return
-    ui.label(f"better than {row.percentile:.0f} % of the training images").classes(
-        "text-xs opacity-70"
-    )
+    facts = [f"better than {row.percentile:.0f} % of the training images"]
+    if row.interval is not None and card.calibration is not None:
+        low, high = row.interval
+        facts.append(f"{card.calibration.level:.0%} interval {low:.2f} to {high:.2f}")
+    if is_extrapolation(row, card):
+        facts.append("unlike the training images: an extrapolation")
+    for fact in facts:
+        ui.label(fact).classes("text-xs opacity-70")
     shares = {"semantic": gate.semantic, "coherence": gate.coherence, "quality": gate.quality}
     with ui.element("div").classes("gate"):
         for name, share in shares.items():

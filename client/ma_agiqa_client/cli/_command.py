@@ -47,6 +47,9 @@ Examples:
   PROGRAM imgs/ --url triton.example.org:8001 --timeout 60
 
 \b
+The word compare in front of two folders tells whether the second is worse: see compare --help.
+
+\b
 PATH is an image, a folder, a quoted glob, or - for a list on standard input:
 one path per line, or as `find -print0` writes it.
 
@@ -63,7 +66,23 @@ Exit status:
 """
 
 
-@click.command(cls=Program, epilog=_EPILOG, context_settings=HELP_OPTIONS)
+class _Programs(Program):
+    """Scores images; if the first argument is `compare`, it is that command instead."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> click.Context:
+        if args[:1] != ["compare"]:
+            return super().make_context(info_name, args, parent, **extra)
+        from ma_agiqa_client.cli._compare import main as compare  # it imports this module
+
+        return compare.make_context(f"{info_name} compare", args[1:], parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
+
+
+@click.command(cls=_Programs, epilog=_EPILOG, context_settings=HELP_OPTIONS)
 @add_options
 def main(**values: Any) -> None:
     """Predict how people would rate AI-generated images, and list the best first."""
@@ -80,7 +99,7 @@ def main(**values: Any) -> None:
     console = Console()
     if notice := listing.passed_over():
         console.print(notice)
-    with _exit_statuses(options, console):
+    with exit_statuses(console, options.resume):
         sys.exit(_run(options, listing, expected, console))
 
 
@@ -104,13 +123,12 @@ def _standard_input() -> bytes:
 
 
 @contextmanager
-def _exit_statuses(options: Options, console: Console) -> Iterator[None]:
+def exit_statuses(console: Console, kept: str | None = None) -> Iterator[None]:
     """Turn errors that do not belong to an image into a message and an exit status."""
     try:
         yield
     except KeyboardInterrupt:
-        kept = f" The scores so far are in {options.resume}." if options.resume else ""
-        console.print(f"Interrupted.{kept}")
+        console.print(f"Interrupted. The scores so far are in {kept}." if kept else "Interrupted.")
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit

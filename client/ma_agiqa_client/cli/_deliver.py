@@ -53,7 +53,10 @@ class Delivery:
         self._console = console
         self._expected = expected
         self._selection = Selection(
-            top=options.top, min_mos=options.min_mos, grouping=options.group_by
+            top=options.top,
+            min_mos=options.min_mos,
+            grouping=options.group_by,
+            calibration=card.calibration,
         )
         ranked = self._selection.ranks
         self._writer = make_writer(

@@ -13,7 +13,7 @@ from ma_agiqa_client._programs.server_options import (
     server_options,
     timeout_option,
 )
-from ma_agiqa_client.cli._select import Grouping, parse_grouping
+from ma_agiqa_client.cli._select import Grouping, grouping_option_value
 from ma_agiqa_client.cli.output import FORMATS, format_of
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -93,20 +93,11 @@ class Options:
             )
 
 
-def _writable(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+def writable(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """Find out before scoring, not after it, that the folder of a file is missing."""
     if value and not os.path.isdir(os.path.dirname(value) or "."):
         raise click.BadParameter(f"The folder of {value!r} does not exist. Create it first.")
     return value
-
-
-def _grouping(
-    context: click.Context, parameter: click.Parameter, value: str | None
-) -> Grouping | None:
-    try:
-        return None if value is None else parse_grouping(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
 
 
 _FILE = click.Path(dir_okay=False, writable=True)
@@ -131,7 +122,7 @@ _OPTIONS = (
         "--output",
         metavar="FILE",
         type=_FILE,
-        callback=_writable,
+        callback=writable,
         help="Write to this file instead of standard output.",
     ),
     click.option(
@@ -146,7 +137,7 @@ _OPTIONS = (
     click.option(
         "--group-by",
         metavar="REGEX|parent",
-        callback=_grouping,
+        callback=grouping_option_value,
         help="Best of N: compare only images in the same folder (parent), or whose paths have the "
         "same REGEX groups. Shows the best of each group, or --top K.",
     ),
@@ -172,14 +163,14 @@ _OPTIONS = (
         "--report",
         metavar="FILE.html",
         type=_FILE,
-        callback=_writable,
+        callback=writable,
         help="Write a self-contained HTML page: thumbnails, histogram, sorting, filters, maps.",
     ),
     click.option(
         "--resume",
         metavar="FILE.jsonl",
         type=_FILE,
-        callback=_writable,
+        callback=writable,
         help="Keep finished scores in this file, and skip the images in it that have not changed. "
         "Survives kill -9. Scores of another model are refused.",
     ),

@@ -21,7 +21,13 @@ from PIL import Image
 from ma_agiqa_client._wire.pictures import open_picture
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.cli.maps import COLORS, LEGEND, shares_of
-from ma_agiqa_client.cli.output import meaning
+from ma_agiqa_client.cli.output import (
+    EXTRAPOLATION,
+    TIE,
+    is_extrapolation,
+    is_tied,
+    meaning,
+)
 from ma_agiqa_client.cli.rows import Map, Row
 from ma_agiqa_client.errors import InvalidImageError
 
@@ -62,7 +68,9 @@ class Report:
             self._failures.append({"image": row.image, "error": row.error})
             return
         record = row.to_dict()
-        self._images.append({name: record.get(name) for name in _SHOWN})
+        shown = {name: record.get(name) for name in _SHOWN}
+        marks = {"foreign": is_extrapolation(row, self._card), "tied": is_tied(row)}
+        self._images.append(shown | marks)
         self._maps = self._maps or row.map is not None
         self._spool.write(json.dumps(_picture(row, self._side)) + "\n")
 
@@ -101,6 +109,8 @@ class Report:
             "created": datetime.now().astimezone().strftime("%d %B %Y, %H:%M %Z"),
             "model": {name: getattr(card, name) for name in names},
             "meaning": meaning(card),
+            "level": card.calibration.level if card.calibration else None,
+            "remarks": {"foreign": EXTRAPOLATION, "tied": TIE},
             "legend": LEGEND,
             "colors": COLORS,
             "maps": self._maps,
@@ -110,7 +120,7 @@ class Report:
         }
 
 
-_SHOWN = ("image", "group", "mos", "normalized", "percentile", "gate")
+_SHOWN = ("image", "group", "mos", "normalized", "percentile", "interval", "lead", "gate")
 
 
 def thumbnail_side(images: int) -> int:

@@ -5,6 +5,9 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import click
+
+from ma_agiqa_client.card import Calibration
 from ma_agiqa_client.cli.rows import Row, best_first
 
 Grouping = Callable[[str], str | None]
@@ -42,6 +45,16 @@ def parse_grouping(text: str) -> Grouping:
     return group
 
 
+def grouping_option_value(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> Grouping | None:
+    """Read the value of an option, for click."""
+    try:
+        return None if value is None else parse_grouping(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 class Selection:
     """Decides row by row, and keeps few more rows than it will show.
 
@@ -54,6 +67,7 @@ class Selection:
         top: int | None = None,
         min_mos: float | None = None,
         grouping: Grouping | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         """Set the rules.
 
@@ -62,10 +76,12 @@ class Selection:
                 all if there are no groups.
             min_mos: minimum MOS.
             grouping: how to find the group of a path; images without a group are left out.
+            calibration: tells how sure each place is; None if that is not known.
         """
         self._top = 1 if top is None and grouping else top
         self._min_mos = min_mos
         self._grouping = grouping
+        self._calibration = calibration
         self._best: dict[str | None, list[Row]] = {}
         self.ungrouped = 0
 
@@ -90,10 +106,19 @@ class Selection:
             return
         best = self._best.setdefault(group, [])
         best.append(replace(row, group=group))
-        if len(best) > self._top + (0 if self._grouping else _SPARE):
-            best[:] = best_first(best)[: self._top]
+        if len(best) > self._top + 1 + (0 if self._grouping else _SPARE):
+            best[:] = best_first(best)[: self._top + 1]
 
     def rest(self) -> Iterator[Row]:
         """Yield the rows kept for the end: best first, groups in the order they appeared."""
         for best in self._best.values():
-            yield from best_first(best)[: self._top]
+            ranked = best_first(best)
+            for place, row in enumerate(ranked[: self._top]):
+                yield self._with_lead(row, ranked[place + 1] if place + 1 < len(ranked) else None)
+
+    def _with_lead(self, row: Row, following: Row | None) -> Row:
+        if self._calibration is None or following is None:
+            return row
+        if row.deviation is None or following.deviation is None:  # kept by an earlier run
+            return row
+        return replace(row, lead=self._calibration.probability(row, following))

@@ -15,6 +15,7 @@ from rich.text import Text
 from ma_agiqa_client._programs.console import RichConsole, printable
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.cli.rows import Row, best_first
+from ma_agiqa_client.comparison import DISTINCT
 
 _ENDINGS = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
 _NARROW = 60  # columns of a terminal that has no room for all numbers
@@ -80,6 +81,8 @@ class CsvWriter(Writer):
         """Write the header."""
         super().__init__(file, card, ranked=ranked, grouped=grouped)
         columns = ["image", *(["group"] if grouped else []), "mos", "normalized", "percentile"]
+        columns += ["interval_low", "interval_high", "deviation", "familiarity"]
+        columns += ["lead"] if ranked and card.calibration else []
         columns += ["gate_semantic", "gate_coherence", "gate_quality", "model", "error"]
         self._columns = columns
         self._write_line(dict(zip(columns, columns, strict=True)))
@@ -88,6 +91,8 @@ class CsvWriter(Writer):
         """Write the row."""
         cells = row.to_dict()
         gate = cells.pop("gate") or {}
+        if row.interval:
+            cells |= {"interval_low": row.interval.low, "interval_high": row.interval.high}
         cells |= {f"gate_{name}": share for name, share in gate.items()}
         if row.image.startswith(_FORMULA):
             cells["image"] = f"./{row.image}"
@@ -129,7 +134,7 @@ class TableWriter(Writer):
             console.width = max(console.width, 80 + longest)
         console.print(self._table(rows, 1 if console.width < _NARROW else None))
         console.print()
-        for line in (model_line(self._card), meaning(self._card)):
+        for line in (model_line(self._card), meaning(self._card), *self._remarks(rows)):
             console.print(Text(printable(line)), soft_wrap=True)
 
     def _table(self, rows: list[Row], numbers: int | None) -> Table:
@@ -137,12 +142,25 @@ class TableWriter(Writer):
         table = Table(box=None, pad_edge=False, header_style="bold")
         for heading in ("group", "image") if self._grouped else ("image",):
             table.add_column(heading, overflow="fold")
-        for heading in ("MOS", "0-1", "percentile", "semantic", "coherence", "quality")[:numbers]:
+        known = self._card.calibration
+        interval = [f"{known.level:.0%} interval"] if known else []
+        headings = ["MOS", *interval, "0-1", "percentile", "semantic", "coherence", "quality"]
+        for heading in headings[:numbers]:
             table.add_column(heading, justify="right", no_wrap=True)
         for row in rows:
             names = [row.group or "", row.image] if self._grouped else [row.image]
-            table.add_row(*(Text(printable(name)) for name in names), *_cells(row)[:numbers])
+            cells = _cells(row, self._card)[:numbers]
+            table.add_row(*(Text(printable(name)) for name in names), *cells)
         return table
+
+    def _remarks(self, rows: list[Row]) -> list[str]:
+        """Say what the marks mean that are in the table."""
+        remarks = []
+        if any(is_extrapolation(row, self._card) for row in rows):
+            remarks.append(EXTRAPOLATION)
+        if any(is_tied(row) for row in rows):
+            remarks.append(TIE)
+        return remarks
 
 
 _WRITERS: dict[str, type[Writer]] = {
@@ -178,12 +196,39 @@ def meaning(card: ModelCard) -> str:
     return (
         f"MOS: predicted mean opinion score of people, {card.mos_min:g} to {card.mos_max:g}, "
         "higher is better; 0-1: the same, rescaled; percentile: training images rated lower; "
-        "semantic, coherence, quality: how much each feature counted."
+        "semantic, coherence, quality: how much each feature counted." + _interval_meaning(card)
     )
 
 
-def _cells(row: Row) -> list[str]:
+def _interval_meaning(card: ModelCard) -> str:
+    if card.calibration is None:
+        return ""
+    return f" Interval: holds people's MOS with a probability of {card.calibration.level:.0%}."
+
+
+EXTRAPOLATION = "?: unlike the images that the model learned from; its score is an extrapolation."
+TIE = (
+    f"=: not distinguishable from the next best; people would rate it higher with a probability "
+    f"below {DISTINCT:.0%}."
+)
+
+
+def is_extrapolation(row: Row, card: ModelCard) -> bool:
+    """Return whether an image is unlike those of the training."""
+    return card.calibration is not None and not card.calibration.is_familiar(row)
+
+
+def is_tied(row: Row) -> bool:
+    """Return whether an image is not distinguishable from the next best."""
+    return row.lead is not None and row.lead < DISTINCT
+
+
+def _cells(row: Row, card: ModelCard) -> list[str]:
     if row.gate is None:
         return []
     shares = (f"{share:.0%}" for share in vars(row.gate).values())
-    return [f"{row.mos:.3f}", f"{row.normalized:.3f}", f"{row.percentile:.0f} %", *shares]
+    marks = "?" * is_extrapolation(row, card) + "=" * is_tied(row)
+    mos = f"{marks} {row.mos:.3f}".strip()
+    interval = ["-" if row.interval is None else "{:.2f} to {:.2f}".format(*row.interval)]
+    interval = interval if card.calibration else []
+    return [mos, *interval, f"{row.normalized:.3f}", f"{row.percentile:.0f} %", *shares]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ma_agiqa_client._core.ordering import order
-from ma_agiqa_client.score import Gate, Score
+from ma_agiqa_client.score import Gate, Interval, Score
 
 Map = npt.NDArray[Any]
 """Patch score times patch weight of one image, float32 (h, w), at least 0.
@@ -26,6 +26,8 @@ class Row:
     Attributes:
         image: path of the image, as the user wrote it.
         mos, normalized, percentile, gate, model: as in `Score`; None if there is an error.
+        interval, deviation, familiarity: as in `Score`; None, too, if the model is not calibrated.
+        lead: as in `Score`, over the next image of the ranking; None where nothing is ranked.
         error: a sentence, or None.
         group: name of the group in which it is compared; None without grouping.
         map: the patch map, if it was asked for.
@@ -40,11 +42,15 @@ class Row:
     error: str | None = None
     group: str | None = None
     map: Map | None = field(default=None, repr=False, compare=False)
+    interval: Interval | None = None
+    deviation: float | None = None
+    familiarity: float | None = None
+    lead: float | None = None
 
     @classmethod
     def from_score(cls, image: str, score: Score) -> "Row":
         """Make the row of a score."""
-        given = {name: getattr(score, name) for name in (*_NUMBERS, "gate", "model")}
+        given = {name: getattr(score, name) for name in (*_NUMBERS, *_WORTH, "gate", "model")}
         if score.patch_score is not None and score.patch_weight is not None:
             given["map"] = (score.patch_score * score.patch_weight).astype(np.float32)
         return cls(image, **given)
@@ -61,6 +67,7 @@ class Row:
             mos=_number(record, "mos"),
             normalized=_number(record, "normalized"),
             percentile=_number(record, "percentile"),
+            **_worth(record),
             gate=Gate(*(_number(record["gate"], name) for name in _SHARES)),
             model=_text(record, "model"),
             map=_unpack_map(record["map"]) if record.get("map") else None,
@@ -73,16 +80,21 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """Return the row for JSON; `gate` is an object or null, `error` a sentence or null.
 
-        `group` is included only if images are grouped. The map is left out.
+        `group` is included only if images are grouped, and `lead` only if they are ranked. The map
+        is left out.
         """
-        names = [name for name in _FIELDS if name != "group" or self.group is not None]
-        record = {name: getattr(self, name) for name in names}
+        record = {name: getattr(self, name) for name in _FIELDS}
+        for name in ("group", "lead"):
+            if record[name] is None:
+                del record[name]
+        record["interval"] = None if self.interval is None else list(self.interval)
         return record | {"gate": None if self.gate is None else dict(vars(self.gate))}
 
 
 _NUMBERS = ("mos", "normalized", "percentile")
 _SHARES = ("semantic", "coherence", "quality")
-_FIELDS = ("image", "group", *_NUMBERS, "gate", "model", "error")
+_WORTH = ("interval", "deviation", "familiarity")
+_FIELDS = ("image", "group", *_NUMBERS, *_WORTH, "lead", "gate", "model", "error")
 
 
 def best_first(rows: Iterable[Row]) -> list[Row]:
@@ -102,6 +114,15 @@ def _unpack_map(record: Mapping[str, Any]) -> Map:
     if not values.size or not np.isfinite(values).all():
         raise ValueError("its map has no finite values")
     return values.astype(np.float32).reshape(int(height), int(width))
+
+
+def _worth(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Read what a calibrated model gives; nothing where the score is of another one."""
+    if record.get("interval") is None:
+        return {}
+    low, high = map(float, record["interval"])
+    numbers = {name: _number(record, name) for name in ("deviation", "familiarity")}
+    return {"interval": Interval(low, high), **numbers}
 
 
 def _number(record: Mapping[str, Any], name: str) -> float:

@@ -1,4 +1,4 @@
-"""Triton model `meter`: passes scores and gates on, unchanged, and counts them.
+"""Triton model `meter`: passes scores, gates and familiarity on, unchanged, and counts them.
 
 The last step of the chain, because the scorer before it is TorchScript, which cannot count.
 """
@@ -15,10 +15,15 @@ from ma_agiqa.tensors import GATE_ORDER
 
 
 class TritonPythonModel:
-    """UNCOUNTED_SCORE float32 (B, 1), UNCOUNTED_GATE float32 (B, 3) -> SCORE, GATE."""
+    """UNCOUNTED_SCORE float32 (B, 1), UNCOUNTED_GATE float32 (B, 3) -> SCORE, GATE.
+
+    With a calibrated scorer also UNCOUNTED_FAMILIARITY float32 (B, 1) -> FAMILIARITY.
+    """
 
     def initialize(self, args: dict[str, str]) -> None:
-        parameters = json.loads(args["model_config"])["parameters"]
+        config = json.loads(args["model_config"])
+        parameters = config["parameters"]
+        self._names = [output["name"] for output in config["output"]]
         self.metrics = StepMetrics(pb_utils, "meter", images="UNCOUNTED_SCORE")
         quantiles = json.loads(parameters["mos_quantiles"]["string_value"])
         self._scores = ScoreMetrics(self.metrics.meter, quantiles, GATE_ORDER)
@@ -32,13 +37,16 @@ class TritonPythonModel:
         self.metrics.meter.close()
 
     def _pass_on(self, request: Any) -> Any:
-        scores, gates = _input(request, "UNCOUNTED_SCORE"), _input(request, "UNCOUNTED_GATE")
+        tensors = {name: _input(request, f"UNCOUNTED_{name}") for name in self._names}
         try:
             if not is_canary(request):
-                self._scores.count(scores[:, 0].tolist(), gates.tolist())
+                familiarity = tensors.get("FAMILIARITY", np.empty((0, 1)))
+                columns = (tensors["SCORE"], familiarity)
+                scores, familiar = (column[:, 0].tolist() for column in columns)
+                self._scores.count(scores, tensors["GATE"].tolist(), familiar)
         except Exception as error:  # no request fails because of its metrics
             self.metrics.report(error)
-        return self._replies.tensors({"SCORE": scores, "GATE": gates})
+        return self._replies.tensors(tensors)
 
 
 def _input(request: Any, name: str) -> np.ndarray:

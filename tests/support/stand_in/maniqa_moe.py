@@ -1,4 +1,7 @@
-"""Triton model that stands in for `maniqa_moe`: how bright an image is."""
+"""Triton model that stands in for `maniqa_moe`: how bright an image is.
+
+Its deviation is 0.25 to 0.5, the more the brighter, and a familiar image is a bright one.
+"""
 
 import json
 import time
@@ -7,14 +10,16 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 PATCHES = 14
-OUTPUTS = ("SCORE__0", "GATE__1", "PATCH_SCORE__2", "PATCH_WEIGHT__3")
+REACH = 2.0  # of the card's calibration, see `repository.CALIBRATION`
 
 
 class TritonPythonModel:
-    """QUALITY_VIEW__0 uint8 (B, 224, 224, 3) -> the four outputs of the scorer, float32."""
+    """QUALITY_VIEW__0 uint8 (B, 224, 224, 3) -> the outputs of the scorer, float32."""
 
     def initialize(self, args):
-        parameters = json.loads(args["model_config"])["parameters"]
+        config = json.loads(args["model_config"])
+        parameters = config["parameters"]
+        self._outputs = [output["name"] for output in config["output"]]
         self._seconds_per_image = float(parameters["seconds_per_image"]["string_value"])
 
     def execute(self, requests):
@@ -29,10 +34,14 @@ class TritonPythonModel:
         brightness = patches.sum(3) / (side * side * 3 * 51)  # 255 / 51 = 5
         score = patches.sum((1, 2, 3)) / (view[0].size * 51)
         gate = 0.5 + patches.sum((1, 2)) / (view[0].size // 3 * 510)  # 0.5 to 1
-        tensors = (score[:, None], gate, brightness, np.ones_like(brightness))
+        reach = REACH * (0.25 + score / 20)
+        interval = np.stack([score - reach, score + reach], axis=1)
+        familiarity = score[:, None] / 5
+        maps = (brightness, np.ones_like(brightness))
+        tensors = (score[:, None], gate, *maps, interval, familiarity)[: len(self._outputs)]
         return pb_utils.InferenceResponse(
             [
                 pb_utils.Tensor(name, tensor.astype(np.float32))
-                for name, tensor in zip(OUTPUTS, tensors, strict=True)
+                for name, tensor in zip(self._outputs, tensors, strict=True)
             ]
         )

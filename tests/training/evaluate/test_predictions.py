@@ -91,7 +91,7 @@ HEADER = "image,mos,score,gate_semantic,gate_coherence,gate_quality\n"
         ("image,mos,score\na,1,2\nb,1,\n", "row 3: score is ''"),
         ("image,mos,score\na,1,2\nb,1,inf\n", "row 3: score is 'inf'"),
         ("image,mos,score\na,1,2\nb,1,2\na,1,2\n", "row 4: a is in row 2 already"),
-        (HEADER + "a,1,2,,,\nb,1,2,0.5,,0.5\n", "row 3: only some of .* all three or none"),
+        (HEADER + "a,1,2,,,\nb,1,2,0.5,,0.5\n", "row 3: only some of .* give all or none"),
         (HEADER + "a,1,2,0.5,x,0.5\n", "row 2: gate_coherence is 'x'"),
     ],
 )

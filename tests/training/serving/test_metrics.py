@@ -181,8 +181,10 @@ def test_the_size_and_time_of_an_image_are_noted(triton):
 def test_scores_gates_and_quantiles(triton):
     meter = Meter(triton)
     metrics = ScoreMetrics(meter, np.linspace(0, 5, 101), ("semantic", "coherence", "quality"))
-    metrics.count([0.0, 2.51, 9.0], [(0.1, 0.2, 0.3), (0.3, 0.4, 0.5), (0.5, 0.6, 0.7)])
+    gates = [(0.1, 0.2, 0.3), (0.3, 0.4, 0.5), (0.5, 0.6, 0.7)]
+    metrics.count([0.0, 2.51, 9.0], gates, familiarity=[0.25, np.nan, 1.0])  # NaN: not calibrated
     meter.close()
+    assert triton.values["ma_agiqa_familiarity",] == [0.25, 1.0]
     assert triton.counters["ma_agiqa_images_total", "scored", "meter"] == 3
     gates = [
         triton.counters["ma_agiqa_gate_total", n] for n in ("semantic", "coherence", "quality")

@@ -114,7 +114,7 @@ def test_the_metrics_are_those_of_the_written_weights(small_run):
     test = make_split(read_images(settings.data), settings.split).test
     features = run_features(settings, test)
     assert features.made == 0
-    scores, _ = predict(model, ScorerDataset(features, range(len(test)), [i.mos for i in test]))
+    scores, *_ = predict(model, ScorerDataset(features, range(len(test)), [i.mos for i in test]))
     assert evaluate([i.mos for i in test], scores).srcc == pytest.approx(card.metrics["srcc"])
 
 
@@ -461,7 +461,7 @@ def test_the_shipped_metrics_are_those_of_the_shipped_checkpoint(tmp_path):
     test = make_split(read_images(settings.data), settings.split).test
     features = run_features(settings, test)
     model, card = load_scorer(DEMO_CHECKPOINT)
-    scores, _ = predict(model, ScorerDataset(features, range(len(test)), [i.mos for i in test]))
+    scores, *_ = predict(model, ScorerDataset(features, range(len(test)), [i.mos for i in test]))
     found = evaluate([i.mos for i in test], scores).to_dict()
     assert len(test) == card.metrics["count"]
     for name in ("srcc", "plcc", "krcc", "rmse"):

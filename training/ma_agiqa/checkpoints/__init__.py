@@ -7,13 +7,28 @@ import os
 from pathlib import Path
 
 from ma_agiqa.checkpoints.card import ModelCard, official_card
-from ma_agiqa.checkpoints.folder import WEIGHTS, load_folder, save_checkpoint, save_metrics
+from ma_agiqa.checkpoints.folder import (
+    WEIGHTS,
+    load_calibration,
+    load_folder,
+    save_calibration,
+    save_checkpoint,
+    save_metrics,
+)
 from ma_agiqa.checkpoints.official import load_official
 from ma_agiqa.errors import CheckpointError
 from ma_agiqa.files import sha256
 from ma_agiqa.networks.scorer import MAAGIQA
 
-__all__ = ["ModelCard", "checkpoint_sha256", "load_scorer", "save_checkpoint", "save_metrics"]
+__all__ = [
+    "ModelCard",
+    "checkpoint_sha256",
+    "load_calibration",
+    "load_scorer",
+    "save_calibration",
+    "save_checkpoint",
+    "save_metrics",
+]
 
 
 def load_scorer(path: str | os.PathLike[str]) -> tuple[MAAGIQA, ModelCard]:

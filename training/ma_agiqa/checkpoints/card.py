@@ -43,6 +43,8 @@ class ModelCard:
         init_sha256: hash of the scorer that it was trained from (`init_from`), if any.
         git_commit: commit of the code, with "+changes" if files differed from it; None outside a
             repository.
+        calibration: how the intervals of its scores and the familiarity of pictures were made, and
+            their measured coverage, see `train.calibrate`; empty if it has none.
     """
 
     name: str
@@ -60,6 +62,7 @@ class ModelCard:
     init_sha256: str = ""
     git_commit: str | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
 
 
 def official_card() -> ModelCard:

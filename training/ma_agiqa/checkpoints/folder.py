@@ -5,6 +5,8 @@ config.yaml         resolved scorer settings, model card, embedder, training set
 metrics.json        what was measured, on which part
 split.csv           image, part: which images were trained, validated and tested on
 history.csv         one row per epoch: rate, loss, validation metrics
+calibration.safetensors   intervals and familiarity, and the record of how they were made; not in
+                    every checkpoint
 """
 
 import csv
@@ -16,18 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save, save_file
 
 from ma_agiqa.checkpoints.card import ModelCard
 from ma_agiqa.errors import CheckpointError, MAAGIQAError
-from ma_agiqa.files import json_text, replace_folder, write_whole
+from ma_agiqa.files import json_text, replace_folder, sha256, write_whole
+from ma_agiqa.networks.calibration import Calibration
 from ma_agiqa.networks.exact_loading import load_exactly
 from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
 from ma_agiqa.settings import from_mapping, read_yaml, to_mapping
 
 WEIGHTS, SPLIT = "model.safetensors", "split.csv"
 _CONFIG, _METRICS, _HISTORY = "config.yaml", "metrics.json", "history.csv"
+_CALIBRATION = "calibration.safetensors"
 
 
 def save_checkpoint(
@@ -42,14 +46,14 @@ def save_checkpoint(
     Args:
         folder: where it goes; it is replaced if it exists.
         model: the trained scorer.
-        card: the card that travels with it.
+        card: the card that travels with it; a calibration is for `save_calibration`.
         split_rows: (image name, part) of every image.
         history: one mapping per epoch, all with the same names; without any, the file is left out.
     """
     folder = Path(folder).absolute()
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     values = dataclasses.asdict(card)
-    metrics = values.pop("metrics")
+    metrics, _ = values.pop("metrics"), values.pop("calibration")
     values["mos_quantiles"] = list(card.mos_quantiles)
     document = {"card": values, "scorer": to_mapping(model.config)}
     with replace_folder(folder) as part:
@@ -73,6 +77,53 @@ def save_metrics(folder: str | os.PathLike[str], metrics: Mapping[str, Any]) -> 
         DataError: the file cannot be written.
     """
     write_whole(Path(folder) / _METRICS, json_text(metrics))
+
+
+def save_calibration(
+    folder: str | os.PathLike[str], calibration: Calibration, record: Mapping[str, Any]
+) -> None:
+    """Write a calibration into the folder of the checkpoint that it is of.
+
+    Args:
+        folder: the checkpoint's folder.
+        calibration: its numbers.
+        record: how they were made; "weights_sha256" is the hash of the checkpoint's weights.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    numbers = {name: value.contiguous() for name, value in calibration.state_dict().items()}
+    header = {"nearest": str(calibration.nearest), "record": json_text(record)}
+    write_whole(Path(folder) / _CALIBRATION, save(numbers, header))
+
+
+def load_calibration(folder: str | os.PathLike[str]) -> tuple[Calibration, dict[str, Any]] | None:
+    """Read the calibration of a checkpoint folder and its record; None if there is none.
+
+    Raises:
+        CheckpointError: it is damaged, or of other weights than those of the folder.
+    """
+    path = Path(folder) / _CALIBRATION
+    if not path.is_file():
+        return None
+    advice = f"Run `python -m ma_agiqa calibrate {folder}`, or remove the file."
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata()
+            numbers = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        record = dict(json.loads(header["record"]))
+        calibration = Calibration(numbers, int(header["nearest"]))
+        made_for = record["weights_sha256"]
+    except (CheckpointError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise CheckpointError(
+            f"The calibration {path} cannot be read: {error}. {advice}"
+        ) from error
+    if made_for != (found := sha256(Path(folder) / WEIGHTS)):
+        raise CheckpointError(
+            f"The calibration {path} is of other weights ({made_for[:12]}) than those next to it "
+            f"({found[:12]}). {advice}"
+        )
+    return calibration, record
 
 
 def scorer_settings(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -101,7 +152,9 @@ def load_folder(folder: str | os.PathLike[str]) -> tuple[MAAGIQA, ModelCard]:
         document = read_yaml(folder / _CONFIG)
         # what is not defined was once written as NaN
         metrics = json.loads((folder / _METRICS).read_text(), parse_constant=lambda _: None)
-        card = from_mapping(ModelCard, {**document["card"], "metrics": metrics}, "card")
+        known = load_calibration(folder)
+        more = {"metrics": metrics, "calibration": known[1] if known else {}}
+        card = from_mapping(ModelCard, {**document["card"], **more}, "card")
         model = MAAGIQA(from_mapping(MAAGIQAConfig, document["scorer"], "scorer"))
         state = load_file(folder / WEIGHTS)
         load_exactly(model, state)

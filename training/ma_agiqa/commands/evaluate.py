@@ -15,7 +15,7 @@ from typing import Any
 import click
 import pandas as pd
 
-from ma_agiqa.checkpoints import ModelCard, checkpoint_sha256, load_scorer
+from ma_agiqa.checkpoints import ModelCard, checkpoint_sha256, load_calibration, load_scorer
 from ma_agiqa.commands._shared import (
     Command,
     config_option,
@@ -38,6 +38,7 @@ from ma_agiqa.evaluate.selection import (
 )
 from ma_agiqa.evaluate.served import score_served
 from ma_agiqa.metrics.intervals import RESAMPLES
+from ma_agiqa.networks.calibration import CalibratedScorer
 from ma_agiqa.tensors import GATE_ORDER
 
 _EPILOG = """\b
@@ -91,7 +92,9 @@ def _evaluate_checkpoints(options: _Options) -> Iterator[Result]:
     for name, (folder, scorer, card) in zip(names, loaded, strict=True):
         selection = options.select(folder, card)
         how = (options.batch_size, options.device, options.any_dtype, sys.stderr.isatty())
-        frame = score_selection(scorer, card, selection, *how)
+        known = load_calibration(folder) if folder.is_dir() else None
+        worth = CalibratedScorer(scorer, known[0]) if known else scorer
+        frame = score_selection(worth, card, selection, *how)
         full = set(scorer.config.inputs) == set(GATE_ORDER) and scorer.config.fusion == "moe"
         method = OURS if full else None
         yield options.measured(

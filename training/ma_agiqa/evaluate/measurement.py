@@ -1,6 +1,6 @@
 """Metrics of a table of predictions: of all its images, by generator and by subset."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,17 +9,32 @@ import pandas as pd
 from ma_agiqa.data import Subset
 from ma_agiqa.data.splits import prompt_key
 from ma_agiqa.errors import DataError
+from ma_agiqa.evaluate.predictions import INTERVAL_COLUMNS, has_intervals
 from ma_agiqa.evaluate.tables import METRIC_HEADINGS
-from ma_agiqa.metrics.agreement import Metrics, evaluate
+from ma_agiqa.metrics.agreement import MIN_SAMPLES, Metrics, evaluate
 from ma_agiqa.metrics.intervals import RESAMPLES, Intervals, bootstrap
 
 
 @dataclass(frozen=True)
+class Coverage:
+    """How the intervals of scores do.
+
+    Attributes:
+        share: share of the MOS that are in their intervals, 0-1.
+        width: mean width of the intervals, in MOS.
+    """
+
+    share: float
+    width: float
+
+
+@dataclass(frozen=True)
 class Measurement:
-    """The metrics of a number of images, and their intervals."""
+    """The metrics of a number of images and their intervals, and how those of the scores do."""
 
     metrics: Metrics
     intervals: Intervals
+    coverage: Coverage | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: metrics by name, [low, high] by name under "intervals"."""
@@ -31,7 +46,30 @@ class Measurement:
                 **{name: [ends.low, ends.high] for name, ends in found.items()},
                 **how,
             },
+            **({"coverage": vars(self.coverage)} if self.coverage else {}),
         }
+
+
+@dataclass(frozen=True)
+class Fifth:
+    """A fifth of the images by MOS. Correlations within it say little and are left out.
+
+    Attributes:
+        mos: its lowest and highest MOS, as text.
+        count: number of images.
+        errors: rmse_raw, mae_raw and bias, by name.
+        coverage: of the intervals; None without them.
+    """
+
+    mos: str
+    count: int
+    errors: Mapping[str, float]
+    coverage: Coverage | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        coverage = {"coverage": vars(self.coverage)} if self.coverage else {}
+        return {"mos": self.mos, "count": self.count, **self.errors, **coverage}
 
 
 @dataclass(frozen=True)
@@ -66,9 +104,41 @@ def measure(frame: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> M
         DataError: fewer than 5 rows.
     """
     metrics = evaluate(frame["mos"], frame["score"])
+    groups = prompts_of(frame)
+    intervals = bootstrap(frame["mos"], frame["score"], resamples, seed, groups)
+    return Measurement(metrics, intervals, _coverage(frame))
+
+
+def _coverage(frame: pd.DataFrame) -> Coverage | None:
+    if not has_intervals(frame):
+        return None
+    low, high = (frame[name] for name in INTERVAL_COLUMNS)
+    inside = frame["mos"].between(low, high)
+    return Coverage(float(inside.mean()), float((high - low).mean()))
+
+
+def prompts_of(frame: pd.DataFrame) -> list[str] | None:
+    """The prompt of each row, by which resamples are drawn; None where some are not known."""
     prompts = [prompt_key(prompt) for prompt in frame["prompt"]]
-    groups = prompts if all(prompts) else None
-    return Measurement(metrics, bootstrap(frame["mos"], frame["score"], resamples, seed, groups))
+    return prompts if all(prompts) else None
+
+
+def measure_fifths(frame: pd.DataFrame) -> tuple[Fifth, ...]:
+    """Measure the fifths of the images by MOS, the lowest first; none of fewer than 25 images."""
+    if len(frame) < 5 * MIN_SAMPLES:
+        return ()
+    place = frame["mos"].rank(method="first").sub(1).mul(5).floordiv(len(frame)).astype(int)
+    found = []
+    for _, rows in frame.groupby(place):
+        errors = rows["score"] - rows["mos"]
+        raw = {
+            "rmse_raw": float((errors**2).mean() ** 0.5),
+            "mae_raw": float(errors.abs().mean()),
+            "bias": float(errors.mean()),
+        }
+        name = f"{rows['mos'].min():.2f} to {rows['mos'].max():.2f}"
+        found.append(Fifth(name, len(rows), raw, _coverage(rows)))
+    return tuple(found)
 
 
 def measure_generators(

@@ -10,6 +10,8 @@ A CSV file (UTF-8, one row per image), with these columns:
     gate_semantic    weights of the scorer's three inputs (paper Eq. 4); all three empty where the
     gate_coherence   method has none
     gate_quality
+    interval_low     ends of the interval that is to hold the MOS; both empty where there is none
+    interval_high
 
 Numbers are written so that reading gives them back exactly. A file from elsewhere may leave out
 everything but the first three columns; columns of other names are not read.
@@ -31,17 +33,25 @@ from ma_agiqa.tensors import GATE_ORDER
 GATE_COLUMNS = tuple(f"gate_{name}" for name in GATE_ORDER)
 """Columns of the gate's weights, in the gate's order."""
 
+INTERVAL_COLUMNS = ("interval_low", "interval_high")
+"""Columns of the ends of the intervals."""
+
 _REQUIRED = ("image", "mos", "score")
 _TEXTS = ("prompt", "generator")
 
-COLUMNS = (*_REQUIRED, *_TEXTS, *GATE_COLUMNS)
+_OPTIONAL = (*GATE_COLUMNS, *INTERVAL_COLUMNS)
+
+COLUMNS = (*_REQUIRED, *_TEXTS, *_OPTIONAL)
 """All columns, in the order in which they are written."""
 
 _MOS_TOLERANCE = 1e-4  # ratings that were rounded in between are still the same
 
 
 def build_predictions(
-    images: Sequence[RatedImage], scores: ArrayLike, gates: ArrayLike | None = None
+    images: Sequence[RatedImage],
+    scores: ArrayLike,
+    gates: ArrayLike | None = None,
+    intervals: ArrayLike | None = None,
 ) -> pd.DataFrame:
     """Put images and their scores into a table.
 
@@ -49,10 +59,11 @@ def build_predictions(
         images: the rated images, in the order of the scores.
         scores: predicted score per image (N,).
         gates: weights of semantic, coherence and quality per image (N, 3); None without them.
+        intervals: low and high end per image (N, 2); None without them.
 
     Returns:
         A frame with COLUMNS and the index 0..N-1: texts as str ("" where unknown), numbers as
-        float64 (gates NaN where there are none).
+        float64 (gates and intervals NaN where there are none).
 
     Raises:
         DataError: a number of scores or gates other than that of the images, a score that is not
@@ -61,10 +72,11 @@ def build_predictions(
     count = len(images)
     score = np.asarray(scores, np.float64)
     gate = np.full((count, 3), np.nan) if gates is None else np.asarray(gates, np.float64)
-    if score.shape != (count,) or gate.shape != (count, 3):
+    ends = np.full((count, 2), np.nan) if intervals is None else np.asarray(intervals, np.float64)
+    if score.shape != (count,) or gate.shape != (count, 3) or ends.shape != (count, 2):
         raise DataError(
-            f"{count} images, but scores of shape {score.shape} and gates of shape {gate.shape}; "
-            f"expected ({count},) and ({count}, 3)."
+            f"{count} images, but scores of shape {score.shape}, gates of shape {gate.shape} and "
+            f"intervals of shape {ends.shape}; expected ({count},), ({count}, 3) and ({count}, 2)."
         )
     if (bad := np.flatnonzero(~np.isfinite(score))).size:
         raise DataError(
@@ -78,6 +90,7 @@ def build_predictions(
             "prompt": [image.prompt or "" for image in images],
             "generator": [image.generator or "" for image in images],
             **dict(zip(GATE_COLUMNS, gate.T, strict=True)),
+            **dict(zip(INTERVAL_COLUMNS, ends.T, strict=True)),
         }
     )
     if (repeated := frame["image"].duplicated()).any():
@@ -88,6 +101,11 @@ def build_predictions(
 def has_gates(frame: pd.DataFrame) -> bool:
     """Whether every row has the weights of the gate."""
     return bool(len(frame)) and not frame[list(GATE_COLUMNS)].isna().any(axis=None)
+
+
+def has_intervals(frame: pd.DataFrame) -> bool:
+    """Whether every row has an interval."""
+    return bool(len(frame)) and not frame[list(INTERVAL_COLUMNS)].isna().any(axis=None)
 
 
 def write_predictions(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
@@ -112,7 +130,8 @@ def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:
 
     Raises:
         DataError: the file cannot be read, has no rows or lacks a column, an image has no name or
-            occurs twice, MOS or score is no finite number, or a row has some of its gates only.
+            occurs twice, MOS or score is no finite number, or a row has some of its gates or
+            one end of its interval only.
             The message names the file and the row, counted as a spreadsheet does.
     """
     path = Path(path)
@@ -123,9 +142,10 @@ def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:
         frame[name] = _numbers(path, table, name)
     for name in _TEXTS:
         frame[name] = table.get(name, "")
-    for name in GATE_COLUMNS:
+    for name in _OPTIONAL:
         frame[name] = _numbers(path, table, name, empty_allowed=True) if name in table else np.nan
-    _check_gates(path, frame)
+    for names in (GATE_COLUMNS, INTERVAL_COLUMNS):
+        _check_complete(path, frame, names)
     return frame[list(COLUMNS)]
 
 
@@ -196,10 +216,11 @@ def _check_names(path: Path, names: pd.Series) -> None:
         )
 
 
-def _check_gates(path: Path, frame: pd.DataFrame) -> None:
-    given = frame[list(GATE_COLUMNS)].notna().sum(axis=1)
-    if (partial := given.isin([1, 2])).any():
+def _check_complete(path: Path, frame: pd.DataFrame, names: Sequence[str]) -> None:
+    """Refuse a row that has some of the values and not the others."""
+    given = frame[list(names)].notna().sum(axis=1)
+    if (partial := given.between(1, len(names) - 1)).any():
         raise DataError(
-            f"{path}, row {int(partial.idxmax()) + FIRST_ROW}: only some of "
-            f"{list(GATE_COLUMNS)} are given; give all three or none."
+            f"{path}, row {int(partial.idxmax()) + FIRST_ROW}: only some of {list(names)} are "
+            "given; give all or none."
         )

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ma_agiqa.evaluate.measurement import Group
+from ma_agiqa.evaluate.measurement import Group, measure_fifths
+from ma_agiqa.evaluate.pairs import comparable, paired_differences
 from ma_agiqa.evaluate.paper_results import (
     AIGCQA_20K,
     DIGITAL_SUBSET_SRCC,
@@ -20,6 +21,8 @@ from ma_agiqa.evaluate.result import Result
 from ma_agiqa.evaluate.tables import (
     METRIC_HEADINGS,
     RAW_HEADINGS,
+    coverage_cells,
+    difference_text,
     markdown,
     metric_cells,
     number,
@@ -42,8 +45,11 @@ def report(results: Sequence[Result]) -> str:
         "fit with four parameters."
         f"{_small_sets(results)} The fitted PLCC is positive in any direction; PLCC raw has the "
         "sign.",
-        "The scores as they are, as a server gives them, in units of MOS:\n\n"
+        "The scores as they are, as a server gives them, in units of MOS; coverage is the share of "
+        "the MOS that are in the intervals of their scores:\n\n"
         + markdown([_raw_row(result) for result in results]),
+        _fifths(results),
+        _paired(results),
         _group_tables("By generator", [(r.name, r.generators, ()) for r in results]),
         _group_tables("By subset", [(r.name, r.subsets, _paper_subsets(r)) for r in results]),
         "\n".join(f"- {r.name}: {note}" for r in results for note in r.notes),
@@ -103,7 +109,31 @@ def _main_rows(results: Sequence[Result], titled: bool) -> Iterator[Mapping[str,
 
 def _raw_row(result: Result) -> dict[str, str]:
     errors = {h: number(getattr(result.overall.metrics, n)) for n, h in RAW_HEADINGS.items()}
-    return {"scorer": result.name, **errors}
+    return {"scorer": result.name, **errors, **coverage_cells(result.overall.coverage)}
+
+
+def _fifths(results: Sequence[Result]) -> str:
+    """Errors, coverage and width of the intervals by fifths of the MOS."""
+    rows = []
+    for result in results:
+        for fifth in measure_fifths(result.frame):
+            errors = {h: number(fifth.errors[n]) for n, h in RAW_HEADINGS.items()}
+            row = {"scorer": result.name, "MOS": fifth.mos, "images": f"{fifth.count:,}"}
+            rows.append({**row, **errors, **coverage_cells(fifth.coverage)})
+    return f"## By fifths of MOS\n\n{markdown(rows)}" if rows else ""
+
+
+def _paired(results: Sequence[Result]) -> str:
+    """What each result is better or worse by than the first one, on the same images."""
+    rows = []
+    for other in comparable(results):
+        found = paired_differences(results[0], other)
+        cells = {
+            METRIC_HEADINGS.get(n, RAW_HEADINGS.get(n, n)): difference_text(*d)
+            for n, d in found.items()
+        }
+        rows.append({"scorer": f"{other.name} - {results[0].name}", **cells})
+    return f"## Paired differences\n\n{markdown(rows)}" if rows else ""
 
 
 def _small_sets(results: Sequence[Result]) -> str:
@@ -141,7 +171,8 @@ def _group_row(group: Group) -> dict[str, str]:
     row = {"images of": group.name, "images": f"{group.count:,}"}
     if group.measurement is None:
         return {**row, **metric_cells(None)}
-    return {**row, **metric_cells(group.measurement.metrics, group.measurement.intervals)}
+    cells = metric_cells(group.measurement.metrics, group.measurement.intervals)
+    return {**row, **cells, **coverage_cells(group.measurement.coverage)}
 
 
 def _paper_subsets(result: Result) -> list[Mapping[str, str]]:
@@ -163,6 +194,15 @@ def _paper_subsets(result: Result) -> list[Mapping[str, str]]:
 
 def _document(results: Sequence[Result]) -> dict[str, Any]:
     document: dict[str, Any] = {"results": [result.to_dict() for result in results]}
+    differences = {
+        other.name: {
+            name: {"difference": found, "interval": [ends.low, ends.high]}
+            for name, (found, ends) in paired_differences(results[0], other).items()
+        }
+        for other in comparable(results)
+    }
+    if differences:
+        document["differences_from_the_first"] = differences
     if len(runs := _runs(results)) > 1:
         values = _values(runs)
         document["mean"] = {name: float(np.mean(found)) for name, found in values.items()}

@@ -9,6 +9,7 @@ from ma_agiqa.evaluate.measurement import (
     Group,
     Measurement,
     measure,
+    measure_fifths,
     measure_generators,
     measure_subsets,
 )
@@ -108,6 +109,7 @@ class Result:
             "tested_on": self.tested_on,
             "part": self.part,
             **self.overall.to_dict(),
+            "fifths": [fifth.to_dict() for fifth in measure_fifths(self.frame)],
             "generators": {group.name: group.to_dict() for group in self.generators},
             "subsets": {group.name: group.to_dict() for group in self.subsets},
             "paper": None if paper is None else {"source": paper[0], **vars(paper[1])},

@@ -13,6 +13,7 @@ from ma_agiqa.data import RatedImage, Split, make_split, read_images, split_from
 from ma_agiqa.data.features import ScorerDataset, ensure_features
 from ma_agiqa.errors import ConfigError, DataError
 from ma_agiqa.evaluate.predictions import build_predictions
+from ma_agiqa.networks.calibration import CalibratedScorer
 from ma_agiqa.networks.scorer import MAAGIQA
 from ma_agiqa.train.config import TrainingConfig, build_config
 from ma_agiqa.train.predict import predict
@@ -39,16 +40,18 @@ class Selection:
     notes: tuple[str, ...] = ()
 
 
-def select_saved(
-    folder: Path, card: ModelCard, part: str, overrides: Mapping[str, str]
-) -> Selection:
-    """Choose a part of the data set and split that a checkpoint was trained with.
+def saved_run(
+    folder: Path, card: ModelCard, overrides: Mapping[str, str]
+) -> tuple[TrainingConfig, tuple[RatedImage, ...], Split]:
+    """Read the data set and the split that a checkpoint was trained with.
 
     Args:
         folder: folder of the checkpoint; its split.csv says which image is in which part.
         card: card of the checkpoint; it holds the run's settings.
-        part: one of PARTS, or ALL_PARTS.
         overrides: settings to change, as `train.config.build_config` takes them.
+
+    Returns:
+        The settings, the images, and their division.
 
     Raises:
         ConfigError: a setting that cannot be used, or a checkpoint without its settings.
@@ -59,12 +62,27 @@ def select_saved(
     config = build_config(card.training, f"the card in {folder}", overrides)
     images = read_images(config.data)
     try:
-        split = split_from_file(images, folder / SPLIT)
+        return config, images, split_from_file(images, folder / SPLIT)
     except DataError as error:
         raise DataError(
             f"{error} The split was saved with the run in {folder}; give the table that the run "
             "used with --set data.csv=FILE, or a new data set with --config."
         ) from error
+
+
+def select_saved(
+    folder: Path, card: ModelCard, part: str, overrides: Mapping[str, str]
+) -> Selection:
+    """Choose a part of the data set and split that a checkpoint was trained with.
+
+    Args:
+        folder, card, overrides: as `saved_run` takes them.
+        part: one of PARTS, or ALL_PARTS.
+
+    Raises:
+        ConfigError, DataError: as `saved_run`.
+    """
+    config, images, split = saved_run(folder, card, overrides)
     return _select(config, images, split, part)
 
 
@@ -95,7 +113,7 @@ def select_own(
 
 
 def score_selection(
-    scorer: MAAGIQA,
+    scorer: MAAGIQA | CalibratedScorer,
     card: ModelCard,
     selection: Selection,
     batch_size: int = 32,
@@ -106,7 +124,7 @@ def score_selection(
     """Score the images in this process; features that are missing are made first.
 
     Args:
-        scorer, card: as `checkpoint.load_scorer` gives them.
+        scorer, card: as `checkpoint.load_scorer` gives them, or with the calibration.
         selection: the images.
         batch_size: images at a time.
         device: by default the GPU if there is one.

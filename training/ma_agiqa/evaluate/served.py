@@ -28,7 +28,8 @@ def score_served(
 
     Returns:
         Predictions with one row per image, in order, without gates (the client gives these as
-        shares, not as the weights of Eq. 4); and the card of the served model.
+        shares, not as the weights of Eq. 4) and with intervals, clipped to the scale, if the model
+        is calibrated; and the card of the served model.
 
     Raises:
         ConfigError: the client is not installed, no server answers at the address, or it serves
@@ -52,24 +53,27 @@ def score_served(
         raise
     except (ClientError, ValueError) as error:
         raise ConfigError(f"The server at {url} cannot be used: {error}") from error
-    return build_predictions(images, scores), card
+    ends = [list(score.interval) for score in scores if score.interval is not None]
+    intervals = ends if len(ends) == len(scores) else None
+    return build_predictions(images, [score.mos for score in scores], None, intervals), card
 
 
 def _without_failures(
     images: Sequence[RatedImage], found: "Sequence[Score] | tqdm[Score]", table: str
-) -> list[float]:
+) -> "list[Score]":
     """The scores; bad images are collected, so that one message names them all."""
     from ma_agiqa_client import InvalidImageError
 
-    scores, bad = [], []
+    scores: list[Score] = []
+    bad = []
     for image, score in zip(images, found, strict=True):
         where = f"row {image.row}: {image.name}: {score.error}"
         if isinstance(score.error, InvalidImageError):
             bad.append(where)
         elif score.error is not None:
             raise DataError(f"{table}, {where}") from score.error
-        elif score.mos is not None:
-            scores.append(score.mos)
+        else:
+            scores.append(score)
     if bad:
         raise DataError(f"{table}: {listed(bad)}")
     return scores

@@ -79,5 +79,19 @@ def metric_cells(metrics: Any, intervals: Any = None) -> dict[str, str]:
     return cells
 
 
+def coverage_cells(coverage: Any) -> dict[str, str]:
+    """Coverage and width of intervals, by their headings; none where there are no intervals."""
+    if coverage is None:
+        return {}
+    return {"coverage": f"{coverage.share:.1%}", "width": number(coverage.width, 3)}
+
+
+def difference_text(difference: float, interval: Interval) -> str:
+    """A signed difference and its interval."""
+    if math.isnan(difference):
+        return NOTHING
+    return f"{difference:+.4f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+
+
 def _ends(interval: Interval) -> str:
     return f" [{number(interval.low, 3)}, {number(interval.high, 3)}]"

@@ -4,7 +4,7 @@ The images of a test set are a sample: another one would have given other number
 draws N of the N images with replacement and is measured like the whole set, with a logistic curve
 of its own; the interval holds the middle 95 % of what was found. Intervals of two methods on the
 same images may overlap although one is better on nearly every resample: they say how far a number
-carries, they do not compare.
+carries, they do not compare; `bootstrap_difference` does.
 
 Few images give too narrow an interval of RMSE, because the curve follows each resample: on a
 bivariate normal of correlation 0.8 it holds the truth in 76 % of 50-image sets, 89 % of 100, 91 %
@@ -17,7 +17,7 @@ Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,7 @@ ENOUGH_IMAGES = 200
 
 _LEVEL = 0.95
 _METRICS = ("srcc", "plcc", "krcc", "rmse", "plcc_raw")
+_UNFITTED = ("srcc", "plcc_raw", "rmse_raw", "mae_raw")
 
 
 @dataclass(frozen=True)
@@ -104,32 +105,90 @@ def bootstrap(
     if curve is None and not np.isnan(whole.srcc):
         curve = straight_curve(y, x)
 
-    names, place = np.unique(range(len(y)) if groups is None else groups, return_inverse=True)
-    order = np.argsort(place, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(place))[:-1])
-
-    def statistic(drawn: NDArray[np.int64]) -> list[float]:
-        rows = np.concatenate([members[index] for index in drawn])
-        if len(rows) < MIN_SAMPLES:  # small groups alone
-            return [np.nan] * len(_METRICS)
+    def statistic(rows: NDArray[np.int64]) -> list[float]:
         found = measure(y[rows], x[rows], curve)
         return [getattr(found, name) for name in _METRICS]
 
+    found = _resampled(statistic, len(_METRICS), len(y), resamples, seed, groups)
+    intervals = dict(zip(_METRICS, found, strict=True))
+    return Intervals(**intervals, level=_LEVEL, resamples=resamples, seed=seed)
+
+
+def bootstrap_difference(
+    labels: ArrayLike,
+    first: ArrayLike,
+    other: ArrayLike,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
+) -> dict[str, tuple[float, Interval]]:
+    """Find how much better or worse one set of predictions is than another, on the same images.
+
+    Args:
+        labels: MOS per image (N,).
+        first, other: predicted scores per image (N,), on the scale of the labels.
+        resamples, seed, groups: as `bootstrap` takes them.
+
+    Returns:
+        By name of srcc, plcc_raw, rmse_raw, mae_raw: other - first, and its 95 % interval.
+    """
+    y, a, b = (np.asarray(values, np.float64).reshape(-1) for values in (labels, first, other))
+
+    def statistic(rows: NDArray[np.int64]) -> list[float]:
+        ours, theirs = _unfitted(y[rows], a[rows]), _unfitted(y[rows], b[rows])
+        return [their - our for our, their in zip(ours, theirs, strict=True)]
+
+    whole = statistic(np.arange(len(y)))
+    found = _resampled(statistic, len(whole), len(y), resamples, seed, groups)
+    return dict(zip(_UNFITTED, zip(whole, found, strict=True), strict=True))
+
+
+def _unfitted(y: NDArray[np.float64], x: NDArray[np.float64]) -> tuple[float, ...]:
+    """The metrics in `_UNFITTED`, which need no curve."""
+    errors = x - y
+    constant = np.ptp(x) == 0 or np.ptp(y) == 0
+    srcc = np.nan if constant else float(stats.spearmanr(x, y).statistic)
+    plcc = np.nan if constant else float(np.corrcoef(x, y)[0, 1])
+    return srcc, plcc, float(np.sqrt(np.mean(errors**2))), float(np.abs(errors).mean())
+
+
+def _resampled(
+    statistic: Callable[[NDArray[np.int64]], Sequence[float]],
+    size: int,
+    count: int,
+    resamples: int,
+    seed: int,
+    groups: Sequence[str] | None,
+) -> list[Interval]:
+    """Intervals of a statistic's numbers, over resamples of images or of whole groups.
+
+    Args:
+        statistic: gives `size` numbers for the rows that were drawn.
+        size: how many.
+        count: number of images.
+        resamples, seed, groups: as `bootstrap` takes them.
+    """
+    names, place = np.unique(range(count) if groups is None else groups, return_inverse=True)
     if len(names) < 2:
-        nothing = {name: Interval(np.nan, np.nan) for name in _METRICS}
-        return Intervals(**nothing, level=_LEVEL, resamples=resamples, seed=seed)
+        return [Interval(np.nan, np.nan)] * size
+    order = np.argsort(place, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(place))[:-1])
+
+    def of_groups(drawn: NDArray[np.int64]) -> Sequence[float]:
+        rows = np.concatenate([members[index] for index in drawn])
+        return statistic(rows) if len(rows) >= MIN_SAMPLES else [np.nan] * size  # small groups
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # all values are equal
         found = stats.bootstrap(
             (np.arange(len(names)),),
-            statistic,
+            of_groups,
             vectorized=False,
             n_resamples=resamples,
             method="percentile",
             rng=seed,
         )
-    intervals = dict(zip(_METRICS, map(_interval, found.bootstrap_distribution), strict=True))
-    return Intervals(**intervals, level=_LEVEL, resamples=resamples, seed=seed)
+    return list(map(_interval, found.bootstrap_distribution))
 
 
 def _interval(values: NDArray[np.float64]) -> Interval:

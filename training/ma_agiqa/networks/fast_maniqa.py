@@ -28,6 +28,7 @@ from ma_agiqa.networks.maniqa import (
     SwinLayer,
     TransposedAttention,
     ViTFeatures,
+    pool_tokens,
 )
 from ma_agiqa.networks.scorer import MAAGIQA
 
@@ -248,11 +249,13 @@ class FastMANIQA(nn.Module):
         self.weight_head = copy.deepcopy(source.weight_head)
         self.eval().requires_grad_(False)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Map float32 (B, 3, H, W), normalized, to S >= 0 and 0 < W < 1, each (B, grid * grid)."""
-        patches = self.stage1(self.backbone(pixels))
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Score patches of float32 (B, 3, H, W), normalized; as `MANIQA.forward`."""
+        tokens = self.backbone(pixels)
+        patches = self.stage1(tokens)
         patches = self.stage2(patches.transpose(1, 2).contiguous()).to(pixels.dtype)
-        return self.score_head(patches).squeeze(2), self.weight_head(patches).squeeze(2)
+        score, weight = self.score_head(patches).squeeze(2), self.weight_head(patches).squeeze(2)
+        return score, weight, pool_tokens(tokens, 2)
 
 
 def _replace_large_linears(module: nn.Module) -> None:

@@ -233,6 +233,22 @@ def _patch_head(dim: int, dropout: float, activation: nn.Module) -> nn.Sequentia
     )
 
 
+def pool_tokens(tokens: Tensor, dim: int) -> Tensor:
+    """Describe an image by the mean and the mean deviation of each channel over its patches.
+
+    Args:
+        tokens: (B, N, channels) or (B, channels, N).
+        dim: the dimension of the patches, 1 or 2.
+
+    Returns:
+        Float32 (B, 2 * channels).
+    """
+    tokens = tokens.float()
+    mean = tokens.mean(dim, keepdim=True)
+    deviation = (tokens - mean).abs().mean(dim)
+    return torch.cat([mean.squeeze(dim), deviation], dim=1)
+
+
 class MANIQA(nn.Module):
     """Score and weight of every patch, the S and W of paper Eq. (1) and (2).
 
@@ -250,7 +266,17 @@ class MANIQA(nn.Module):
         self.score_head = _patch_head(width // 2, config.dropout, nn.ReLU())
         self.weight_head = _patch_head(width // 2, config.dropout, nn.Sigmoid())
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Map normalized pixels (B, 3, H, W) to S >= 0 and 0 < W < 1, each (B, grid * grid)."""
-        patches = self.stage2(self.stage1(self.backbone(pixels)))
-        return self.score_head(patches).squeeze(2), self.weight_head(patches).squeeze(2)
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Score patches.
+
+        Args:
+            pixels: (B, 3, H, W), normalized.
+
+        Returns:
+            S >= 0 and 0 < W < 1, each (B, grid * grid), and the pooled tokens of the backbone,
+            see `pool_tokens`.
+        """
+        tokens = self.backbone(pixels)
+        patches = self.stage2(self.stage1(tokens))
+        score, weight = self.score_head(patches).squeeze(2), self.weight_head(patches).squeeze(2)
+        return score, weight, pool_tokens(tokens, 1)

@@ -71,15 +71,30 @@ class MAAGIQA(nn.Module):
             quality_view: uint8 (B, image_size, image_size, 3), RGB.
             semantic, coherence: prompt embeddings (Eq. 3), float32 (B, semantic_dim).
         """
+        return self.score_and_describe(quality_view, semantic, coherence)[0]
+
+    def score_and_describe(
+        self, quality_view: Tensor, semantic: Tensor, coherence: Tensor
+    ) -> tuple[ScorerOutput, Tensor]:
+        """Score a batch, and describe its images for `calibration`.
+
+        Args:
+            quality_view, semantic, coherence: as `forward` takes them.
+
+        Returns:
+            The outputs, and the pooled tokens of the backbone (B, 2 * channels), see
+            `maniqa.pool_tokens`; without quality among the inputs these are (B, 0).
+        """
         if self.maniqa is not None:
             pixels = (quality_view.permute(0, 3, 1, 2).to(semantic.dtype) / 255 - 0.5) / 0.5
-            patch_score, patch_weight = self.maniqa(pixels)
+            patch_score, patch_weight, description = self.maniqa(pixels)
         else:
             patch_score = semantic.new_zeros((semantic.size(0), self.grid * self.grid))
-            patch_weight = patch_score
+            patch_weight, description = patch_score, patch_score[:, :0]
         quality = patch_score * patch_weight  # Eq. (2)
         score, gate = self.fusion(quality, semantic, coherence)
         shape = (self.grid, self.grid)
-        return ScorerOutput(
+        output = ScorerOutput(
             score, gate, patch_score.unflatten(1, shape), patch_weight.unflatten(1, shape)
         )
+        return output, description

@@ -7,10 +7,11 @@
     ma_agiqa_image_megapixels                size of the images
     ma_agiqa_score                           predicted MOS
     ma_agiqa_score_quantile                  where that MOS lies in the training data, 0 to 1
+    ma_agiqa_familiarity                     how near the images are to the training images, 0 to 1
     ma_agiqa_gate_total{input}               sum of the gates; divided by the images: their means
 
 The scorer is TorchScript, and in production that step has no Python. So the chain ends in the small
-step `meter`, which passes SCORE and GATE on unchanged and counts them.
+step `meter`, which passes SCORE, GATE and FAMILIARITY on unchanged and counts them.
 
 A call of Triton's metric functions crosses to another process: 0.02 to 0.15 ms (2 shared cores, no
 GPU). Steps therefore only keep numbers in memory, and a thread hands them over twice a second.
@@ -80,6 +81,10 @@ _HISTOGRAMS: Mapping[str, tuple[str, list[float]]] = {
     "ma_agiqa_score_quantile": (
         "Share of the training images whose opinion score is below the predicted one",
         [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1],
+    ),
+    "ma_agiqa_familiarity": (
+        "Share of held-out images at least as far from the training images",
+        [0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1],
     ),
 }
 
@@ -310,8 +315,13 @@ class ScoreMetrics:
             self._lowest = self._quantiles[0] - width
             self._highest = self._quantiles[-1] + width
 
-    def count(self, scores: Sequence[float], gates: Sequence[Sequence[float]]) -> None:
-        """Count scored images, given the MOS and the gates of each.
+    def count(
+        self,
+        scores: Sequence[float],
+        gates: Sequence[Sequence[float]],
+        familiarity: Sequence[float] = (),
+    ) -> None:
+        """Count scored images, given the MOS, the gates and, if known, the familiarity of each.
 
         The models of the ensemble can be called directly, with any numbers, and one NaN or 1e30
         would make a sum useless until the server restarts. So an image counts as "implausible"
@@ -334,6 +344,8 @@ class ScoreMetrics:
         if self._quantiles:
             quantiles = [self._quantile(score) for score in kept]
             self._meter.observe("ma_agiqa_score_quantile", quantiles)
+        if familiar := [value for value in familiarity if 0 <= value <= 1]:
+            self._meter.observe("ma_agiqa_familiarity", familiar)
         columns = zip(*(gate for _, gate in plausible), strict=True)
         for name, column in zip(self._inputs, columns, strict=True):
             self._meter.add("ma_agiqa_gate_total", sum(max(v, 0.0) for v in column), input=name)

@@ -15,12 +15,14 @@ from ma_agiqa.checkpoints import ModelCard, checkpoint_sha256, save_checkpoint, 
 from ma_agiqa.checkpoints.card import utc_now
 from ma_agiqa.data import RatedImage, Split, make_split, read_images
 from ma_agiqa.data.features import Features, ScorerDataset, ensure_features
+from ma_agiqa.errors import ConfigError
 from ma_agiqa.files import explain_full_disk
 from ma_agiqa.metrics.agreement import evaluate
 from ma_agiqa.networks.scorer import MAAGIQA
 from ma_agiqa.settings import to_mapping
 from ma_agiqa.tensors import GATE_ORDER
 from ma_agiqa.torchrun import on_main, process_state
+from ma_agiqa.train.calibrate import calibrate
 from ma_agiqa.train.config import TrainingConfig
 from ma_agiqa.train.feasibility import require_feasible
 from ma_agiqa.train.mos_scale import MosScale
@@ -71,6 +73,10 @@ def train(config: TrainingConfig, restart: bool = False, progress: bool = False)
         with explain_full_disk(output):  # before it is measured, which can fail
             save_checkpoint(output, scorer.cpu(), card, split.rows(), _history(trainer))
         save_metrics(output, {**_measure(scorer, split, datasets), "best_epoch": epoch})
+        try:
+            calibrate(output, images, split, features)
+        except ConfigError as error:
+            _logger.warning("The scores will have no intervals. %s", error)
         folder.finish()
     process_state().wait_for_everyone()
     return output
@@ -154,7 +160,7 @@ def _measure(
     for part, members in split.items():
         if part == "train":
             continue
-        scores, gates = predict(scorer, datasets[part])
+        scores, gates, _ = predict(scorer, datasets[part])
         results[part] = evaluate([image.mos for image in members], scores).to_dict()
         means = zip(GATE_ORDER, np.mean(gates, axis=0, dtype=np.float64), strict=True)
         results[part]["gate_mean"] = {name: float(mean) for name, mean in means}

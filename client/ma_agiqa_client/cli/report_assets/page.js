@@ -147,13 +147,18 @@ const gateBar = (gate) => {
   bar.title = SHARES.map((share) => `${share} ${Math.round(100 * gate[share])} %`).join(", ");
   return bar;
 };
+/* What there is to say about a score: `?` for an extrapolation, `=` for a tie with the next. */
+const MARKS = { foreign: " ?", tied: " =" };
+const marksOf = (image) => Object.keys(MARKS).filter((name) => image[name]).map((name) => MARKS[name]).join("");
+const remarksOf = (image) => Object.keys(MARKS).filter((name) => image[name]).map((name) => report.remarks[name]);
 const cardOf = (image) => {
   if (cards.has(image)) return cards.get(image);
   const button = make("button", "card");
   button.type = "button";
   button.image = image;
   const picture = make("div", "picture");
-  const badge = make("span", "badge", number(image.mos, 2));
+  const badge = make("span", "badge", number(image.mos, 2) + marksOf(image));
+  badge.title = remarksOf(image).join(" ");
   badge.style.setProperty("--score", scoreColor(image.normalized));
   picture.append(badge, make("span", "rank", `#${image.rank}`));
   const name = make("div", "name", image.image.slice(folder(image.image).length));
@@ -301,6 +306,13 @@ const open = (image) => {
   $("detail-mos").textContent = number(image.mos);
   $("detail-scale").textContent = `of ${card.mos_min} to ${card.mos_max}, rank ${grouped(image.rank)} of ${grouped(report.images.length)}`;
   $("ruler").firstChild.style.left = `${100 * image.normalized}%`;
+  const [low, high] = image.interval ?? [image.mos, image.mos];
+  $("span").style.left = `${100 * normalize(low)}%`;
+  $("span").style.width = `${100 * (normalize(high) - normalize(low))}%`;
+  $("detail-interval").textContent = [
+    ...(image.interval ? [`${Math.round(100 * report.level)} % interval: ${number(low, 2)} to ${number(high, 2)}.`] : []),
+    ...remarksOf(image),
+  ].join(" ");
   $("detail-percentile").textContent = `Better than ${Math.round(image.percentile)} % of the model's training images.`;
   $("detail-gate").replaceChildren(...gateBar(image.gate).children);
   $("detail-shares").replaceChildren(...SHARES.map((share) => {

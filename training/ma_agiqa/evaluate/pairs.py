@@ -1,0 +1,31 @@
+"""Two scorers on the same images: is one better, beyond what the choice of images explains?
+
+The intervals of two results may overlap although one is better on nearly every resample. Here both
+are measured on the same resamples, and the interval is that of the difference.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from ma_agiqa.evaluate.measurement import prompts_of
+from ma_agiqa.evaluate.result import Result
+from ma_agiqa.metrics.intervals import Interval, bootstrap_difference
+
+
+def comparable(results: Sequence[Result]) -> Iterator[Result]:
+    """The results after the first one that are of the same images."""
+    if results:
+        images = list(results[0].frame["image"])
+        yield from (other for other in results[1:] if list(other.frame["image"]) == images)
+
+
+def paired_differences(first: Result, other: Result) -> dict[str, tuple[float, Interval]]:
+    """Each metric of the other result minus that of the first one, and its interval."""
+    how = first.overall.intervals
+    return bootstrap_difference(
+        first.frame["mos"],
+        first.frame["score"],
+        other.frame["score"],
+        how.resamples,
+        how.seed,
+        prompts_of(first.frame),
+    )
