@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from ma_agiqa.data.synthetic.examples import EXAMPLES, NO_CONTENT, write_examples
 
 from ma_agiqa.checkpoints import load_scorer
 from ma_agiqa.data import Recipe
-from ma_agiqa.data.synthetic.examples import EXAMPLES, NO_CONTENT, write_examples
 from ma_agiqa.images.views import decode, quality_view, semantic_view
 from ma_agiqa.lmm.sources import build_embedder
 
