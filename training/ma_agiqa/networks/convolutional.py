@@ -110,7 +110,6 @@ class CNNFeatures(nn.Module):
         self.windows = [side // self.grid for side in sides]
         self.width: int = maps[-1].shape[1]
         self.channels: int = sum(map_.shape[1] for map_ in maps)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Map (B, 3, image_size, image_size), normalized, to (B, grid * grid, channels)."""
