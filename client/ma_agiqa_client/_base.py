@@ -3,16 +3,15 @@
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
 from ma_agiqa_client._core.plan import Core
-from ma_agiqa_client._wire.images import Encoder
+from ma_agiqa_client._wire.images import Encoder, check_sources
 from ma_agiqa_client.connection import (
     Compression,
     Connection,
     Tls,
     TrafficClass,
-    check_traffic_class,
     check_urls,
 )
 from ma_agiqa_client.errors import CannotExplainError
@@ -94,6 +93,8 @@ class BaseScorer(Generic[_TransportT]):
             ValueError: an argument is out of its range, or a certificate cannot be read.
         """
         arguments = {name: value for name, value in locals().items() if name != "self"}
+        if traffic_class not in get_args(TrafficClass):
+            raise ValueError(f"traffic_class is {traffic_class!r}; expected interactive or bulk.")
         self._arguments: dict[str, Any] = arguments
         self._urls = check_urls(url)
         self._timeout_s = Clock(timeout_s).timeout_s
@@ -109,7 +110,7 @@ class BaseScorer(Generic[_TransportT]):
             self._urls[: len(self._transports)],
             retry or Retry(),
             version,
-            check_traffic_class(traffic_class),
+            traffic_class,
         )
         self._closed = False
         self._process = os.getpid()
@@ -139,6 +140,18 @@ class BaseScorer(Generic[_TransportT]):
                     BaseScorer.__init__(self, **self._arguments)
         return Clock(self._timeout_s if timeout_s is None else timeout_s)
 
+    def _several(self, sources: Any, max_in_flight: int, timeout_s: float | None) -> Any:
+        """Check the arguments of `score_many` at its call; return what to iterate over.
+
+        Raises:
+            ValueError: `max_in_flight` is below 1, or `timeout_s` is not positive.
+            TypeError: `sources` is one image.
+        """
+        self._clock(timeout_s)
+        if max_in_flight < 1:
+            raise ValueError(f"max_in_flight is {max_in_flight}; expected at least 1.")
+        return check_sources(sources)
+
     def _answers(self, clock: Clock) -> Answers:
         return Answers(self._transports[0], self._urls[0], self._core, clock)
 
@@ -150,14 +163,3 @@ class BaseScorer(Generic[_TransportT]):
                 "Make one without `transport` to get explanations."
             )
         return Inquiry(question, max_tokens)
-
-
-def check_max_in_flight(max_in_flight: int) -> int:
-    """Check the bound of `score_many`.
-
-    Raises:
-        ValueError: it is below 1.
-    """
-    if max_in_flight < 1:
-        raise ValueError(f"max_in_flight is {max_in_flight}; expected at least 1.")
-    return max_in_flight

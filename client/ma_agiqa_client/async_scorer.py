@@ -11,13 +11,13 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeVar
 
-from ma_agiqa_client._base import BaseScorer, check_max_in_flight
+from ma_agiqa_client._base import BaseScorer
 from ma_agiqa_client._core import operations as do
 from ma_agiqa_client._core.cancellation import cancelled
 from ma_agiqa_client._core.ordering import Sequencer, best_first
 from ma_agiqa_client._core.transport import AsyncTransport
 from ma_agiqa_client._wire.aio import AsyncGrpcTransport
-from ma_agiqa_client._wire.images import ImageLike, check_sources
+from ma_agiqa_client._wire.images import ImageLike
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.explain import MAX_ANSWER_TOKENS, AnswerPart, Inquiry
 from ma_agiqa_client.retry import Clock
@@ -62,9 +62,8 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
         `sources` may be asynchronous. A separate task consumes it, at most `max_in_flight` images
         ahead of the results taken so far. To stop early, call `aclose()` on the iterator.
         """
-        self._clock(timeout_s)  # a bad timeout or a closed scorer is an error of this call
-        several = check_sources(sources)
-        return self._many(several, ordered, check_max_in_flight(max_in_flight), maps, timeout_s)
+        several = self._several(sources, max_in_flight, timeout_s)
+        return self._many(several, ordered, max_in_flight, maps, timeout_s)
 
     async def rank(
         self,

@@ -182,17 +182,6 @@ def check_urls(url: str | Sequence[str]) -> tuple[str, ...]:
     return urls
 
 
-def check_traffic_class(traffic_class: TrafficClass) -> TrafficClass:
-    """Check how much hurry the images of a scorer are in.
-
-    Raises:
-        ValueError: it is neither "interactive" nor "bulk".
-    """
-    if traffic_class not in ("interactive", "bulk"):
-        raise ValueError(f"traffic_class is {traffic_class!r}; expected interactive or bulk.")
-    return traffic_class
-
-
 def is_loopback(url: str) -> bool:
     """Return whether an address is on this machine."""
     found = _TARGET.fullmatch(url)

@@ -11,13 +11,13 @@ from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from ma_agiqa_client._base import BaseScorer, check_max_in_flight
+from ma_agiqa_client._base import BaseScorer
 from ma_agiqa_client._core import operations as do
 from ma_agiqa_client._core.cancellation import CallGroup, cancelled
 from ma_agiqa_client._core.ordering import Sequencer, best_first
 from ma_agiqa_client._core.transport import Transport
 from ma_agiqa_client._wire.grpc import GrpcTransport
-from ma_agiqa_client._wire.images import ImageLike, check_sources
+from ma_agiqa_client._wire.images import ImageLike
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.explain import MAX_ANSWER_TOKENS, AnswerPart
 from ma_agiqa_client.score import Failure, Score
@@ -104,9 +104,8 @@ class Scorer(BaseScorer[Transport]):
             ValueError: `max_in_flight` is below 1, or `timeout_s` is not positive.
             TypeError: `sources` is one image.
         """
-        self._clock(timeout_s)  # a bad timeout or a closed scorer is an error of this call
-        several = check_sources(sources)
-        return self._many(several, ordered, check_max_in_flight(max_in_flight), maps, timeout_s)
+        several = self._several(sources, max_in_flight, timeout_s)
+        return self._many(several, ordered, max_in_flight, maps, timeout_s)
 
     def rank(
         self,

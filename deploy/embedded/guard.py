@@ -9,7 +9,8 @@ Writes the pid of tritonserver to stdout as one line. Stops it when stdin closes
 when the caller is killed: SIGTERM, then SIGKILL after the grace period. That is `SHORT_GRACE_S`
 unless the caller has written `READY`, and again after `FAILED`. Then the guard kills what is left
 of the process group, and removes the server's regions in /dev/shm and the scratch folder. If the
-guard itself is killed, the kernel kills tritonserver, and the stubs follow.
+guard itself is killed, the kernel kills tritonserver, and the caller kills the stubs: not all of
+them notice.
 
 What tritonserver and its stubs print goes to stderr of the guard, within limits (`_Log`). LOG_FILE
 is the file that stderr is, or empty where it is something else.

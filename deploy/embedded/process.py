@@ -6,6 +6,7 @@ import os
 import secrets
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -137,6 +138,9 @@ class TritonServer:
         except subprocess.TimeoutExpired:
             self._guard.kill()  # the kernel then kills tritonserver
             self._guard.wait()
+        if self._guard.returncode < 0 and self.pid:  # killed, before it could end the stubs
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
         remove_regions(self._shm_prefix)
         self._remove_files()
 

@@ -7,6 +7,7 @@ from math import inf
 import pytest
 
 from ma_agiqa_client import Retry, Scorer
+from support.blocking import Blocking
 from support.scripted_server import ScriptedServer
 
 
@@ -25,6 +26,19 @@ def another() -> Iterator[ScriptedServer]:
 @pytest.fixture
 def scorer(scripted: ScriptedServer) -> Iterator[Scorer]:
     with Scorer(scripted.url, timeout_s=20) as scorer:
+        yield scorer
+
+
+@pytest.fixture(params=[Scorer, Blocking], ids=["threads", "asyncio"])
+def kind(request: pytest.FixtureRequest) -> type:
+    """Either kind of scorer, with the same methods."""
+    return request.param
+
+
+@pytest.fixture
+def either(kind: type, scripted: ScriptedServer) -> Iterator[Scorer]:
+    """A scorer of either kind."""
+    with kind(scripted.url, timeout_s=20) as scorer:
         yield scorer
 
 

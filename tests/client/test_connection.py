@@ -3,7 +3,7 @@
 import pytest
 
 from ma_agiqa_client import Tls
-from ma_agiqa_client.connection import Connection, check_urls, is_loopback
+from ma_agiqa_client.connection import Connection, check_urls, is_loopback, proxy_advice
 
 
 def test_headers_carry_the_token_and_the_metadata():
@@ -62,14 +62,33 @@ def test_what_is_on_this_machine(url, expected):
     assert proxied is not expected
 
 
-@pytest.mark.parametrize("urls", [[], ["a:1", "a:1"], ["a:1", "http://b:1"], ""])
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"http_proxy": "p:1"}, "http_proxy"),
+        ({"http_proxy": "p:1", "grpc_proxy": "p:1"}, "grpc_proxy"),
+        ({"https_proxy": "p:1", "no_proxy": "a, example.org"}, None),
+        ({}, None),
+    ],
+)
+def test_the_proxy_that_calls_go_through_is_named(monkeypatch, variables, named):
+    for name in ("grpc_proxy", "https_proxy", "http_proxy", "no_grpc_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    advice = proxy_advice("triton.example.org:8001")
+    assert (f"{named} names" in advice) if named else (advice == "")
+    assert proxy_advice("localhost:8001") == ""
+
+
+@pytest.mark.parametrize("urls", [[], ["a:1", "a:1"], ["a:1", "http://b:1"], "", "a:99999", "a"])
 def test_addresses_are_checked(urls):
     with pytest.raises(ValueError, match="address"):
         check_urls(urls)
 
 
 def test_one_or_several_addresses():
-    assert check_urls("a:1") == ("a:1",)
+    assert check_urls(" a:1/ ") == ("a:1",)
     assert check_urls(["a:1", "b:1"]) == ("a:1", "b:1")
 
 

@@ -1,19 +1,15 @@
-"""How a scorer sends, retries, waits and orders, over real gRPC to a scripted server."""
+"""How both kinds of scorers send, retry and wait, over real gRPC to a scripted server."""
 
-import asyncio
 import itertools
 import os
-import pickle
 import subprocess
 import sys
 import threading
 
 import grpc
-import numpy as np
 import pytest
 
 from ma_agiqa_client import (
-    AsyncScorer,
     DeadlineExceededError,
     InvalidImageError,
     Retry,
@@ -22,8 +18,12 @@ from ma_agiqa_client import (
     ServerUnavailableError,
     WrongModelError,
 )
-from ma_agiqa_client._wire.arrays import encode_array
 from support.scripted_server import GATE, numbers
+
+
+@pytest.fixture
+def scorer(either):
+    return either
 
 
 def failing(status, times):
@@ -57,31 +57,16 @@ def test_maps_are_sent_only_on_request(scorer, scripted):
 
 
 @pytest.mark.parametrize(("traffic_class", "sent"), [("interactive", ""), ("bulk", "bulk")])
-def test_the_traffic_class_is_sent(scripted, traffic_class, sent):
-    async def score_async():
-        async with AsyncScorer(scripted.url, traffic_class=traffic_class) as scorer:
-            await scorer.score(b"1")
-
-    with Scorer(scripted.url, traffic_class=traffic_class) as scorer:
+def test_the_traffic_class_is_sent(kind, scripted, traffic_class, sent):
+    with kind(scripted.url, traffic_class=traffic_class) as scorer:
         scorer.score(b"1")
-        with pickle.loads(pickle.dumps(scorer)) as again:
-            again.score(b"1")
-    asyncio.run(score_async())
-    given = [request.parameters["traffic_class"].string_param for request in scripted.requests]
-    assert given == [sent] * 3
-
-
-@pytest.mark.parametrize("kind", [Scorer, AsyncScorer])
-@pytest.mark.parametrize("traffic_class", ["Bulk", "", None])
-def test_another_traffic_class_is_refused(kind, traffic_class):
-    with pytest.raises(ValueError, match="expected interactive or bulk"):
-        kind("a:1", traffic_class=traffic_class)
+    assert scripted.requests[0].parameters["traffic_class"].string_param == sent
 
 
 def test_bytes_arrive_untouched(scorer, scripted):
     scripted.answer = lambda image, context: float(len(image))
     assert scorer.score(b"\x00ab\x00\x00").mos == 5
-    assert scripted.requests[0].raw_input_contents[0][4:] == b"\x00ab\x00\x00"
+    assert scripted.requests[0].raw_input_contents[0] == b"\5\0\0\0\x00ab\x00\x00"
     assert list(scripted.requests[0].inputs[0].shape) == [1, 1]
 
 
@@ -98,9 +83,9 @@ def test_unavailable_is_tried_again(scorer, scripted, no_waiting):
     assert len(scripted.requests) == 4
 
 
-def test_unavailable_fails_when_the_budget_is_spent(scripted):
+def test_unavailable_fails_when_the_budget_is_spent(kind, scripted):
     scripted.answer = failing(grpc.StatusCode.UNAVAILABLE, times=1000)
-    with Scorer(scripted.url, retry=Retry(budget_s=0.3)) as scorer:
+    with kind(scripted.url, retry=Retry(budget_s=0.3)) as scorer:
         scorer.model()
         with pytest.raises(ServerUnavailableError, match=scripted.url) as caught:
             scorer.score(b"1")
@@ -126,21 +111,20 @@ def test_nothing_else_is_tried_again(scorer, scripted, status, expected):
     assert "secret" not in str(caught.value)
 
 
-def test_the_deadline_ends_a_call(scripted):
+def test_the_deadline_ends_a_call(kind, scripted):
     release = threading.Event()
     scripted.answer = lambda image, context: release.wait(30)
-    with Scorer(scripted.url, timeout_s=0.3) as scorer:
+    with kind(scripted.url, timeout_s=0.3) as scorer:
         with pytest.raises(DeadlineExceededError, match=r"within 0\.3 s"):
             scorer.score(b"1")
         assert isinstance(next(scorer.score_many([b"1"])).error, DeadlineExceededError)
     release.set()
 
 
-def test_retries_stay_within_the_deadline(scripted):
+def test_retries_stay_within_the_deadline(kind, scripted):
     scripted.answer = failing(grpc.StatusCode.UNAVAILABLE, times=100)
-    with Scorer(
-        scripted.url, timeout_s=20, retry=Retry(initial_backoff_s=5, max_backoff_s=5)
-    ) as scorer:
+    retry = Retry(initial_backoff_s=5, max_backoff_s=5)
+    with kind(scripted.url, timeout_s=20, retry=retry) as scorer:
         scorer.model()
         with pytest.raises(ServerUnavailableError):
             scorer.score(b"1", timeout_s=2)  # less than the shortest first delay
@@ -148,8 +132,8 @@ def test_retries_stay_within_the_deadline(scripted):
 
 
 @pytest.mark.usefixtures("no_waiting")
-def test_no_server_at_the_address(no_server):
-    with Scorer(no_server, timeout_s=5) as scorer:
+def test_no_server_at_the_address(kind, no_server):
+    with kind(no_server, timeout_s=5) as scorer:
         assert not scorer.health()
         with pytest.raises(ServerUnavailableError, match="Check that it runs"):
             scorer.score(b"1")
@@ -174,42 +158,48 @@ def test_wrong_model(scorer, scripted):
     assert scripted.requests == []
 
 
-def test_health(scorer):
-    assert scorer.health()
-
-
 def test_a_score_that_is_not_finite_is_an_error(scorer, scripted):
     scripted.answer = lambda image, context: float("nan")
     with pytest.raises(ServerError, match="SCORE"):
         scorer.score(b"1")
 
 
-def test_arrays_are_sent_as_ppm(scorer, scripted):
-    pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    scripted.answer = lambda image, context: float(image == encode_array(pixels))
-    assert scorer.score(pixels).mos == 1
-
-
-def test_a_closed_scorer_says_so(scripted):
-    scorer = Scorer(scripted.url)
+def test_a_closed_scorer_says_so(scorer):
     scorer.close()
     scorer.close()
-    with pytest.raises(RuntimeError, match="closed"):
-        scorer.score(b"1")
-    with pytest.raises(RuntimeError, match="closed"):
-        scorer.score_many([b"1"])
+    calls = (lambda: scorer.score(b"1"), lambda: scorer.score_many([b"1"]), scorer.model)
+    for call in (*calls, lambda: list(scorer.explain(b"1", "Why?"))):
+        with pytest.raises(RuntimeError, match="closed"):
+            call()
 
 
-@pytest.mark.parametrize("url", ["http://localhost:8001", "https://example.org:8001", ""])
-def test_an_address_that_is_not_grpc_is_refused(url):
-    with pytest.raises(ValueError, match="HOST:PORT"):
-        Scorer(url)
+def test_arguments_are_checked_at_the_call(scorer):
+    with pytest.raises(TypeError, match="Use score for a single image"):
+        scorer.score_many("a.png")
+    with pytest.raises(ValueError, match="max_in_flight"):
+        scorer.score_many([], max_in_flight=0)
+    with pytest.raises(ValueError, match="top"):
+        scorer.rank([b"1"], top=0)
+    for timeout_s in (0, -1, float("nan")):
+        for call in (scorer.score, scorer.score_many, scorer.explain):
+            with pytest.raises(ValueError, match="timeout_s"):
+                call([b"1"], timeout_s=timeout_s)
 
 
-@pytest.mark.parametrize("timeout_s", [0, -1, float("nan")])
-def test_a_timeout_must_be_positive(timeout_s):
-    with pytest.raises(ValueError, match="timeout_s"):
-        Scorer("localhost:8001", timeout_s=timeout_s)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"timeout_s": 0}, "timeout_s"),
+        ({"traffic_class": "Bulk"}, "expected interactive or bulk"),
+        ({"traffic_class": None}, "expected interactive or bulk"),
+        ({"url": "http://localhost:8001"}, "HOST:PORT"),
+        ({"max_side": 0}, "max_side"),
+        ({"version": 0}, "version"),
+    ],
+)
+def test_options_are_checked_at_once(options, message):
+    with pytest.raises(ValueError, match=message):
+        Scorer(**options)
 
 
 FORK = """

@@ -8,10 +8,8 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +22,10 @@ from tritonclient.utils import InferenceServerException
 
 from embedded.processes import model_of_stub
 from embedded.runtime import find_runtime
+from support.local_hub import free_port
+from support.pictures import encoded
 from support.supervised import SERVE as SERVE_FILE
+from support.triton_requests import image_tensor
 from support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +42,7 @@ class Container:
         if not (folder / "backends").is_dir():
             runtime.lay_out_backends(folder / "backends")
         self.folder, self.key_file = folder, folder / "probe-key"
-        self.grpc, self.http, self.metrics = free_ports()
+        self.grpc, self.http, self.metrics = (free_port() for _ in range(3))
         inherited = {k: v for k, v in runtime.environment().items() if k not in DECIDED}
         container = {"PROBE_KEY_FILE": str(self.key_file), "SHM_PREFIX": SHM_PREFIX}
         container |= {"MODEL_REPOSITORY": str(repository), "RESTARTS": "0", "DRAIN_S": "60"}
@@ -128,18 +129,9 @@ def regions() -> set[Path]:
     return set(Path("/dev/shm").glob(f"{SHM_PREFIX}*"))
 
 
-def free_ports() -> list[int]:
-    with contextlib.ExitStack() as stack:
-        listeners = [stack.enter_context(socket.socket()) for _ in range(3)]
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in listeners]
-
-
-def score(client: tritonclient.grpc.InferenceServerClient, image: bytes = b"\x33" * 12, **options):
-    """Score of an image, the smallest that the tests' model takes."""
-    tensor = tritonclient.grpc.InferInput("IMAGE", [1, 1], "BYTES")
-    tensor.set_data_from_numpy(np.array([[image]], dtype=np.object_))
+def score(client: tritonclient.grpc.InferenceServerClient, image: bytes | None = None, **options):
+    """Score of an image, by default of a gray one that the stand-in gives 1."""
+    tensor = image_tensor(image or encoded(np.full((8, 8, 3), 51, np.uint8)))
     result = client.infer("ma_agiqa", [tensor], client_timeout=60, **options)
     return float(result.as_numpy("SCORE")[0, 0])
 
@@ -219,49 +211,15 @@ def test_regions_of_a_killed_server_are_removed_by_the_next(start, tmp_path, rep
     left = regions()
     assert left
     second = start(tmp_path, repository)
-    assert "Serving tiny (a model of the tests) at 127.0.0.1:" in second.log
+    assert "Serving ma-agiqa-demo" in second.log
     assert not left & regions()
     assert regions()
 
 
-def slow_down(repository: Path, seconds: float) -> Path:
-    """Make each request take long in the first step; the file that the step writes before."""
-    begun = repository.parent / "begun"
-    model = repository / "preprocess" / "1" / "model.py"
-    slow = f"    def execute(self, requests):\n        open({str(begun)!r}, 'a').close()\n"
-    slow += f"        __import__('time').sleep({seconds})\n"
-    model.write_text(model.read_text().replace("    def execute(self, requests):\n", slow))
-    return begun
-
-
-@pytest.mark.slow
-def test_a_busy_server_is_alive_while_others_get_scores(start, tmp_path, repository):
-    slow_down(repository, 0.5)
-    stop = threading.Event()
-
-    def call(url: str) -> None:
-        with tritonclient.grpc.InferenceServerClient(url) as client:
-            while not stop.is_set():
-                score(client)
-
-    running = start(tmp_path, repository)
-    with ThreadPoolExecutor(6) as pool:
-        calls = [pool.submit(call, running.url) for _ in range(6)]
-        try:  # 3 s of work wait before the test image, whose check waits for 1 s
-            busy = "Alive, and busy with other images.\n"
-            wait_until(lambda: running.check(timeout_s=2.5).stdout == busy, timeout_s=40)
-        finally:
-            stop.set()
-        for done in calls:
-            done.result()
-    wait_until(lambda: running.check().stdout.startswith("Alive, score"))
-    os.kill(running.stubs()["maniqa_moe"], signal.SIGSTOP)
-    done = running.check(timeout_s=4)
-    assert (done.returncode, done.stdout) == (1, "")
-
-
-def test_what_is_in_flight_at_sigterm_is_answered(start, tmp_path, repository):
-    begun = slow_down(repository, 1.5)
+def test_what_is_in_flight_at_sigterm_is_answered(start, tmp_path, repository, change):
+    begun = tmp_path / "begun"
+    change("maniqa_moe", "return [self", f"open({str(begun)!r}, 'a').close()\n        return [self")
+    change("maniqa_moe", "time.sleep(", "time.sleep(1.5 or ")
     running = start(tmp_path, repository, WATCH_S="1000")
     begun.unlink()
     with (
@@ -288,16 +246,3 @@ def test_as_process_1_of_a_container_it_reaps_and_stops(start, tmp_path, reposit
     main.terminate()
     assert running.process.wait(60) == 0
     assert not regions()
-
-
-def test_without_a_server_the_check_fails(tmp_path):
-    port = str(free_ports()[0])
-    done = subprocess.run([*SERVE, "--check", "--http-port", port], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "no answer from 127.0.0.1:" in done.stderr
-
-
-def test_the_embedded_server_is_for_this_machine_only():
-    done = subprocess.run([*SERVE, "--address", "0.0.0.0"], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "Give a current one with --tritonserver" in done.stderr

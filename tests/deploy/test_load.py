@@ -2,19 +2,19 @@
 
 import io
 import json
-import socket
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from load.images import make_images
+from ma_agiqa_client._programs.embedded import listens
+from support.local_hub import free_port
+from support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 LOAD = ROOT / "deploy" / "load"
@@ -53,22 +53,24 @@ def test_a_run_reports_every_kind_of_user_and_fails_past_its_limits(server):
     assert "FAILED  share of errors" not in done.stdout, done.stdout
 
 
-def test_errors_are_told_by_kind(unused_port):
-    done = run_locust(f"127.0.0.1:{unused_port}", "-t", "2s")
+def test_errors_are_told_by_kind():
+    done = run_locust(f"127.0.0.1:{free_port()}", "-t", "2s")
     assert done.returncode == 1
     assert "FAILED  share of errors: 1, allowed is at most 0." in done.stdout
     assert "UNAVAILABLE" in done.stdout.partition("\nerrors\n")[2]
 
 
 @pytest.mark.slow
-def test_the_form_of_the_web_page_changes_the_images_of_the_next_run(server, unused_port):
+def test_the_form_of_the_web_page_changes_the_images_of_the_next_run(server):
+    port = free_port()
     command = [sys.executable, "-m", "locust", "-f", str(LOAD / "locustfile.py")]
-    where = ["--host", server.grpc_url, "--web-host", "127.0.0.1", "--web-port", str(unused_port)]
+    where = ["--host", server.grpc_url, "--web-host", "127.0.0.1", "--web-port", str(port)]
     small = ["--sizes", "64", "--formats", "jpeg", "--generation-servers", "0", "--people", "0"]
-    page = f"http://127.0.0.1:{unused_port}"
+    page = f"http://127.0.0.1:{port}"
     with subprocess.Popen([*command, *where, *small], stderr=subprocess.DEVNULL) as locust:
         try:
-            wait_until(lambda: "images_per_prompt" in get(page))
+            wait_until(lambda: listens(f"127.0.0.1:{port}"))
+            assert "images_per_prompt" in get(page)
             for size in ("64", "96"):
                 form = {"user_count": 1, "spawn_rate": 1, "sizes": size, "formats": "png"}
                 data = urllib.parse.urlencode(form).encode()
@@ -88,22 +90,3 @@ def get(address: str, data: bytes | None = None) -> str:
 def kinds(page: str) -> set[str]:
     entries = json.loads(get(f"{page}/stats/requests"))["stats"]
     return {entry["name"] for entry in entries} - {"Aggregated"}
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            if condition():
-                return
-        except OSError:
-            pass  # it does not listen yet
-        assert time.monotonic() < end
-        time.sleep(0.2)
-
-
-@pytest.fixture
-def unused_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

@@ -2,78 +2,62 @@
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from support.supervised import SERVE, Supervised
+import serve as serve_py
+from support.supervised import Supervised, kill, processes_of
 from support.waiting import wait_until
 
 
-class Serve:
-    """Starts serve.py with the test's repository, and knows the traces that it could leave."""
+@pytest.fixture
+def serve(repository, tmp_path) -> Iterator[Callable[..., Supervised]]:
+    """Starts serve.py for a test, at whose end nothing of it may be left."""
+    traces: list[Path] = []
 
-    def __init__(self, repository: Path, processes, log_file: Path):
-        self.processes, self._files = processes, (repository, log_file)
-        self.traced: list[Path] = []
-        self.shm_prefix = ""
-
-    def start(self, *options: str) -> Supervised:
-        running = Supervised(*self._files, *options)
-        self.shm_prefix = self.processes.argument("shm-region-prefix-name=")
-        self.traced = [Path(self.processes.argument("--backend-directory="))]
-        assert self.regions()
+    def start(*options: str, ready: bool = True) -> Supervised:
+        running = Supervised(repository, tmp_path / "log", *options, ready=ready)
+        if ready:
+            traces.extend([*running.regions(), Path(running.option("--backend-directory="))])
+            assert len(traces) > 1
+            assert all(path.exists() for path in traces)
         return running
 
-    def launch(self, *options: str) -> Supervised:
-        """Start it without waiting."""
-        return Supervised(*self._files, *options, ready=False)
-
-    def regions(self) -> list[Path]:
-        return list(Path("/dev/shm").glob(f"{self.shm_prefix}*")) if self.shm_prefix else []
-
-    def traces(self) -> list:
-        """Processes, shared memory and temporary files that are left, given time to go."""
-        left = self.processes.wait_until_gone()
-        return [*left, *self.regions(), *(path for path in self.traced if path.exists())]
-
-
-@pytest.fixture
-def serve(repository, processes, tmp_path) -> Iterator[Serve]:
-    yield Serve(repository, processes, tmp_path / "log")
-    for pid in processes.find():
-        os.kill(pid, signal.SIGKILL)
+    yield start
+    try:
+        wait_until(lambda: not processes_of(repository), timeout_s=30)
+    finally:
+        for pid in processes_of(repository):
+            os.kill(pid, signal.SIGKILL)
+    assert [path for path in traces if path.exists()] == []
 
 
 def test_sigterm_stops_it_and_leaves_nothing(serve, tmp_path):
-    running = serve.start()
-    assert running.status["model"] == "tiny"
+    running = serve()
+    assert running.status["model"].startswith("ma-agiqa-demo")
     assert running.status["pid"] == running.process.pid
     assert running.status["log_file"] == str(tmp_path / "log")
     for name, scheme in (("grpc_url", ""), ("http_url", "http://"), ("metrics_url", "http://")):
         assert running.status[name].startswith(f"{scheme}127.0.0.1:")
     # Ctrl-C reaches every process of the terminal's session: tritonserver is in another one.
     session = os.getsid(running.process.pid)
-    assert os.getsid(serve.processes.find("tritonserver")[0]) != session
+    assert os.getsid(running.pids("tritonserver/bin")[0]) != session
     running.process.send_signal(signal.SIGTERM)
     assert running.end() == (0, "")
-    assert serve.traces() == []
 
 
 def test_a_killed_parent_leaves_nothing(serve):
-    running = serve.start("--until-stdin-closes")
+    running = serve("--until-stdin-closes")
     running.process.stdin.close()
     assert running.end() == (0, "")
     assert running.process.stdout.read() == ""
-    assert serve.traces() == []
 
 
 def test_kill_9_leaves_nothing(serve):
-    assert serve.start().stop(signal.SIGKILL) == -signal.SIGKILL
-    assert serve.traces() == []
+    assert serve().stop(signal.SIGKILL) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(
@@ -84,45 +68,52 @@ def test_kill_9_leaves_nothing(serve):
         ("triton_python_backend_stub", "The process of model "),
     ],
 )
-def test_a_death_while_running_is_told(serve, program, message):
-    running = serve.start("--restarts", "0")
-    serve.processes.kill(program)
+def test_a_death_while_running_is_told(serve, repository, program, message):
+    running = serve("--restarts", "0")
+    kill(processes_of(repository, program)[0])
     status, errors = running.end()
     assert status == 1
     assert errors.startswith(f"Error: {message}")
-    assert serve.traces() == []
 
 
 def test_a_death_is_followed_by_a_start_at_the_same_ports(serve, tmp_path):
-    running = serve.start("--restarts", "1")
-    regions = serve.regions()
-    serve.processes.kill("tritonserver")
+    running = serve("--restarts", "1")
+    regions = running.regions()
+    kill(running.pids("tritonserver/bin")[0])
     running.wait_for(f"Serving again at {running.url}.\n")
     assert running.text().startswith("tritonserver ended unexpectedly")
     assert not any(region.exists() for region in regions)
     assert (tmp_path / "log.previous.log").is_file()
-    serve.processes.kill("tritonserver")
+    kill(running.pids("tritonserver/bin")[0])
     assert running.end()[0] == 1
-    assert serve.traces() == []
 
 
 def test_ctrl_c_while_the_models_load(serve):
-    running = serve.launch()
-    wait_until(lambda: serve.processes.find("triton_python_backend_stub"))
+    running = serve(ready=False)
+    wait_until(lambda: running.pids("triton_python_backend_stub"))
     running.process.send_signal(signal.SIGINT)
     assert running.end() == (0, "")
-    assert serve.traces() == []
 
 
 def test_errors_are_one_sentence_and_exit_status_1(serve, repository):
     (repository / "maniqa_moe" / "1" / "model.pt").unlink()
-    status, errors = serve.launch().end()
+    status, errors = serve(ready=False).end()
     assert status == 1
     assert errors.startswith("Error: The model repository ")
     assert errors.count("\n") == 1
 
 
-def test_help_has_examples():
-    result = subprocess.run([sys.executable, SERVE, "--help"], capture_output=True, text=True)
-    assert "python deploy/serve.py --free-ports --json" in result.stdout
-    assert "/" not in result.stdout.partition("--repository")[2].partition("--explain")[0]
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (["--address", "0.0.0.0"], 2, "Give a current one with --tritonserver"),
+        (["--tls-cert", __file__], 2, "Only one of --tls-cert and --tls-key is given"),
+        (["--check", "--http-port", "1"], 1, "no answer from 127.0.0.1:"),
+        (["--help"], 0, "python deploy/serve.py --free-ports --json"),
+    ],
+)
+def test_what_needs_no_server(options, status, message):
+    done = CliRunner().invoke(serve_py.main, options)
+    assert done.exit_code == status
+    assert message in done.output.replace("\n", " ")
+    assert str(Path(__file__).parents[2]) not in done.output  # as a default in the help

@@ -18,6 +18,22 @@ from support.waiting import wait_until
 SERVE = Path(__file__).resolve().parents[2] / "deploy" / "serve.py"
 
 
+def processes_of(folder: Path, program: str = "") -> list[int]:
+    """Living processes whose command line mentions a folder, and begins with a program or runs it.
+
+    Unlike `Supervised.pids` it finds them, too, when what started them is gone.
+    """
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()
+            runs = [os.path.basename(word) for word in words[:4]]
+            mine = process.pid != os.getpid() and any(str(folder) in word for word in words)
+            if mine and program in (runs if program.endswith(".py") else ["", *runs[:1]]):
+                found.append(process.pid)
+    return found
+
+
 class Supervised:
     """A running serve.py.
 
@@ -78,11 +94,14 @@ class Supervised:
                     found.append(process.pid)
         return found
 
+    def option(self, name: str) -> str:
+        """The value of an option of its tritonserver."""
+        command = psutil.Process(self.pids("tritonserver/bin")[0]).cmdline()
+        return next(word.partition(name)[2] for word in command if name in word)
+
     def regions(self) -> list[Path]:
         """Its shared memory in /dev/shm."""
-        command = Path(f"/proc/{self.pids('tritonserver/bin')[0]}/cmdline").read_text()
-        prefix = command.partition("shm-region-prefix-name=")[2].partition("\0")[0]
-        return list(Path("/dev/shm").glob(f"{prefix}*"))
+        return list(Path("/dev/shm").glob(f"{self.option('shm-region-prefix-name=')}*"))
 
     def stop(self, how: signal.Signals = signal.SIGTERM, timeout_s: float = 90.0) -> int:
         """End it; return its exit status."""

@@ -18,11 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from tritonclient.grpc import (
-    InferInput,
-    InferRequestedOutput,
-    service_pb2,
-)
+from tritonclient.grpc import service_pb2
 
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.connection import TrafficClass, proxy_advice
@@ -81,39 +77,16 @@ class InferRequest:
     deadline_unix_us: int
     traffic_class: TrafficClass = "interactive"
 
-    @property
-    def inputs(self) -> list[InferInput]:
-        """The tensor IMAGE, as the methods of Triton's own client take it."""
-        tensor = np.empty((1, 1), np.object_)  # `np.bytes_` would strip trailing zeros
-        tensor[0, 0] = self.image
-        infer_input = InferInput(IMAGE, [1, 1], "BYTES")
-        infer_input.set_data_from_numpy(tensor)
-        return [infer_input]
-
-    @property
-    def outputs(self) -> list[InferRequestedOutput]:
-        """The outputs that are asked for, as the methods of Triton's own client take them."""
-        return [InferRequestedOutput(name) for name in self._names()]
-
-    @property
-    def parameters(self) -> dict[str, int | str]:
-        """Values that every step of the ensemble can read."""
-        bulk = {TRAFFIC_CLASS: "bulk"} if self.traffic_class == "bulk" else {}
-        return {DEADLINE: self.deadline_unix_us, **bulk}
-
     def message(self, model: str) -> Any:
         """Return the protobuf `ModelInferRequest` to a model."""
         message = service_pb2.ModelInferRequest(model_name=model, id=self.request_id)
         add_bytes(message, IMAGE, [1, 1], self.image)
-        for name in self._names():
+        for name in (SCORE, GATE, PATCH_SCORE, PATCH_WEIGHT) if self.maps else (SCORE, GATE):
             message.outputs.add(name=name)
         message.parameters[DEADLINE].int64_param = self.deadline_unix_us
         if self.traffic_class == "bulk":
             message.parameters[TRAFFIC_CLASS].string_param = "bulk"
         return message
-
-    def _names(self) -> tuple[str, ...]:
-        return (SCORE, GATE, PATCH_SCORE, PATCH_WEIGHT) if self.maps else (SCORE, GATE)
 
 
 class Result(Protocol):

@@ -1,9 +1,13 @@
 """The page for people, in a real browser: drop, rank, maps, failures, and what it refuses."""
 
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPConnection
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -11,49 +15,86 @@ import requests
 from click.testing import CliRunner
 from PIL import Image
 
+from ma_agiqa_client import Scorer
+from ma_agiqa_client._programs.embedded import listens
 from ma_agiqa_client._wire.images import MAX_IMAGE_BYTES
 from ma_agiqa_client.app import _command as app
-from support.page_process import open_page, running_page
+from support.browser import colors_on, headless_chromium
+from support.local_hub import free_port
 from support.pictures import encoded
 from support.scripted_server import brightness
 from support.waiting import wait_until
 
-LEVELS = (40, 200, 120, 80, 160)
+SCRIPT = Path(__file__).resolve().parents[3] / "client" / "app.py"
+LEVELS = (51, 204, 102)
+
+
+@contextmanager
+def running_page(url: str, folder: Path) -> Iterator[str]:
+    """Run client/app.py for the server at `url`; yield the page's address."""
+    pytest.importorskip("nicegui", reason="the extra `app` is not installed")
+    port = free_port()
+    command = [sys.executable, str(SCRIPT), "--url", url, "--port", str(port)]
+    # NiceGUI serves nothing in a process that seems to be a test.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        said = re.search(r"http://\S+", process.stderr.readline())
+        wait_until(lambda: process.poll() is not None or listens(f"127.0.0.1:{port}"))
+        assert process.poll() is None, process.stderr.read()
+        yield said[0]
+    finally:
+        process.terminate()
+        process.communicate()
 
 
 @pytest.fixture
-def page(scripted, tmp_path):
-    with running_page(scripted.url, tmp_path) as address, open_page(address) as page:
+def page(stand_in, tmp_path):
+    """The page in a browser; errors of scripts, and requests to elsewhere, fail at the end."""
+    with running_page(stand_in.grpc_url, tmp_path) as address, headless_chromium() as browser:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(60_000)  # a slow machine may need long; nothing is timed
+        requests, errors = [], []
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(address)
+        page.wait_for_function("window.did_handshake")
         yield page
+        inside = (address, address.replace("http", "ws"), "data:", "blob:")
+        assert [url for url in requests if not url.startswith(inside)] == []
+        assert errors == []
 
 
-def drop(page, folder):
+def test_dropped_images_are_ranked_with_maps_and_failures(page, stand_in, tmp_path):
+    """By a real Triton, whose scores are the brightness of the images."""
     for level in LEVELS:
-        Image.new("RGB", (64, 48), (level, level, level)).save(folder / f"gray_{level}.png")
-    (folder / "text.png").write_bytes(b"no image")
-    page.set_input_files("input[type=file]", [*folder.glob("gray_*.png"), folder / "text.png"])
-    page.wait_for_function("document.querySelector('.status').textContent == '6 images'")
-
-
-def test_dropped_images_are_ranked_with_maps_and_failures(page, scripted, tmp_path):
-    scripted.answer = brightness
-    drop(page, tmp_path)
+        Image.new("RGB", (640, 480), (level, level, 255)).save(tmp_path / f"gray_{level}.png")
+    (tmp_path / "text.png").write_bytes(b"no image")
+    files = [*tmp_path.glob("gray_*.png"), tmp_path / "text.png"]
+    page.set_input_files("input[type=file]", files)
+    page.wait_for_function("document.querySelector('.status').textContent == '4 images'")
+    with Scorer(stand_in.grpc_url) as scorer:
+        ranked, note = scorer.rank(files), scorer.model().note
+    shown = page.locator(".result .score").all_text_contents()
+    assert [float(text) for text in shown] == pytest.approx([s.mos for s in ranked[:3]], abs=0.006)
     names = [card.text_content() for card in page.locator(".result .truncate").all()]
-    assert names == [*(f"gray_{level}.png" for level in sorted(LEVELS, reverse=True)), "text.png"]
-    assert page.locator(".result .score").first.text_content() == "78.43"  # 200 / 2.55
-    ranks = page.locator(".result .rank").all_text_contents()
-    assert ranks[:5] == ["#1", "#2", "#3", "#4", "#5"]
-    assert "Not an image." in page.locator(".result").last.text_content()
+    assert names == ["gray_204.png", "gray_102.png", "gray_51.png", "text.png"]
+    assert page.locator(".result .rank").all_text_contents()[:3] == ["#1", "#2", "#3"]
+    assert str(ranked[3].error) in page.locator(".result").last.text_content()
     widths = page.locator(".result .gate").first.evaluate(
-        "bar => [...bar.children].map(part => part.style.width)"
+        "bar => [...bar.children].map(part => parseFloat(part.style.width))"
     )
-    assert widths == ["25%", "25%", "50%"]
-    assert "The demo model." in page.locator("body").text_content()
-    picture = page.locator(".result img").first.get_attribute("src")
+    assert widths == pytest.approx([100 * part for part in vars(ranked[0].gate).values()], abs=0.01)
+    assert note in page.locator("body").text_content()
+    pictures = "[...document.querySelectorAll('.result img')].slice(0, 3)"
+    drawn = f"{pictures}.every(i => i.naturalWidth > 100 && getComputedStyle(i).opacity == 1)"
+    page.wait_for_function(drawn)
+    before = page.locator(".result img").first.get_attribute("src")
     page.get_by_role("switch", name="Maps").click()
-    page.wait_for_function(
-        "before => document.querySelector('.result img').src != before", arg=picture
-    )
+    page.wait_for_function(f"{pictures}[0].src != {before!r} && {drawn}")
+    assert colors_on(page, tmp_path / "maps.png") > 100
     page.get_by_role("button", name="Clear").click()
     page.wait_for_function("document.querySelectorAll('.result').length == 0")
 

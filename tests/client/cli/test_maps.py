@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ma_agiqa_client.cli.maps import COLORS, MapFolder, color_table, draw_map, fitting
+from ma_agiqa_client.cli.maps import COLORS, MapFolder, draw_map, fitting
 from ma_agiqa_client.cli.rows import Row
 from support.scripted_server import GATE
 
@@ -13,15 +13,6 @@ HALVES = np.array([[0, 2], [0, 2]], np.float32)
 
 def row(image):
     return Row(image, 1.0, 0.1, 1.0, GATE, "tiny", map=HALVES)
-
-
-def test_the_colors_run_through_their_stops():
-    table = color_table()
-    assert table.shape == (256, 3)
-    assert table[0].tolist() == list(COLORS[0])
-    assert table[255].tolist() == list(COLORS[-1])
-    luminance = table @ [0.299, 0.587, 0.114]
-    assert (np.diff(luminance) >= -0.5).all()  # brighter is more, also in print
 
 
 def test_the_map_lies_over_the_right_part_of_the_picture():

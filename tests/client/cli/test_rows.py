@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ma_agiqa_client.cli.rows import Row, best_first, pack_map
+from ma_agiqa_client.cli.rows import Row, pack_map
 from support.scripted_server import GATE
 
 
@@ -33,13 +33,3 @@ def test_what_is_no_scored_row_is_refused(damage):
     record = Row("a.png", 1.0, 0.2, 8.5, GATE, "tiny").to_dict() | damage
     with pytest.raises((KeyError, TypeError, ValueError)):
         Row.from_dict(record)
-
-
-def test_the_group_is_shown_only_if_there_is_one():
-    assert "group" not in Row("a.png").to_dict()
-    assert list(Row("a.png", group="x").to_dict())[:2] == ["image", "group"]
-
-
-def test_best_first_keeps_failures_at_the_end_in_order():
-    rows = [Row("a", error="no"), Row("b", 1.0), Row("c", error="no"), Row("d", -2.0), Row("e", 3)]
-    assert [row.image for row in best_first(rows)] == ["e", "b", "d", "a", "c"]

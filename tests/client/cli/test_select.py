@@ -1,7 +1,5 @@
 """Which rows are shown."""
 
-import pytest
-
 from ma_agiqa_client.cli._select import Selection, parse_grouping
 from ma_agiqa_client.cli.rows import Row
 
@@ -21,28 +19,11 @@ def shown(**rules):
     return at_once, list(selection.rest()), selection
 
 
-def test_without_rules_everything_passes_at_once():
-    at_once, rest, selection = shown()
-    assert (at_once, rest) == (ROWS, [])
-    assert not selection.ranks
-
-
 def test_the_best_come_ranked_and_of_equal_ones_the_first():
     at_once, rest, selection = shown(top=2)
     assert at_once == []
     assert [row.image for row in rest] == ["y/cat_2.png", "x/dog_1.png"]
     assert selection.ranks
-
-
-def test_a_least_mos_passes_at_once_and_leaves_failures_out():
-    at_once, rest, _ = shown(min_mos=3.0)
-    assert [row.mos for row in at_once] == [3.0, 4.0, 3.0]
-    assert rest == []
-
-
-def test_the_best_of_each_folder():
-    _, rest, _ = shown(grouping=parse_grouping("parent"))
-    assert [(row.group, row.image) for row in rest] == [("x", "x/dog_1.png"), ("y", "y/cat_2.png")]
 
 
 def test_the_best_two_of_each_prompt_and_what_matches_no_prompt():
@@ -56,11 +37,6 @@ def test_the_best_two_of_each_prompt_and_what_matches_no_prompt():
         ("dog", 3.0),
     ]
     assert selection.ungrouped == 1
-
-
-def test_a_wrong_expression_is_explained():
-    with pytest.raises(ValueError, match="is not a regular expression"):
-        parse_grouping("(")
 
 
 def test_images_in_the_current_folder_have_a_parent_too():

@@ -3,9 +3,7 @@
 import time
 
 import grpc
-import numpy as np
 import pytest
-from tritonclient.utils import InferenceServerException
 
 from ma_agiqa_client import (
     AsyncScorer,
@@ -14,62 +12,7 @@ from ma_agiqa_client import (
     Scorer,
     WrongModelError,
 )
-from ma_agiqa_client._core.operations import Encode, GetConfig, GetReady, Infer, Sleep
-from ma_agiqa_client._core.plan import Core
-from ma_agiqa_client.retry import Clock, Retry
-from support.example_card import PARAMETERS
-from support.scripted_server import ensemble_config, numbers
-
-UNAVAILABLE = InferenceServerException("overloaded", status="StatusCode.UNAVAILABLE")
-
-
-class Answer(dict):
-    """An answer, and the wait for it."""
-
-    def as_numpy(self, name):
-        return self[name]
-
-    def result(self):
-        return self
-
-
-ANSWER = Answer(SCORE=np.array([[50.0]]), GATE=np.array([[1.0, 1.0, 2.0]]))
-
-
-def result_of(plan, outcome):
-    """Send a plan its last outcome."""
-    with pytest.raises(StopIteration) as end:
-        plan.send(outcome)
-    return end.value.value
-
-
-def test_the_steps_of_a_score():
-    core = Core(["one:1"], Retry())
-    plan = core.score("cat.png", False, Clock(60), "cat.png")
-    assert isinstance(next(plan), Encode)
-    assert isinstance(plan.send(b"bytes"), GetConfig)
-    assert isinstance(plan.send(ensemble_config(PARAMETERS)), Infer)
-    assert result_of(plan, ANSWER).mos == 50
-    again = core.score("cat.png", False, Clock(60), "cat.png")
-    next(again)
-    assert isinstance(again.send(b"bytes"), Infer)  # the card is known
-
-
-def test_the_steps_when_a_server_is_not_available():
-    core = Core(["one:1", "two:1"], Retry())
-    plan = core.model(Clock(60))
-    first = next(plan)
-    assert plan.throw(UNAVAILABLE) == Sleep(0.0)
-    second = plan.send(None)
-    assert {first.server, second.server} == {0, 1}
-    assert result_of(plan, ensemble_config(PARAMETERS)).name == "tiny"
-
-
-def test_the_steps_of_health():
-    plan = Core(["one:1", "two:1"], Retry()).health(Clock(60))
-    assert isinstance(next(plan), GetReady)
-    assert plan.throw(UNAVAILABLE).server == 1
-    assert result_of(plan, True) is True
+from support.scripted_server import numbers
 
 
 def test_the_server_is_told_the_deadline(scorer, scripted):
@@ -91,18 +34,15 @@ def refuse_expired(clock):
     return check
 
 
-def test_a_server_whose_clock_is_ahead_costs_one_request_more(scorer, scripted):
-    scripted.check = refuse_expired(lambda: time.time() + 3600)
+@pytest.mark.parametrize(("ahead_s", "requests"), [(3600, 2), (-3600, 1)])
+def test_a_server_whose_clock_differs_costs_one_request_at_most(
+    scorer, scripted, ahead_s, requests
+):
+    scripted.check = refuse_expired(lambda: time.time() + ahead_s)
     assert scorer.score(b"1", timeout_s=5).mos == 1
-    assert len(scripted.requests) == 2
+    assert len(scripted.requests) == requests
     assert [score.mos for score in scorer.score_many(numbers(5))] == list(range(5))
-    assert len(scripted.requests) == 7  # it has learned the difference
-
-
-def test_a_server_whose_clock_is_behind_answers(scorer, scripted):
-    scripted.check = refuse_expired(lambda: time.time() - 3600)
-    assert scorer.score(b"1", timeout_s=5).mos == 1
-    assert len(scripted.requests) == 1
+    assert len(scripted.requests) == requests + 5  # it has learned the difference
 
 
 def test_a_server_that_refuses_again_ends_the_call(scorer, scripted):
@@ -152,33 +92,11 @@ def test_servers_of_different_models_are_not_mixed(scripted, another):
     assert "different models" in str(wrong[0])
 
 
-class InMemory:
-    """A transport without a network."""
-
-    closed = False
-
-    def infer(self, request, timeout_s):
-        return ANSWER
-
-    def model_config(self, timeout_s):
-        return ensemble_config(PARAMETERS)
-
-    def close(self):
-        self.closed = True
-
-
-def test_any_transport_can_be_given():
-    transport = InMemory()
-    with Scorer("no-server:1", transport=transport) as scorer:
-        assert scorer.score(b"1").percentile == 50
-    assert transport.closed
-
-
-@pytest.mark.parametrize("make", [Scorer, AsyncScorer])
-def test_a_given_transport_is_not_bypassed_to_explain(scripted, make):
-    scorer = make(scripted.url, transport=InMemory())
-    with pytest.raises(CannotExplainError, match=f"This {make.__name__} was given a transport"):
-        scorer.explain(b"1", "Why?")
+def test_a_given_transport_is_not_bypassed_to_explain(scripted):
+    for make in (Scorer, AsyncScorer):
+        scorer = make(scripted.url, transport=object())
+        with pytest.raises(CannotExplainError, match=f"This {make.__name__} was given a transport"):
+            scorer.explain(b"1", "Why?")
 
 
 def test_a_version_that_is_not_kept_is_named(scripted):

@@ -1,13 +1,12 @@
 """Starting and stopping a server script, with real processes that keep the script's contract."""
 
 import os
-import socket
 import textwrap
 
 import pytest
 
 from ma_agiqa_client import ServerUnavailableError
-from ma_agiqa_client._programs.embedded import embedded_server, find_serve_script, listens
+from ma_agiqa_client._programs.embedded import embedded_server, find_serve_script
 
 
 def script(folder, body):
@@ -81,12 +80,3 @@ def test_a_server_that_does_not_start_is_quoted(tmp_path, body, said):
 def test_without_a_clone_the_client_says_how_to_start_a_server(tmp_path):
     with pytest.raises(ServerUnavailableError, match=r"python deploy/serve\.py.*--url"):
         find_serve_script(tmp_path)
-
-
-def test_listens():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        url = f"localhost:{listener.getsockname()[1]}"
-        assert not listens(url)
-        listener.listen()
-        assert listens(url)

@@ -6,8 +6,6 @@ import grpc
 import pytest
 from click.testing import CliRunner
 
-from ma_agiqa_client import Scorer
-from ma_agiqa_client._programs import serving
 from ma_agiqa_client.cli import _command as cli
 
 COUNT = 30
@@ -104,15 +102,3 @@ def test_an_outage_is_waited_out_for_as_long_as_asked(scripted):
     assert run(*options, "--retry-for", 0).exit_code == cli.EXIT_NO_SERVER
     scripted.requests.clear()
     assert run(*options).exit_code == 0
-
-
-def test_a_restart_is_waited_for_by_default(scripted, monkeypatch):
-    given = []
-
-    def note(*arguments, **options):
-        given.append(options["retry"])
-        return Scorer(*arguments, **options)
-
-    monkeypatch.setattr(serving, "Scorer", note)
-    assert run("--url", scripted.url).exit_code == 0
-    assert given[0].budget_s == 120

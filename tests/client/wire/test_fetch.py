@@ -12,6 +12,15 @@ from ma_agiqa_client._wire import images
 from ma_agiqa_client._wire.fetch import fetch
 from ma_agiqa_client._wire.images import Encoder
 
+OK = b"HTTP/1.1 200 OK\r\n"
+DRIPS = {
+    "/slow": [OK + b"\r\n", *(b"image" * 12)],
+    "/slow-status": b"HTTP/1.1 200 " * 5,
+    "/slow-header": OK + b"X: y\r\n" * 10,
+    "/slow-chunk": OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"0" * 9,
+    "/continue": [b"HTTP/1.1 100 Continue\r\n\r\n"] * 60,
+}
+
 
 class Site(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -25,18 +34,8 @@ class Site(http.server.BaseHTTPRequestHandler):
             self.redirect("file:///etc/hostname")
         elif self.path == "/ftp":
             self.redirect("ftp://127.0.0.1/image")
-        elif self.path == "/slow":
-            self.send_response(200)
-            self.end_headers()
-            self.drip(b"image" * 12, pause_s=0.05)
-        elif self.path == "/slow-status":
-            self.drip(b"HTTP/1.1 200 " * 5, pause_s=0.05)
-        elif self.path == "/slow-header":
-            self.drip(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 10, pause_s=0.05)
-        elif self.path == "/slow-chunk":
-            self.drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"0" * 9, 0.05)
-        elif self.path == "/continue":
-            self.drip([b"HTTP/1.1 100 Continue\r\n\r\n"] * 60, pause_s=0.05)
+        elif self.path in DRIPS:
+            self.drip(DRIPS[self.path])
         elif self.path == "/slow-move":
             time.sleep(0.3)
             self.redirect("/slow-move")
@@ -45,12 +44,12 @@ class Site(http.server.BaseHTTPRequestHandler):
         else:
             self.send_error(404, "no such image")
 
-    def drip(self, data, pause_s):
+    def drip(self, data):
         """Send part by part, until the client hangs up."""
         with contextlib.suppress(ConnectionError):
             for part in data:
                 self.wfile.write(part if isinstance(part, bytes) else bytes([part]))
-                time.sleep(pause_s)
+                time.sleep(0.05)
 
     def redirect(self, target):
         self.send_response(302)
@@ -98,9 +97,7 @@ def test_an_answer_that_is_not_http_is_the_addresses_fault(site):
         fetch(f"{site}/garbage", 5, 99)
 
 
-@pytest.mark.parametrize(
-    "path", ["/slow", "/slow-status", "/slow-header", "/slow-chunk", "/continue", "/slow-move"]
-)
+@pytest.mark.parametrize("path", [*DRIPS, "/slow-move"])
 def test_a_slow_peer_is_given_up_by_name_at_the_deadline(site, path):
     """It would take 3 s; never more than 0.3 s pass without a byte."""
     with (

@@ -12,6 +12,7 @@ from PIL import Image
 from ma_agiqa_client import InvalidImageError
 from ma_agiqa_client._wire import images
 from ma_agiqa_client._wire.images import Encoder, check_sources
+from support.pictures import encoded
 
 encode_image = Encoder().encode
 RNG = np.random.default_rng(7)
@@ -25,17 +26,12 @@ def decoded(data: bytes) -> np.ndarray:
         return np.asarray(image)
 
 
-def saved(image: Image.Image, file_format: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, file_format, **options)
-    return buffer.getvalue()
-
-
 def test_bytes_and_files_are_unchanged(tmp_path):
     data = b"\x00not even an image\x00\x00"
     path = tmp_path / "any name"
     path.write_bytes(data)
-    for image in (data, bytearray(data), memoryview(data), path, str(path)):
+    (tmp_path / "link").symlink_to("any name")
+    for image in (data, bytearray(data), memoryview(data), path, str(path), tmp_path / "link"):
         assert encode_image(image) == data
 
 
@@ -51,23 +47,9 @@ def test_alpha_is_dropped_without_blending():
     np.testing.assert_array_equal(decoded(encode_image(image)), RGB)
 
 
-def test_16_bit_gray_keeps_its_high_byte():
-    image = Image.fromarray(GRAY.astype(np.uint16) * 256 + 200)
-    np.testing.assert_array_equal(decoded(encode_image(image)), GRAY)
-
-
-def test_the_exif_orientation_of_a_pillow_image_is_applied():
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    image = Image.open(io.BytesIO(saved(Image.fromarray(RGB), "PNG", exif=exif)))
-    np.testing.assert_array_equal(decoded(encode_image(image)), np.rot90(RGB, -1))
-
-
-def test_pillow_images_that_cannot_be_sent():
-    with pytest.raises(InvalidImageError, match="mode F"):
-        encode_image(Image.fromarray(RGB[:, :, 0].astype(np.float32)))
+def test_a_pillow_image_that_cannot_be_decoded():
     noise = Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    truncated = Image.open(io.BytesIO(saved(noise, "PNG")[:3000]))
+    truncated = Image.open(io.BytesIO(encoded(noise, "PNG")[:3000]))
     with pytest.raises(InvalidImageError, match="cannot be decoded"):
         encode_image(truncated)
 
@@ -97,9 +79,6 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
         for name in ("pipe.png", "zeros.png", "socket.png"):
             with pytest.raises(InvalidImageError, match=rf"{name}.*a pipe, a socket or a device"):
                 encode_image(tmp_path / name)
-    (tmp_path / "target").write_bytes(b"image")
-    (tmp_path / "link.png").symlink_to("target")
-    assert encode_image(tmp_path / "link.png") == b"image"
 
 
 @pytest.mark.parametrize("thing", [None, 7, ["a.png"], object(), Path])
@@ -118,8 +97,6 @@ def test_file_objects_are_read_from_their_position(tmp_path):
         encode_image(file)
     with path.open() as file, pytest.raises(InvalidImageError, match="str; expected bytes"):
         encode_image(file)
-    with pytest.raises(InvalidImageError, match="0 bytes"):
-        encode_image(io.BytesIO())
 
 
 def test_web_addresses_are_refused_unless_asked_for():
@@ -127,23 +104,21 @@ def test_web_addresses_are_refused_unless_asked_for():
         encode_image("https://example.org/cat.png")
 
 
-@pytest.mark.parametrize("one", ["a.png", Path("a.png"), b"a", bytearray(b"a"), RGB, GRAY, 7])
+@pytest.mark.parametrize("one", ["a.png", Path("a.png"), b"a", io.BytesIO(b"a"), RGB, GRAY, 7])
 def test_one_image_is_not_several(one):
     with pytest.raises(TypeError, match="expected"):
         check_sources(one)
-    with pytest.raises(TypeError, match="score for a single image"):
-        check_sources(io.BytesIO(b"a"))
 
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "AVIF", "BMP", "PPM", "GIF", "TIFF"])
 def test_every_served_format_is_reduced(name):
-    data = saved(Image.new("RGB", (600, 300)), name)
+    data = encoded(Image.new("RGB", (600, 300)), name)
     assert decoded(Encoder(max_side=60).encode(data)).shape == (30, 60, 3)
 
 
 def test_large_images_are_reduced_on_request_only():
     large = Image.fromarray(RNG.integers(0, 256, (300, 600, 3), dtype=np.uint8))
-    data = saved(large, "PNG")
+    data = encoded(large, "PNG")
     assert encode_image(data) == data
     assert decoded(Encoder(max_side=60).encode(data)).shape == (30, 60, 3)
     assert decoded(Encoder(max_side=60).encode(large)).shape == (30, 60, 3)
@@ -161,10 +136,3 @@ def test_what_is_too_large_even_after_it_is_reduced(monkeypatch, max_side):
     with pytest.raises(InvalidImageError, match="more than 500 bytes"):
         Encoder(max_side=max_side).encode(large)
     assert len(Encoder(max_side=10).encode(large)) < 500
-
-
-def test_a_reduced_image_is_upright():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    data = saved(Image.fromarray(RNG.integers(0, 256, (40, 80, 3), np.uint8)), "PNG", exif=exif)
-    assert decoded(Encoder(max_side=40).encode(data)).shape == (40, 20, 3)

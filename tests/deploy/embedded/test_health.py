@@ -11,29 +11,19 @@ from embedded.errors import ServerFailedError
 from embedded.health import Health, NoAnswerError, NotScoringError
 from embedded.server import EmbeddedTriton
 from embedded.supervisor import Supervisor
+from support.supervised import kill, processes_of
 from support.waiting import wait_until
 
-HANG = """
-import time
-from pathlib import Path
-
-FILE = Path({file!r})
-
-
-def wait_while_it_is_there():
-    while FILE.exists():
-        time.sleep(0.05)
-"""
+HANG = """while __import__("os").path.exists({file!r}):
+            time.sleep(0.05)
+        return [self"""
 
 
 @pytest.fixture
-def hang(repository, tmp_path) -> Path:
-    """While this file exists, `preprocess` does not answer."""
-    file, model = tmp_path / "hang", repository / "preprocess" / "1" / "model.py"
-    text = model.read_text().replace(
-        "        return [self", "        wait_while_it_is_there()\n        return [self", 1
-    )
-    model.write_text(HANG.format(file=str(file)) + text)
+def hang(change, tmp_path) -> Path:
+    """While this file exists, the scorer does not answer."""
+    file = tmp_path / "hang"
+    change("maniqa_moe", "return [self", HANG.format(file=str(file)))
     return file
 
 
@@ -48,7 +38,7 @@ def check(health: Health, timeout_s: float = 20.0) -> list[float]:
 
 
 def test_slow_is_not_dead_and_hanging_is(server, hang, monkeypatch):
-    assert len(check(Health(server.http))) == 1
+    assert len(check(Health(server.http))) == 2  # of the active version, and by its number
     hang.touch()
     time.sleep(1)  # Triton counts the image above a moment after its answer
     with pytest.raises(NoAnswerError, match="ma_agiqa gives no score: no answer within"):
@@ -58,7 +48,7 @@ def test_slow_is_not_dead_and_hanging_is(server, hang, monkeypatch):
     with pytest.raises(ServerFailedError, match=r"no longer scores: no image got a score for \d+"):
         Supervisor(server, 0, check_interval_s=0.1, report=print).run()
     hang.unlink()
-    assert len(check(Health(server.http))) == 1
+    assert len(check(Health(server.http))) == 2  # of the active version, and by its number
 
 
 def test_what_was_scored_since_the_last_check_counts(server, hang):
@@ -72,10 +62,10 @@ def test_what_was_scored_since_the_last_check_counts(server, hang):
     hang.unlink()
 
 
-def test_a_failure_is_reported_at_once(server, processes):
+def test_a_failure_is_reported_at_once(server, repository):
     health = Health(server.http)
-    processes.kill("triton_python_backend_stub")
-    with pytest.raises(NotScoringError, match=r"ma_agiqa fails: .*Stub process .* is not healthy"):
+    kill(processes_of(repository, "triton_python_backend_stub")[0])
+    with pytest.raises(NotScoringError, match=r"ma_agiqa\w* fails: .*Stub .* is not healthy"):
         check_until_it_fails(health)
     wait_until(lambda: count_failures(server) > 0)  # what an alert counts
     server.stop(failed=True)

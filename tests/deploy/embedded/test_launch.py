@@ -3,8 +3,6 @@
 from pathlib import Path
 
 import pytest
-import tritonclient.grpc
-from tritonclient.utils import InferenceServerException
 
 from embedded import launch
 from embedded.errors import RepositoryError
@@ -22,27 +20,9 @@ def test_the_answering_model_is_loaded_only_to_explain():
     assert models_to_load(SHIPPED, explain=True) == sorted([*ALWAYS, ANSWERING])
 
 
-def test_hidden_folders_and_those_without_a_configuration_are_no_models(tmp_path):
-    for name in ("one", ".two", "three"):
-        (tmp_path / name).mkdir()
-    for name in ("one", ".two"):
-        (tmp_path / name / "config.pbtxt").touch()
-    (tmp_path / "README.md").write_text("text")
-    assert models_to_load(tmp_path, explain=True) == ["one"]
-
-
 def test_to_explain_the_answering_model_has_to_be_there(repository):
     with pytest.raises(RepositoryError, match=f"no {ANSWERING}/config.pbtxt, which --explain"):
         EmbeddedTriton(repository, free_ports=True, explain=True).start()
-
-
-def test_no_one_can_load_or_unload_models_from_outside(stand_in):
-    with tritonclient.grpc.InferenceServerClient(stand_in.grpc_url) as client:
-        assert not client.is_model_ready(ANSWERING)
-        for change in (client.load_model, client.unload_model):
-            with pytest.raises(InferenceServerException, match="restricted"):
-                change(ANSWERING)
-        assert client.is_model_ready("ma_agiqa")
 
 
 def test_the_first_step_is_told_where_the_metrics_are():

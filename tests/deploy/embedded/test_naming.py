@@ -17,61 +17,34 @@ def naming():
 
 
 @pytest.mark.parametrize(
-    ("name", "index"),
+    ("arguments", "names", "positions"),
     [
-        ("SCORE__0", 0),
-        ("SCORE__12", 12),
-        ("PATCH_SCORE__2", 2),
-        ("SCORE", None),
-        ("SCORE_1", None),
-        ("SCORE__x", None),
-        ("A__1__2", None),  # the text after the first "__" is "1__2"
-        ("SCORE__", 0),  # atoi("") is 0
-        ("SCORE__-1", None),
+        (["a", "b"], ["b", "a"], [1, 0]),
+        (["a", "b"], ["X__1", "X__"], [1, 0]),  # no digits mean 0
+        (["a", "b"], ["first", "second"], [0, 1]),
+        (["a", "b"], ["b", "other"], [0, 1]),  # one unknown name moves all of them to the next rule
+        (["a", "b"], ["X__1", "b"], [0, 1]),
+        (["a", "b"], ["A__1__0", "X__-1"], [0, 1]),  # neither is an index
+        (["x__1", "x__0"], ["x__1", "x__0"], [0, 1]),  # arguments first
+        (["a", "b"], ["X__0", "Y__0"], "expected each of 0 to 1 once"),
+        (["a", "b"], ["X__0", "Y__2"], "expected each of 0 to 1 once"),
+        (["a", "b"], ["a"], "expects 1 inputs, model provides 2"),
     ],
 )
-def test_named_index(naming, name, index):
-    assert naming.named_index(name) == index
-
-
-@pytest.mark.parametrize(
-    ("names", "positions"),
-    [
-        (["b", "a"], [1, 0]),
-        (["X__1", "X__0"], [1, 0]),
-        (["first", "second"], [0, 1]),
-        (["b", "other"], [0, 1]),  # one unknown name moves all of them to the next rule
-        (["X__1", "b"], [0, 1]),
-    ],
-)
-def test_input_positions(naming, names, positions):
-    assert naming.input_positions(names, ["a", "b"]) == positions
-
-
-def test_an_argument_named_like_an_index_is_an_argument(naming):
-    assert naming.input_positions(["x__1", "x__0"], ["x__1", "x__0"]) == [0, 1]
-
-
-@pytest.mark.parametrize("names", [["X__0", "Y__0"], ["X__0", "Y__2"]])
-def test_input_indices_have_to_cover_the_arguments(naming, names):
-    with pytest.raises(naming.NamingError, match="expected each of 0 to 1 once"):
-        naming.input_positions(names, ["a", "b"])
-
-
-def test_input_count_has_to_agree(naming):
-    with pytest.raises(naming.NamingError, match="expects 1 inputs, model provides 2"):
-        naming.input_positions(["a"], ["a", "b"])
+def test_inputs(naming, arguments, names, positions):
+    if isinstance(positions, list):
+        assert naming.input_positions(names, arguments) == positions
+        return
+    with pytest.raises(naming.NamingError, match=positions):
+        naming.input_positions(names, arguments)
 
 
 def test_outputs_may_be_fewer_and_shuffled(naming):
     assert naming.output_positions(["B__2", "A__0"], provided=3) == [2, 0]
     assert naming.output_positions(["B", "A__0"], provided=3) == [0, 1]
-
-
-@pytest.mark.parametrize(("names", "provided"), [(["A__3"], 3), (["A", "B"], 1)])
-def test_an_output_that_does_not_exist(naming, names, provided):
-    with pytest.raises(naming.NamingError, match=f"this model has {provided} outputs"):
-        naming.output_positions(names, provided)
+    for names, provided in ((["A__3"], 3), (["A", "B"], 1)):
+        with pytest.raises(naming.NamingError, match=f"this model has {provided} outputs"):
+            naming.output_positions(names, provided)
 
 
 @pytest.mark.parametrize("data_type", ["TYPE_UINT16", "TYPE_UINT32", "TYPE_UINT64", "TYPE_BF16"])

@@ -1,16 +1,11 @@
 """Options of the embedded server that say who may talk to it, before anything starts."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import trustme
 
 from embedded.errors import ServeError
 from embedded.security import CLOSED_HEADER, Security
 
-SERVE = Path(__file__).resolve().parents[3] / "deploy" / "serve.py"
 TOKEN = "a-token-of-24-characters"
 
 
@@ -69,10 +64,3 @@ def test_everything_is_passed_on(files):
 def test_what_cannot_work_is_said_before_the_start(files, given, message):
     with pytest.raises(ServeError, match=message):
         Security.read(*(None if name is None else files / name for name in given))
-
-
-def test_the_command_line_refuses_it_too(files):
-    command = [sys.executable, SERVE, "--tls-cert", files / "one.pem"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert result.returncode == 2
-    assert "Only one of --tls-cert and --tls-key is given" in result.stderr

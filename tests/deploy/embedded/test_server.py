@@ -8,10 +8,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
+from embedded import guard
 from embedded.errors import (
     PortBusyError,
     RepositoryError,
@@ -19,16 +21,14 @@ from embedded.errors import (
     ServerFailedError,
     UnsupportedMachineError,
 )
-from embedded.health import ServedModel
 from embedded.launch import Launch
 from embedded.server import EmbeddedTriton
+from support.pictures import encoded
 from support.servers import serving
+from support.supervised import processes_of
+from support.triton_requests import infer
 
 DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
-
-
-def regions(prefix: str) -> list[Path]:
-    return list(Path("/dev/shm").glob(f"{prefix}*"))
 
 
 def listening_addresses(ports) -> set[str]:
@@ -41,27 +41,28 @@ def listening_addresses(ports) -> set[str]:
     return {socket.inet_ntoa(address[::-1]) for address in raw}
 
 
-def test_serves_scores_and_leaves_nothing(repository, processes, tmp_path):
+def test_serves_scores_and_leaves_nothing(repository, tmp_path):
     log_file = tmp_path / "folder" / "server.log"
     with EmbeddedTriton(repository, free_ports=True, log_file=log_file) as server:
-        assert server.model == ServedModel("tiny", "a model of the tests")
+        assert server.model.name.startswith("ma-agiqa-demo")
+        assert server.model.note.startswith("Demo model: ")
         assert len(set(server.ports)) == 3
-        image = tritonclient.grpc.InferInput("IMAGE", [1, 1], "BYTES")
-        image.set_data_from_numpy(np.array([[b"\x66" * 12]], dtype=np.object_))
         with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
-            score = client.infer("ma_agiqa", [image], client_timeout=60).as_numpy("SCORE")
-            np.testing.assert_allclose(score, [[2.0]])  # 0x66 / 51
+            gray = encoded(np.full((8, 8, 3), 102, np.uint8))
+            assert infer(client, gray)["SCORE"].tolist() == [[2.0]]  # 102 / 51
             with pytest.raises(InferenceServerException, match="restricted"):
                 client.get_system_shared_memory_status()
         assert listening_addresses(server.ports) == {"127.0.0.1"}
         assert server.check() == []
-        prefix = processes.argument("shm-region-prefix-name=")
-        scratch = Path(processes.argument("--backend-directory="))
-        assert {region.stat().st_mode & 0o777 for region in regions(prefix)} == {0o600}
-        assert scratch.is_dir()
-    assert processes.find() == []
-    assert regions(prefix) == []
-    assert not scratch.exists()
+        command = psutil.Process(server.pid).cmdline()
+        prefix, folder = (
+            next(word.partition(name)[2] for word in command if name in word)
+            for name in ("shm-region-prefix-name=", "--backend-directory=")
+        )
+        assert {region.stat().st_mode & 0o777 for region in guard.regions(prefix)} == {0o600}
+        assert Path(folder).is_dir()
+    assert processes_of(repository) == guard.regions(prefix) == []
+    assert not Path(folder).exists()
     assert "Started GRPCInferenceService" in log_file.read_text()
 
 
@@ -81,34 +82,31 @@ def test_the_same_port_twice(repository):
         EmbeddedTriton(repository, http_port=8001).start()
 
 
-def test_a_missing_repository(tmp_path):
-    with pytest.raises(RepositoryError, match=r"no model repository at .*export/to_triton\.py"):
-        EmbeddedTriton(tmp_path / "nowhere", free_ports=True).start()
-
-
-def test_a_missing_model_file(repository):
-    (repository / "maniqa_moe" / "1" / "model.pt").unlink()
-    with pytest.raises(RepositoryError, match=r"no version of maniqa_moe .*export/to_triton\.py"):
-        EmbeddedTriton(repository, free_ports=True).start()
-
-
-def test_a_missing_ensemble(repository):
-    shutil.rmtree(repository / "ma_agiqa")
-    with pytest.raises(RepositoryError, match=r"no ma_agiqa/config\.pbtxt"):
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("", r"no model repository at .*export/to_triton\.py"),
+        ("ma_agiqa", r"no ma_agiqa/config\.pbtxt"),
+        ("maniqa_moe/1", r"no version of maniqa_moe .*export/to_triton\.py"),
+    ],
+)
+def test_what_is_missing_in_a_repository_is_named(repository, missing, message):
+    shutil.rmtree(repository / missing)
+    with pytest.raises(RepositoryError, match=message):
         EmbeddedTriton(repository, free_ports=True).start()
 
 
 @pytest.mark.parametrize("name", ["with space", "ünï", "quo'te"])
 def test_a_path_that_triton_cannot_pass_on_is_served(repository, tmp_path, name):
     with serving(repository.rename(tmp_path / name)) as server:
-        assert server.model.name == "tiny"
+        assert server.model.name.startswith("ma-agiqa-demo")
 
 
 def test_a_folder_without_a_configuration_is_no_model(repository):
     """As an export of an older program leaves it that was killed."""
     (repository / "ma_agiqa_v2" / "1").mkdir(parents=True)
     with serving(repository) as server:
-        assert server.model.name == "tiny"
+        assert server.model.name.startswith("ma-agiqa-demo")
 
 
 def test_a_path_for_temporary_files_that_triton_cannot_pass_on(repository, tmp_path, monkeypatch):
@@ -134,34 +132,33 @@ def test_two_servers_do_not_share_a_log(repository, tmp_path):
         assert "Started GRPCInferenceService" in server.log_file.read_text()
 
 
-def test_a_model_that_does_not_load(repository, processes, tmp_path):
-    model = repository / "preprocess" / "1" / "model.py"
-    model.write_text("import a_package_that_is_not_there\n" + model.read_text())
+def test_a_model_that_does_not_load(repository, change, tmp_path):
+    change("mplug_owl2", "import json", "import a_package_that_is_not_there, json")
     with pytest.raises(ServerFailedError) as caught:
         EmbeddedTriton(repository, free_ports=True, log_file=tmp_path / "log").start()
     message = str(caught.value)
-    assert "Model preprocess failed to load" in message
+    assert "Model mplug_owl2 failed to load" in message
     assert "No module named 'a_package_that_is_not_there'. Install the package" in message
     assert "At:" not in message
     assert str(tmp_path / "log") in message
-    assert processes.find() == []
+    assert processes_of(repository) == []
 
 
-def test_the_self_test_refuses_scores_that_are_not_numbers(broken_repository, tmp_path):
-    server = EmbeddedTriton(broken_repository, free_ports=True, log_file=tmp_path / "log")
+def test_the_self_test_refuses_scores_that_are_not_numbers(repository, change, tmp_path):
+    change("maniqa_moe", "score[:, None]", "score[:, None] * np.nan")
+    server = EmbeddedTriton(repository, free_ports=True, log_file=tmp_path / "log")
     with pytest.raises(ServerFailedError, match=r"SCORE of a test image is \[nan\]"):
         server.start()
 
 
-def test_a_start_that_takes_too_long(repository, processes, tmp_path):
-    model = repository / "preprocess" / "1" / "model.py"
-    model.write_text("import time\ntime.sleep(60)\n" + model.read_text())
+def test_a_start_that_takes_too_long(repository, change, tmp_path):
+    change("maniqa_moe", "import time\n", "import time\ntime.sleep(60)\n")
     server = EmbeddedTriton(
         repository, free_ports=True, log_file=tmp_path / "log", ready_timeout_s=1.5
     )
     with pytest.raises(ServerFailedError, match=r"not ready within 1\.5 s.*--ready-timeout"):
         server.start()
-    assert processes.find() == []
+    assert processes_of(repository) == []
 
 
 def test_a_log_that_cannot_be_written(repository, tmp_path):
