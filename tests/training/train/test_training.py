@@ -315,7 +315,7 @@ def test_a_batch_of_a_ranking_holds_several_images_of_a_group():
     first = [index for _, index in sampler]
     assert sorted(first) == list(range(160))
     assert first == [index for _, index in sampler]
-    runs = [{groups[index] for index in first[i : i + 8]} for i in range(0, 160, 8)]
+    runs = [{groups[index] for index in first[i : i + 16]} for i in range(0, 160, 16)]
     assert all(len(run) == 1 for run in runs)
     assert [*runs] != sorted(runs, key=min)
     sampler.set_epoch(1)

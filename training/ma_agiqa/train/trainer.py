@@ -48,7 +48,7 @@ from ma_agiqa.train.run_folder import RunFolder
 _EVAL_BATCH_SIZE = 32
 _UNDEFINED = -2.0  # the lowest SRCC + PLCC there can be, where one of them is not defined
 _RELEASED_T_MAX = 50  # steps; `T_max` in configs/base.yaml of the authors' repository
-_FEW = 8  # images of a group that are drawn together
+_FEW = 16  # images of a group that are drawn together
 _STEEPNESS, _LEAST_DIFFERENCE = 4.0, 0.05  # of the ranking loss, per and in units of the MOS
 _KEPT_CHECKPOINTS = 2  # the last one may still be incomplete when the run is killed
 
