@@ -125,6 +125,32 @@ def test_the_error_of_a_request_names_its_bad_images(stand_in):
     assert "image 4 (IMAGE[3]): The PNG image is damaged" in caught.value.message()
 
 
+def test_an_unknown_traffic_class_is_refused_and_no_neighbor_with_it(stand_in):
+    """Refusals and scores of one batch: the first are returned, the others are sent later."""
+    classes = ["batch", "bulk", "interactive", None, "Bulk"] * 8
+    outcomes = {}
+
+    def send(number: int, name: str | None) -> None:
+        given = {} if name is None else {"traffic_class": name}
+        try:
+            outcomes[number] = infer(client, encoded(picture(1)), **given)["SCORE"].shape
+        except InferenceServerException as error:
+            outcomes[number] = f"{error.status()} {error.message()}"
+
+    with InferenceServerClient(stand_in.grpc_url) as client:
+        threads = [threading.Thread(target=send, args=each) for each in enumerate(classes)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for number, name in enumerate(classes):
+        if name in ("batch", "Bulk"):
+            assert str(outcomes[number]).startswith("StatusCode.INVALID_ARGUMENT")
+            assert f"parameter traffic_class is '{name}'; expected" in outcomes[number]
+        else:
+            assert outcomes[number] == (1, 1)
+
+
 def test_a_small_picture_is_answered_while_a_large_one_is_decoded(stand_in, largest):
     answered = []
 

@@ -1,7 +1,8 @@
 """Triton model `preprocess`: encoded image files to the views of the two networks.
 
 A request is answered when its own images are ready, by a thread, so that none waits for those of
-another request: `execute` takes the requests and returns before they are answered.
+another request. Refusals are returned by `execute`, all of a batch together, because each answer by
+a thread of its own is an exchange between processes.
 """
 
 import json
@@ -17,7 +18,7 @@ import triton_python_backend_utils as pb_utils
 from ma_agiqa.errors import ImageError
 from ma_agiqa.images.preparation import OverloadError, Preparation, Together
 from ma_agiqa.serving import deadlines
-from ma_agiqa.serving.admission import start_admission
+from ma_agiqa.serving.admission import start_admission, unknown_class
 from ma_agiqa.serving.metrics import StepMetrics
 from ma_agiqa.serving.replies import Replies
 
@@ -35,22 +36,24 @@ class TritonPythonModel:
         self._admission = start_admission(("preprocess", "mplug_owl2", "maniqa_moe"), config)
         self._lock, self._in_flight, self._busy_since_s = threading.Lock(), 0, 0.0
 
-    def execute(self, requests: list[Any]) -> None:
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Begin the work; return the refusals, and None for what is answered later."""
         self.metrics.count_batch(requests)
-        for request in requests:
-            self._begin(_Request(self, request))
         # What waits, waits in the server's queue, which admission reads, and not here.
         self.preparation.wait_for_room()
+        return [self._begin(request) for request in requests]
 
     def finalize(self) -> None:
         self.preparation.close()  # answers everything in flight
         self._admission.close()
         self.metrics.meter.close()
 
-    def admit(self, parameters: str, images: int) -> str | None:
-        """Explain why a request is refused, if it is."""
-        with self._lock:
-            return self._admission.refusal(parameters, images)
+    def count_answer(self, request: Any, response: Any) -> None:
+        """Count an answer; no request fails because of its metrics."""
+        try:
+            self.metrics.count_answer(request, response)
+        except Exception as error:
+            self.metrics.report(error)
 
     def leave_backlog(self, passed_on: bool) -> None:
         """Note that a request no longer waits here: it is passed on, or in no other's way."""
@@ -69,12 +72,27 @@ class TritonPythonModel:
             self._busy_since_s = now_s
             self._in_flight += change
 
-    def _begin(self, request: "_Request") -> None:
-        self.note_in_flight(1)
+    def _begin(self, request: Any) -> Any:
+        """Begin a request, or return its refusal."""
         try:
-            request.begin()
+            images = pb_utils.get_input_tensor_by_name(request, "IMAGE")
+            response = self._refusal(request.parameters(), images.shape()[0])
+            if response is None:
+                _Request(self, request).begin([bytes(file) for file in images.as_numpy().ravel()])
         except Exception as error:  # one request's failure must not reach its neighbors
-            request.answer(self.replies.failure(error, _FAILED))
+            response = self.replies.failure(error, _FAILED)
+        if response is not None:
+            self.count_answer(request, response)
+        return response
+
+    def _refusal(self, parameters: str, images: int) -> Any:
+        if reason := unknown_class(parameters):
+            return self.replies.refusal(reason, "INVALID_ARG")
+        if reason := deadlines.refusal(parameters, "preprocess"):
+            return self.replies.refusal(reason, "CANCELLED")
+        with self._lock:
+            reason = self._admission.refusal(parameters, images)
+        return self.replies.refusal(reason, "UNAVAILABLE") if reason else None
 
 
 class _Request:
@@ -84,29 +102,19 @@ class _Request:
         self._model, self._request = model, request
         self._sender = request.get_response_sender()
         self._parameters = request.parameters()
-        self._in_backlog = False
+        self._in_backlog = True
 
-    def begin(self) -> None:
-        """Begin the work, or refuse it."""
-        images = pb_utils.get_input_tensor_by_name(self._request, "IMAGE")
-        if reason := deadlines.refusal(self._parameters, "preprocess"):
-            self.answer(self._model.replies.refusal(reason, "CANCELLED"))
-        elif reason := self._model.admit(self._parameters, images.shape()[0]):
-            self.answer(self._model.replies.refusal(reason, "UNAVAILABLE"))
-        else:
-            self._in_backlog = True
-            files = [bytes(file) for file in images.as_numpy().ravel()]
-            together = Together(files, self._check, self._check_wait, self._done)
-            together.start(self._model.preparation)
+    def begin(self, files: list[bytes]) -> None:
+        """Begin the work."""
+        self._model.note_in_flight(1)
+        together = Together(files, self._check, self._check_wait, self._done)
+        together.start(self._model.preparation)
 
-    def answer(self, response: Any) -> None:
+    def _answer(self, response: Any) -> None:
         """Send the response, and count it."""
         model = self._model
         self._leave_backlog(passed_on=not response.has_error())
-        try:
-            model.metrics.count_answer(self._request, response)
-        except Exception as error:  # no request fails because of its metrics
-            model.metrics.report(error)
+        model.count_answer(self._request, response)
         self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         model.note_in_flight(-1)
 
@@ -132,7 +140,7 @@ class _Request:
             )
 
     def _done(self, images: Together) -> None:
-        self.answer(self._response(images))
+        self._answer(self._response(images))
 
     def _response(self, images: Together) -> Any:
         replies = self._model.replies

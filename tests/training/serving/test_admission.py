@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from ma_agiqa.serving.admission import Admission, BatchTime, read_backlog
+from ma_agiqa.serving.admission import Admission, BatchTime, read_backlog, unknown_class
 
 STEPS = ("preprocess", "mplug_owl2", "maniqa_moe")
 NOW_US = 1_700_000_000_000_000
@@ -124,6 +124,20 @@ def test_bulk_requests_leave_room_for_others(server):
     assert server.room() > 500
 
 
+@pytest.mark.parametrize(("given", "known"), [("bulk", True), ("Bulk", False), (True, False)])
+def test_traffic_classes(given, known):
+    assert (unknown_class(json.dumps({"traffic_class": given})) is None) == known
+    assert unknown_class("") is None
+
+
+def test_a_request_of_many_images_needs_more_time_than_a_small_one(server):
+    for images in (1, LARGEST) * 4:
+        server.work(batches=1, images=images, batch_s=0.1 * images)
+    server.read(owl=1)
+    assert server.refuse(left_s=2.0, images=LARGEST)
+    assert server.refuse(left_s=2.0, images=1) is None
+
+
 def test_what_was_passed_on_is_not_counted_twice(server):
     server.work(batches=8, images=LARGEST, batch_s=4.0)
     server.read(owl=0)
@@ -167,10 +181,10 @@ def test_bad_files_are_no_backlog(server):
 
 def test_a_deadline_that_the_queue_does_not_leave_time_for(server):
     server.work(batches=8, images=LARGEST, batch_s=1.0)
-    server.read(owl=70)  # after the running batch, it will be in the third
-    refusal = server.refuse(left_s=3.5)
-    assert re.search(r"70 requests are waiting, for about 2\.\d s; 3\.5 s are left", refusal)
-    assert server.refuse(left_s=4.5) is None
+    server.read(owl=70)  # after a running batch of each later step, it will be in the third
+    refusal = server.refuse(left_s=4.5)
+    assert re.search(r"70 requests are waiting, for about 2\.\d s; 4\.5 s are left", refusal)
+    assert server.refuse(left_s=5.5) is None
     assert server.refuse() is None
 
 
@@ -179,8 +193,8 @@ def test_batches_that_take_longer_than_a_reading(server):
     for number in range(1, 101):  # 8 images every second
         grown = {"images": number // 10 * 8, "batches": number // 10}
         server.read(0.1, owl=9, **grown)
-    assert server.refuse(left_s=1.5)
-    assert server.refuse(left_s=2.5) is None
+    assert server.refuse(left_s=2.5)
+    assert server.refuse(left_s=3.5) is None
 
 
 def test_answer_tokens_are_not_scores(server):

@@ -43,13 +43,14 @@ _STALE_S = 1.0  # an older reading is not used
 _WINDOW_BATCHES = 32  # the time of a batch is learned from about this many
 _WINDOW_IMAGES = 64  # and the time of an image in the first step from about this many
 _ENOUGH_BATCHES = 4  # fewer say too little
-_PERHAPS_FASTER = 10.0  # times that batches are perhaps faster than before an idle time
+_PERHAPS_FASTER = 100.0  # times that batches are perhaps faster than before an idle time
 _PRIOR = 0.01  # in doubt, an image adds little to the time of a batch
 _IMAGES_WEIGHT = 1 / 32  # weight of the last request in the average number of images
-_BULK_SHARE = 1 / 3  # of the room, for bulk requests
 
 TRAFFIC_CLASS = "traffic_class"
-"""Request parameter: "bulk" for work that can wait; anything else is interactive."""
+"""Request parameter: "bulk" for work that can wait; without it, a request is interactive."""
+
+_SHARES = {"interactive": 1.0, "bulk": 1 / 3}  # of the room, for each traffic class
 
 logger = logging.getLogger(__name__)
 
@@ -178,6 +179,7 @@ class Admission:
         self._admitted = self._passed_on = self._passed_on_before = 0
         self._now, self._before = BatchTime(), BatchTime()  # of this busy time, and the last one
         self._here_images, self._here_s = 0.0, 0.0  # computed while requests waited for this step
+        self._start = _UNREAD  # the reading at which this busy time began
         self._busy_since: Backlog | None = None  # the reading that the next interval begins with
         self._busy_until_s = float("-inf")
         self._images = 1.0  # images in a request, on average over the last ones
@@ -192,30 +194,30 @@ class Admission:
         """Explain why a request is refused, if it is; count it, if it is not.
 
         Args:
-            parameters: the request's parameters, a JSON object.
+            parameters: the request's parameters, a JSON object, for which `unknown_class` is None.
             images: number of images in the request.
             now_unix_us: the time in microseconds of Unix time, for tests.
 
         Returns:
             A sentence for an error with the code UNAVAILABLE; None if the request is taken.
         """
-        given = json.loads(parameters or "{}")
         self._last_request_s = self._clock()
         self._asked += 1
         self._wake.set()
         now_ns = time.time_ns() if now_unix_us is None else now_unix_us * 1000
         left_s = deadlines.left_s(parameters, lambda: now_ns)
-        reason = self._overload(left_s, _BULK_SHARE if given.get(TRAFFIC_CLASS) == "bulk" else 1.0)
+        reason = self._overload(left_s, images, _SHARES[_traffic_class(parameters)])
         if reason is None:
             self._admitted += 1
             self._images += (images - self._images) * _IMAGES_WEIGHT
         return reason
 
-    def _overload(self, left_s: float, share: float) -> str | None:
+    def _overload(self, left_s: float, images: int, share: float) -> str | None:
         """Explain why a request that has this much time left would be answered too late, if so.
 
         Args:
             left_s: seconds until its deadline.
+            images: number of its images.
             share: of the room for waiting images that it may find used, 0 to 1.
         """
         if self._last_request_s - self._backlog.time_s > _STALE_S:
@@ -226,15 +228,16 @@ class Admission:
         # Of those that were in this step's own queue then, the ones asked about since have left it.
         here += max(0, self._backlog.pending_here - (self._asked - self._asked_before))
         waiting = self._backlog.pending + here
-        images = waiting * self._images
+        ahead = waiting * self._images
         # Batches do not get larger where this step is the slow one.
         here_s = here * self._images * self._here_s / max(self._here_images, 1.0)
-        wait_s = max(self._seconds(images), here_s)
-        # It comes after the running batch and the full ones that wait, in a batch of its own.
-        running_s = self._seconds(min(images, self._largest))
-        full_s = images // self._largest * self._seconds(self._largest)
-        own_s = self._seconds(min(images + 1, self._largest))
-        many = images >= 3 * self._largest * share
+        wait_s = max(self._seconds(ahead), here_s)
+        # It comes after the batch that each later step computes, which is in no queue, and the full
+        # ones that wait, in a batch of its own.
+        running_s = (len(self._models) - 1) * self._seconds(min(ahead, self._largest))
+        full_s = ahead // self._largest * self._seconds(self._largest)
+        own_s = self._seconds(min(ahead + images, self._largest))
+        many = ahead >= 3 * self._largest * share
         answer_s = max(running_s + full_s, here_s) + own_s
         if answer_s <= left_s and not (many and wait_s > self._max_wait_s * share):
             return None
@@ -245,12 +248,21 @@ class Admission:
         )
 
     def _seconds(self, images: float) -> float:
-        """Estimate how long images take. After an idle time, a server may have become faster."""
-        now = self._now.seconds(images, self._largest)
-        if self._now.known:
-            return now
-        before = self._before.seconds(images, self._largest) / _PERHAPS_FASTER
-        return min(now, before) if now and before else now or before
+        """Estimate how long images take."""
+        if self._now.known or not self._before.known:
+            return self._now.seconds(images, self._largest)
+        return self._share() * self._before.seconds(images, self._largest)
+
+    def _share(self) -> float:
+        """The least time that batches may take, as a share of what they took before an idle time.
+
+        A server may have become faster meanwhile. But what it has done since, and a full batch that
+        it computes now, have taken all the time since.
+        """
+        images = self._backlog.images - self._start.images + self._largest
+        before_s = self._before.seconds(images, self._largest)
+        passed_s = self._backlog.time_s - self._start.time_s
+        return min(max(passed_s / before_s, 1 / _PERHAPS_FASTER), 1.0)
 
     def passed_on(self, requests: int | None = None) -> None:
         """Note that requests taken so far, by default all, have been passed on to the next step."""
@@ -282,8 +294,10 @@ class Admission:
 
     def _learn(self, before: Backlog, now: Backlog) -> None:
         """Learn how long batches take from two readings."""
-        if not now.idle and self._busy_until_s < now.time_s - _FORGET_S:
-            self._before, self._now = self._now, BatchTime()
+        if self._busy_until_s < now.time_s - _FORGET_S:
+            if self._now.known:
+                self._before = self._now
+            self._now, self._start = BatchTime(), now
             self._here_images, self._here_s = 0.0, 0.0
         if now.time_s - before.time_s > _STALE_S:
             self._busy_since = None if now.idle else now
@@ -324,6 +338,25 @@ class Admission:
             if self._clock() - self._last_request_s > _IDLE_S and self._backlog.idle:
                 self._wake.clear()
                 self._wake.wait()
+
+
+def unknown_class(parameters: str) -> str | None:
+    """Explain that a request's traffic class is unknown, if so: a sentence for INVALID_ARGUMENT.
+
+    Args:
+        parameters: the request's parameters, a JSON object.
+    """
+    given = _traffic_class(parameters)
+    if given in _SHARES:
+        return None
+    return (
+        f"The request's parameter {TRAFFIC_CLASS} is {given!r}; expected 'interactive' or 'bulk'. "
+        "Leave it out for an interactive request."
+    )
+
+
+def _traffic_class(parameters: str) -> str:
+    return json.loads(parameters or "{}").get(TRAFFIC_CLASS, "interactive")
 
 
 def start_admission(models: Sequence[str], config: Mapping[str, Any]) -> Admission:
