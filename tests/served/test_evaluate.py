@@ -112,7 +112,7 @@ def test_the_images_of_a_checkpoint_and_the_weights_of_a_server_are_told_apart(
 
 def test_images_that_cannot_be_scored_are_named_with_their_rows(server, place, tmp_path):
     shutil.copytree(place / "images", tmp_path / "images")
-    for name in ("coffee_blur.jpg", "portrait_noise.jpg"):
+    for name in ("coffee_blur.jpg", "astronaut_melted.jpg"):
         (tmp_path / "images" / name).write_bytes(b"no image")
     folder = f"data.image_folder={tmp_path / 'images'}"
     printed = run(
@@ -121,7 +121,7 @@ def test_images_that_cannot_be_scored_are_named_with_their_rows(server, place, t
         code=1,
     )
     table = pd.read_csv(place / "data.csv")
-    for name in ("coffee_blur.jpg", "portrait_noise.jpg"):
+    for name in ("coffee_blur.jpg", "astronaut_melted.jpg"):
         row = table.index[table["image"] == name][0] + 2
         assert f"row {row}: {name}: " in printed
     assert str(place / "data.csv") in printed

@@ -9,7 +9,7 @@ from ma_agiqa.checkpoints import ModelCard
 from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
 
 CONFIG = MAAGIQAConfig(
-    backbone="vit_spectral_patch16_224",
+    backbone="vit_tiny_patch16_224",
     backbone_args={"embed_dim": 16, "depth": 1, "num_heads": 2},
     feature_blocks=(0,),
     num_transposed_attention=1,

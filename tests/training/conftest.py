@@ -14,7 +14,7 @@ from ma_agiqa.train.config import TrainingConfig, load_config
 from support.generated_agiqa_3k import write_tree
 
 SMALL_SCORER = {
-    "backbone": "vit_spectral_patch16_224",
+    "backbone": "vit_tiny_patch16_224",
     "backbone_args": {"embed_dim": 16, "depth": 1, "num_heads": 1},
     "feature_blocks": [0],
     "num_transposed_attention": 1,

@@ -18,7 +18,7 @@ COMMANDS = {
     "figures": "Draw the paper's figures from predictions.",
     "answers": "Draw what the LMM answers about images.",
     "benchmark": "Measure how fast everything is on this machine.",
-    "synthetic": "Write the data set of the demo model.",
+    "degraded": "Write a data set of damaged photographs, as the demo model's.",
     "paper-weights": "Download the paper's weights.",
     "mplug-owl2": "Convert mPLUG-Owl2's weights for serving.",
 }

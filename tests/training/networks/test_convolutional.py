@@ -17,6 +17,7 @@ LITE = "tf_efficientnet_lite0"
 CONFIG = MAAGIQAConfig(
     backbone=LITE,
     feature_blocks=(0, 1, 2, 3, 4),
+    feature_grid=7,
     num_transposed_attention=1,
     swin_depths=(2,),
     swin_window=7,
@@ -59,18 +60,38 @@ def batch(images: int) -> tuple[torch.Tensor, ...]:
 
 @torch.inference_mode()
 def test_tokens_are_the_maps_of_the_stages_with_batch_normalization_merged(unknown_statistics):
-    features = CNNFeatures(LITE, (2, 4), 224).double()
+    features = CNNFeatures(LITE, (2, 4), 224, 7).double()
     net = convolutional.create_network(LITE, "none").double().eval()
     pixels = torch.randn(1, 3, 224, 224, dtype=torch.float64)
-    found = features(pixels).transpose(1, 2).unflatten(2, (14, 14))
+    found = features(pixels).transpose(1, 2).unflatten(2, (7, 7))
     maps = [net.bn1(net.conv_stem(pixels))]
     for stage in net.blocks[:5]:
         maps.append(stage(maps[-1]))
-    fine, coarse = maps[3].unflatten(2, (14, 2)).unflatten(4, (14, 2)), maps[5]
-    spread = fine.var((3, 5), correction=0).clamp(min=1e-6).sqrt()
-    expected = torch.cat([fine.mean((3, 5)), coarse, spread], 1) * 0.2
-    assert (features.grid, features.channels, features.width) == (14, 40 + 112 + 40, 112)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    fine = maps[3].unflatten(2, (7, 4)).unflatten(4, (7, 4)).mean((3, 5))
+    coarse = maps[5].unflatten(2, (7, 2)).unflatten(4, (7, 2)).mean((3, 5))
+    first, last = net.blocks[2]
+    mean = first.bn3.bias + last.bn3.bias
+    deviation = (first.bn3.weight.square() + last.bn3.weight.square()).sqrt()
+    assert (features.grid, features.channels, features.width) == (7, 40 + 112, 112)
+    standardized = (fine - mean[:, None, None]) / deviation[:, None, None]
+    torch.testing.assert_close(found[:, :40], standardized, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        found[:, 40:] * features.deviation[40:, None, None] + features.mean[40:, None, None],
+        coarse,
+        atol=1e-5,
+        rtol=0,
+    )
+
+
+@torch.inference_mode()
+def test_a_score_does_not_depend_on_the_batch_on_a_cpu():
+    model = make_scorer()
+    inputs = batch(3)
+    together = model.maniqa.backbone(torch.randn(3, 3, 224, 224, generator=torch.manual_seed(2)))
+    assert together.shape == (3, 49, 272)
+    torch.testing.assert_close(
+        model(*inputs).score[2:], model(*(part[2:] for part in inputs)).score, atol=1e-6, rtol=0
+    )
 
 
 @torch.inference_mode()

@@ -49,8 +49,10 @@ def test_the_papers_scale_changes_no_bit(scorer):
 
 def test_a_scale_of_100_learns_as_one_of_5(scorer):
     """The same loss and scores on both, for ratings that are the same but for the scale."""
-    mos = torch.tensor([0.5, 2.0, 3.5, 4.9])
-    small = ScorerWithLoss(scorer, MosScale(0, 5))(*batch(), labels=mos)
-    large = ScorerWithLoss(scorer, MosScale(0, 100))(*batch(), labels=20 * mos)
+    mos, group = torch.tensor([0.5, 2.0, 3.5, 4.9]), torch.arange(4)
+    small = ScorerWithLoss(scorer, MosScale(0, 5))(*batch(), labels=mos, group=group)
+    large = ScorerWithLoss(scorer, MosScale(0, 100))(
+        *batch(), labels=20 * mos, group=torch.arange(4)
+    )
     torch.testing.assert_close(large["loss"], small["loss"])
     torch.testing.assert_close(large["score"], 20 * small["score"])

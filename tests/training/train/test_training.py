@@ -13,6 +13,7 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+import skimage
 import timm
 import torch
 from click.testing import CliRunner
@@ -25,16 +26,18 @@ from ma_agiqa.commands.train import main
 from ma_agiqa.data import make_split, read_images
 from ma_agiqa.data.features import ScorerDataset
 from ma_agiqa.errors import ConfigError, DataError
+from ma_agiqa.evaluate.ordering import count_pairs, score_versions
 from ma_agiqa.metrics.agreement import evaluate
 from ma_agiqa.networks.maniqa import NO_WEIGHTS, PRETRAINED
 from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
+from ma_agiqa.pipeline import ImageScorer
 from ma_agiqa.train import training
 from ma_agiqa.train.config import load_config
 from ma_agiqa.train.mos_scale import MosScale
 from ma_agiqa.train.predict import predict
 from ma_agiqa.train.run_folder import RunFolder
 from ma_agiqa.train.start import freeze
-from ma_agiqa.train.trainer import ScorerTrainer
+from ma_agiqa.train.trainer import EpochSampler, ScorerTrainer, ranking_loss
 from ma_agiqa.train.training import part_datasets, run_features
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -295,6 +298,39 @@ def test_accumulated_parts_make_the_same_step(config, without_dropout, tmp_path)
         torch.testing.assert_close(weights(tmp_path / "parts")[name], value, atol=1e-4, rtol=1e-3)
 
 
+def test_a_ranking_loss_compares_images_of_a_group_only():
+    score = torch.tensor([1.0, 2.0, 3.0, 0.0])
+    mos = torch.tensor([2.0, 1.0, 1.02, 5.0])
+    group = torch.tensor([0, 0, 0, 1])
+    loss = ranking_loss(score, mos, group)  # 1 ought to be above 2 and 3, whose MOS are about equal
+    expected = (math.log1p(math.exp(4 * 1)) + math.log1p(math.exp(4 * 2))) / 2
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+    assert float(ranking_loss(score, mos, torch.arange(4))) == 0
+    assert float(ranking_loss(mos * 10, mos, group)) < 1e-6
+
+
+def test_a_batch_of_a_ranking_holds_several_images_of_a_group():
+    groups = [index // 16 for index in range(160)]
+    sampler = EpochSampler(160, 32, seed=1, groups=groups)
+    first = [index for _, index in sampler]
+    assert sorted(first) == list(range(160))
+    assert first == [index for _, index in sampler]
+    runs = [{groups[index] for index in first[i : i + 16]} for i in range(0, 160, 16)]
+    assert all(len(run) == 1 for run in runs)
+    assert [*runs] != sorted(runs, key=min)
+    sampler.set_epoch(1)
+    assert [index for _, index in sampler] != first
+
+
+def test_a_ranking_loss_is_part_of_the_training(config, trained, tmp_path):
+    ranked = tmp_path / "ranked"
+    grouped = ("--set", "data.columns={image: name, mos: mos_quality, group: name}")
+    done = run(config, "--output", ranked, "--set", "optimization.rank_weight=1", *grouped)
+    assert done.exit_code == 0, done.output
+    done = run(config, "--output", tmp_path / "no", "--set", "optimization.rank_weight=-1")
+    assert "must not be negative" in done.output
+
+
 def test_bfloat16_learns_about_the_same(config, trained, tmp_path):
     done = run(config, "--output", tmp_path / "bf16", "--set", "optimization.precision=bfloat16")
     assert done.exit_code == 0, done.output
@@ -454,19 +490,17 @@ def test_every_shipped_config_is_read(path):
 
 
 @pytest.mark.slow
-def test_the_shipped_metrics_are_those_of_the_shipped_checkpoint(tmp_path):
-    """Builds the synthetic set again and scores the held-out sources."""
-    table = tmp_path / "synthetic" / "data.csv"
-    settings = load_config(DEMO_CONFIG, {"data.csv": str(table)})
-    test = make_split(read_images(settings.data), settings.split).test
-    features = run_features(settings, test)
-    model, card = load_scorer(DEMO_CHECKPOINT)
-    scores, *_ = predict(model, ScorerDataset(features, range(len(test)), [i.mos for i in test]))
-    found = evaluate([i.mos for i in test], scores).to_dict()
-    assert len(test) == card.metrics["count"]
-    for name in ("srcc", "plcc", "krcc", "rmse"):
-        assert found[name] == pytest.approx(card.metrics[name], abs=2e-3), name
-    assert found["srcc"] >= 0.80
+def test_the_shipped_checkpoint_orders_damage_to_pictures_it_never_saw():
+    """The photographs of scikit-image that are not in its list, at strengths between its own."""
+    folder = Path(skimage.__file__).parent / "data"
+    paths = [folder / name for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")]
+    scorer = ImageScorer.load(DEMO_CHECKPOINT)
+    scores = score_versions(lambda many: scorer(many).score.squeeze(1).numpy(), paths)
+    counts = count_pairs(scores)
+    assert counts.ordered.sum() / counts.pairs.sum() >= 0.93
+    by_kind = counts.groupby("degradation")[["ordered", "pairs"]].sum()
+    for kind in ("blur", "downscale", "noise", "jpeg", "holes", "shuffle"):
+        assert by_kind.ordered[kind] / by_kind.pairs[kind] >= 0.85, kind
 
 
 def test_what_is_shipped_is_small():
@@ -475,5 +509,5 @@ def test_what_is_shipped_is_small():
         *(ROOT / "model_repository" / "maniqa_moe").glob("1/model.pt"),
     ]
     assert len(shipped) == 2
-    assert sum(path.stat().st_size for path in shipped) < 10_000_000
-    assert json.loads((DEMO_CHECKPOINT / "metrics.json").read_text())["srcc"] >= 0.80
+    assert sum(path.stat().st_size for path in shipped) < 20_000_000
+    assert json.loads((DEMO_CHECKPOINT / "metrics.json").read_text())["srcc"] >= 0.90

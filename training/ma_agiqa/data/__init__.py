@@ -1,7 +1,7 @@
 """Tables of images with mean opinion scores, and their division into parts (paper §4.1)."""
 
 from ma_agiqa.data.images import read_images
-from ma_agiqa.data.settings import DataSettings, Recipe, Subset
+from ma_agiqa.data.settings import DataSettings, Subset
 from ma_agiqa.data.splits import PARTS, Split, SplitSettings, make_split, split_from_file
 from ma_agiqa.data.table import Columns, RatedImage, read_table
 
@@ -10,7 +10,6 @@ __all__ = [
     "Columns",
     "DataSettings",
     "RatedImage",
-    "Recipe",
     "Split",
     "SplitSettings",
     "Subset",

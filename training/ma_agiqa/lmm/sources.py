@@ -37,16 +37,16 @@ _DEMO_SIZES: dict[str, Any] = {
     "vocab_size": 32000,
     "hidden_size": 128,
     "intermediate_size": 256,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 1,
     "num_attention_heads": 4,
     "rms_norm_eps": 1e-5,
     "visual_config": {
         "visual_model": {
             "hidden_size": 96,
             "intermediate_size": 192,
-            "num_hidden_layers": 3,
+            "num_hidden_layers": 2,
             "num_attention_heads": 4,
-            "image_size": 224,
+            "image_size": 112,
             "patch_size": 14,
         },
         "visual_abstractor": {
@@ -56,7 +56,7 @@ _DEMO_SIZES: dict[str, Any] = {
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
             "num_learnable_queries": 16,
-            "grid_size": 16,
+            "grid_size": 8,
         },
     },
 }

@@ -21,6 +21,8 @@ class MAAGIQAConfig:
         backbone_args: further arguments of `timm.create_model`, for small backbones.
         feature_blocks: indices of the ViT blocks, or stages of the EfficientNet, whose outputs feed
             MANIQA, ascending.
+        feature_grid: side of the patch grid to which an EfficientNet's maps are averaged; by
+            default that of the last stage.
         image_size: side of the quality view in pixels.
         num_transposed_attention: number of transposed-attention blocks in each stage.
         swin_depths: number of Swin blocks in each Swin layer of a stage.
@@ -42,6 +44,7 @@ class MAAGIQAConfig:
     backbone: str = "vit_base_patch8_224"
     backbone_args: Mapping[str, Any] = field(default_factory=dict)
     feature_blocks: tuple[int, ...] = (6, 7, 8, 9)
+    feature_grid: int | None = None
     image_size: int = QUALITY_SIZE
     num_transposed_attention: int = 2
     swin_depths: tuple[int, ...] = (2, 2)

@@ -81,7 +81,7 @@ class _CNN(nn.Module):
 
     def __init__(self, source: CNNFeatures, dtype: torch.dtype) -> None:
         super().__init__()
-        self.features = copy.deepcopy(source)
+        self.features = copy.deepcopy(source).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dtype = dtype
 
     def forward(self, pixels: Tensor) -> Tensor:

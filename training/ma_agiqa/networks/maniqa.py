@@ -17,7 +17,6 @@ from timm.models.swin_transformer import SwinTransformerBlock
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-import ma_agiqa.networks.backbones  # noqa: F401 - makes our backbone known to timm
 from ma_agiqa.errors import ConfigError
 from ma_agiqa.networks.configuration import MAAGIQAConfig
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from ma_agiqa.errors import ConfigError
 from ma_agiqa.networks.configuration import MAAGIQAConfig
 from ma_agiqa.networks.convolutional import CNNFeatures, is_convolutional
 from ma_agiqa.networks.fusion import AdaptiveFusion
@@ -43,14 +44,22 @@ class MAAGIQA(nn.Module):
     def __init__(self, config: MAAGIQAConfig, backbone_weights: str = NO_WEIGHTS) -> None:
         super().__init__()
         self.config = config
-        kind = CNNFeatures if is_convolutional(config.backbone) else ViTFeatures
-        backbone = kind(
-            config.backbone,
-            config.feature_blocks,
-            config.image_size,
-            backbone_weights,
-            dict(config.backbone_args),
-        )
+        arguments = (backbone_weights, dict(config.backbone_args))
+        backbone: CNNFeatures | ViTFeatures
+        if is_convolutional(config.backbone):
+            backbone = CNNFeatures(
+                config.backbone,
+                config.feature_blocks,
+                config.image_size,
+                config.feature_grid,
+                *arguments,
+            )
+        elif config.feature_grid is not None:
+            raise ConfigError("scorer.feature_grid is for an EfficientNet-Lite; leave it out.")
+        else:
+            backbone = ViTFeatures(
+                config.backbone, config.feature_blocks, config.image_size, *arguments
+            )
         self.grid: int = backbone.grid
         self.maniqa: MANIQA | None = None
         if "quality" in config.inputs:

@@ -48,6 +48,9 @@ class Optimization:
         patience: epochs without a better criterion after which the training ends; None trains all
             epochs.
         start: "random" (paper), or "average", see `networks.initialization.start_at_average`.
+        rank_weight: weight of a ranking loss beside the squared error: images of one group
+            (`data.columns.group`), such as versions of one picture, in the order of their MOS.
+            Batches then hold several images of a group.
         frozen: prefixes of the names of parameters that are not trained.
     """
 
@@ -63,6 +66,7 @@ class Optimization:
     criterion: str = "srcc_plus_plcc"
     patience: int | None = None
     start: str = "random"
+    rank_weight: float = 0.0
     frozen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -78,6 +82,10 @@ class Optimization:
         for name in ("epochs", "batch_size", "accumulation", "learning_rate", "patience"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ConfigError(f"optimization.{name} is {value}; it must be above 0.")
+        if self.rank_weight < 0:
+            raise ConfigError(
+                f"optimization.rank_weight is {self.rank_weight}; it must not be negative."
+            )
         if self.schedule == "released_cosine" and self.warmup_share:
             raise ConfigError("optimization.warmup_share must be 0 with 'released_cosine'.")
         if self.batch_size % self.accumulation:

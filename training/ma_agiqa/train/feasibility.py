@@ -10,6 +10,7 @@ from ma_agiqa.data.table import listed
 from ma_agiqa.errors import ConfigError, MAAGIQAError
 from ma_agiqa.lmm.sources import DEMO_EMBEDDER, embedder_config
 from ma_agiqa.metrics.agreement import MIN_SAMPLES
+from ma_agiqa.networks.convolutional import PACKAGED, packaged_weights
 from ma_agiqa.networks.maniqa import NO_WEIGHTS, PRETRAINED
 from ma_agiqa.train.config import Optimization, TrainingConfig
 from ma_agiqa.train.start import meta_scorer, require_same_scorer
@@ -33,11 +34,13 @@ def obstacles(config: TrainingConfig, split: Split) -> Iterator[str]:
         split: its images.
     """
     yield from part_obstacles(config.split, config.optimization, split)
-    from_file = config.backbone_weights not in (PRETRAINED, NO_WEIGHTS)
+    from_file = config.backbone_weights not in (PRETRAINED, NO_WEIGHTS, PACKAGED)
     if not config.init_from and from_file and not Path(config.backbone_weights).is_file():
         yield f"backbone_weights: there is no file {config.backbone_weights}."
     try:
         scorer = meta_scorer(config)
+        if config.backbone_weights == PACKAGED and not config.init_from:
+            packaged_weights(scorer.config.backbone)
         if config.init_from:
             trained, card = load_scorer(config.init_from)
             require_same_scorer(scorer.config, trained.config, config.init_from)

@@ -6,7 +6,7 @@ numbers of each process: with dropout, two processes train as well as one, but n
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,8 @@ from ma_agiqa.train.run_folder import RunFolder
 _EVAL_BATCH_SIZE = 32
 _UNDEFINED = -2.0  # the lowest SRCC + PLCC there can be, where one of them is not defined
 _RELEASED_T_MAX = 50  # steps; `T_max` in configs/base.yaml of the authors' repository
+_FEW = 16  # images of a group that are drawn together
+_STEEPNESS, _LEAST_DIFFERENCE = 4.0, 0.05  # of the ranking loss, per and in units of the MOS
 _KEPT_CHECKPOINTS = 2  # the last one may still be incomplete when the run is killed
 
 
@@ -111,20 +113,48 @@ class ScorerWithLoss(nn.Module):
     Args:
         scorer: is changed in training; it learns on the scale of `MosScale`.
         scale: the scale of the labels.
+        rank_weight: weight of the ranking loss.
     """
 
-    def __init__(self, scorer: MAAGIQA, scale: MosScale) -> None:
+    def __init__(self, scorer: MAAGIQA, scale: MosScale, rank_weight: float = 0.0) -> None:
         super().__init__()
-        self.scorer, self._scale = scorer, scale
+        self.scorer, self._scale, self._rank_weight = scorer, scale, rank_weight
 
     def forward(
-        self, quality_view: Tensor, semantic: Tensor, coherence: Tensor, labels: Tensor
+        self,
+        quality_view: Tensor,
+        semantic: Tensor,
+        coherence: Tensor,
+        labels: Tensor,
+        group: Tensor,
     ) -> dict[str, Tensor]:
-        """Score a batch and compare with the MOS (B,): mean squared error, on the learned scale."""
+        """Score a batch and compare with the MOS (B,), on the learned scale.
+
+        The loss is the mean squared error, plus `rank_weight` times `ranking_loss`.
+        """
         output = self.scorer(quality_view, semantic, coherence)
         score = output.score.squeeze(1)
-        loss = F.mse_loss(score.float(), self._scale.learned(labels))
+        wanted = self._scale.learned(labels)
+        loss = F.mse_loss(score.float(), wanted)
+        if self._rank_weight:
+            loss = loss + self._rank_weight * ranking_loss(score.float(), wanted, group)
         return {"loss": loss, "score": self._scale.mos(score), "gate": output.gate}
+
+
+def ranking_loss(score: Tensor, mos: Tensor, group: Tensor) -> Tensor:
+    """Average logistic loss of the pairs of a group whose MOS differ, after RankNet (Burges 2005).
+
+    Args:
+        score, mos: (B,), on a scale of 0 to 5.
+        group: (B,), the same number for images that are compared.
+
+    Returns:
+        A number; 0 if there is no such pair.
+    """
+    pairs = (group[:, None] == group) & (mos[:, None] - mos > _LEAST_DIFFERENCE)
+    if not pairs.any():
+        return score.sum() * 0.0  # keeps every parameter in the graph
+    return F.softplus(-_STEEPNESS * (score[:, None] - score)[pairs]).mean()
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -136,10 +166,13 @@ class EpochSampler(Sampler[tuple[int, int]]):
         images: number of images in the part.
         batch_size: images per step over all processes.
         seed: seed of the order.
+        groups: group of each image; images of a group are then drawn a few at a time.
     """
 
-    def __init__(self, images: int, batch_size: int, seed: int) -> None:
-        self._images, self._seed, self._epoch = images, seed, 0
+    def __init__(
+        self, images: int, batch_size: int, seed: int, groups: Sequence[int] | None = None
+    ) -> None:
+        self._images, self._seed, self._epoch, self._groups = images, seed, 0, groups
         self._count = images // batch_size * batch_size
 
     def set_epoch(self, epoch: int) -> None:
@@ -150,7 +183,12 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return self._count
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng([self._seed, self._epoch]).permutation(self._images)
+        random = np.random.default_rng([self._seed, self._epoch])
+        order = random.permutation(self._images)
+        if self._groups is not None:
+            order = order[np.argsort(np.asarray(self._groups)[order], kind="stable")]
+            few = np.array_split(order, max(1, self._images // _FEW))
+            order = np.concatenate([few[index] for index in random.permutation(len(few))])
         return iter([(self._epoch, int(index)) for index in order[: self._count]])
 
 
@@ -184,7 +222,8 @@ class PaperTrainer(Trainer):
         **more: Any,
     ) -> None:
         self._optimization = optimization
-        self._sampler = EpochSampler(len(train), optimization.batch_size, seed)  # type: ignore[arg-type]
+        groups = getattr(train, "groups", None) if optimization.rank_weight else None
+        self._sampler = EpochSampler(len(train), optimization.batch_size, seed, groups)  # type: ignore[arg-type]
         super().__init__(
             model,
             training_arguments(folder, optimization, seed, progress, **more),
@@ -245,8 +284,17 @@ class PaperTrainer(Trainer):
 class ScorerTrainer(PaperTrainer):
     """Trains a scorer on samples of `data.features.ScorerDataset`; see `PaperTrainer`."""
 
-    def __init__(self, scorer: MAAGIQA, scale: MosScale, *recipe: Any, **more: Any) -> None:
-        super().__init__(ScorerWithLoss(scorer, scale), *recipe, **more)
+    def __init__(
+        self,
+        scorer: MAAGIQA,
+        scale: MosScale,
+        folder: RunFolder,
+        optimization: Optimization,
+        *recipe: Any,
+        **more: Any,
+    ) -> None:
+        model = ScorerWithLoss(scorer, scale, optimization.rank_weight)
+        super().__init__(model, folder, optimization, *recipe, **more)
 
 
 def _selection_metrics(criterion: str, prediction: EvalPrediction) -> dict[str, float]:

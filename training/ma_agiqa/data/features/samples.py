@@ -19,8 +19,8 @@ class ScorerDataset(Dataset[dict[str, Tensor]]):
     """The samples of one part.
 
     A sample is quality_view uint8 (224, 224, 3), semantic and coherence float32 (D,), and labels,
-    the MOS, float32 (). Its augmentation follows from the seed, the epoch and the image alone: it
-    is the same in every process and worker, and after a resume.
+    the MOS, float32 (), and group, int64 (). Its augmentation follows from the seed, the epoch and
+    the image alone: it is the same in every process and worker, and after a resume.
     """
 
     def __init__(
@@ -30,6 +30,7 @@ class ScorerDataset(Dataset[dict[str, Tensor]]):
         mos: Sequence[float],
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        groups: Sequence[int] | None = None,
     ) -> None:
         """Choose the samples.
 
@@ -39,9 +40,11 @@ class ScorerDataset(Dataset[dict[str, Tensor]]):
             mos: scores of the part's images.
             augmentation: changes the quality views; None leaves them.
             seed: seed of the augmentation, 0 or more.
+            groups: numbers of the images' groups; by default every image stands alone.
         """
         self._features, self._augmentation, self._seed = features, augmentation, seed
         self._positions = list(positions)
+        self.groups = list(groups) if groups is not None else list(range(len(positions)))
         self._mos = torch.tensor(mos, dtype=torch.float32)
 
     def __len__(self) -> int:
@@ -64,6 +67,7 @@ class ScorerDataset(Dataset[dict[str, Tensor]]):
             "semantic": torch.from_numpy(found["semantic"]).float(),
             "coherence": torch.from_numpy(found["coherence"]).float(),
             "labels": self._mos[list(indices)],
+            "group": torch.tensor([self.groups[index] for index in indices]),
         }
         samples = zip(*(column.unbind() for column in columns.values()), strict=True)
         return [dict(zip(columns, sample, strict=True)) for sample in samples]
