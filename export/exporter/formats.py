@@ -308,7 +308,7 @@ def _largest_change(model: MAAGIQA, fast: MAAGIQA, names: Sequence[str], limit: 
 
 
 @torch.inference_mode()
-def _check(format_name: str, model: MAAGIQA, run: Run, tolerance: float) -> float:
+def _check(format_name: str, model: Served, run: Run, tolerance: float) -> float:
     """Compare `run` with the eager model: relative to the largest value where that exceeds 1."""
     worst = 0.0
     for batch in CHECK_BATCHES:

@@ -74,6 +74,9 @@ class CNNFeatures(nn.Module):
             weights cannot be found or do not fit.
     """
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(
         self,
         name: str,
@@ -134,7 +137,7 @@ class CNNFeatures(nn.Module):
         return maps
 
 
-def _moments(stage: nn.Module) -> tuple[Tensor, Tensor]:
+def _moments(stage: Any) -> tuple[Tensor, Tensor]:
     """Mean and deviation of a stage's channels, by the normalization at the end of its blocks.
 
     A stage gives the sum of what its blocks give, which are taken as independent.

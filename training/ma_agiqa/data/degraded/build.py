@@ -124,7 +124,7 @@ def build(
 
 def _write(source: Source, crops: int, seed: int, folder: Path) -> list[tuple[str, ...]]:
     """Write all versions of all pictures of a source; returns their rows."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     photograph = _read(source.file) if source.file else None
     for number in range(crops):
         rng = np.random.default_rng([seed, zlib.crc32(f"{source.name}/{number}".encode())])
