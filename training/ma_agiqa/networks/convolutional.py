@@ -117,7 +117,7 @@ class CNNFeatures(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Map (B, 3, image_size, image_size), normalized, to (B, grid * grid, channels)."""
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        if pixels.is_cuda:
+        if pixels.is_cuda or not torch.jit.is_scripting():  # an exported graph has no loop
             return self._tokens(pixels)
         few = [self._tokens(part) for part in pixels.split(self.at_a_time)]
         return torch.cat(few)
