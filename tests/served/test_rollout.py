@@ -304,7 +304,7 @@ def test_a_dead_server_is_reported_and_nothing_changes(repository):
 def test_the_server_embeds_as_this_process_does(own_server, control):
     """Golden scores of embedders that are too large to load a second time are made this way."""
     network = served_scorer(DEMO_CHECKPOINT)
-    served = Golden.compute(ServedEmbedder(control, image_size=224), network, tolerance=1e-3)
+    served = Golden.compute(ServedEmbedder(control, image_size=112), network, tolerance=1e-3)
     expected = Golden.compute(build_embedder(), network, tolerance=1e-3)
     np.testing.assert_allclose(served.expected[0], expected.expected[0], atol=1e-4)
 
