@@ -19,7 +19,7 @@ from support.servers import SHIPPED
 
 CONFIG = MAAGIQAConfig(
     backbone="vit_tiny_patch16_224",
-    backbone_args={"embed_dim": 32, "depth": 2, "num_heads": 2},
+    backbone_args={"patch_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2},
     feature_blocks=(0, 1),
     num_transposed_attention=1,
     swin_depths=(2,),

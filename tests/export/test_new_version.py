@@ -92,10 +92,10 @@ def test_scores_that_change_are_served_in_more_bits_or_exactly(source, monkeypat
     def chosen(arithmetic: str, gpu: bool) -> torch.nn.Module:
         return formats.choose_arithmetic(source.scorer, arithmetic, gpu, 5.0)
 
-    monkeypatch.setattr(formats, "SCORE_TOLERANCE", 0.0)
+    monkeypatch.setattr(formats, "SCORE_TOLERANCE", -1.0)
     stage = chosen("auto", gpu=True).maniqa.stage1
     assert {part.dtype for part in stage.parameters()} == {torch.float32}
-    monkeypatch.setattr(formats, "TORCHSCRIPT_TOLERANCE", 0.0)
+    monkeypatch.setattr(formats, "TORCHSCRIPT_TOLERANCE", -1.0)
     for arithmetic, gpu in (("auto", False), ("auto", True), ("exact", True)):
         assert chosen(arithmetic, gpu) is source.scorer
     for arithmetic in ("float32", "bfloat16", "float16"):

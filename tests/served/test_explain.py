@@ -63,7 +63,7 @@ def write_repository(folder: Path, mplug_owl2: Path) -> Path:
     card = versions.card_of(folder, 1)
     embedder = {"embedder": str(mplug_owl2), "dtype": "float32"}
     settings = DeploymentSettings(embedder, False, 1000, warmup_batches=(1,))
-    configs = repository_configs(tensor_specs(112, 128, 224, 14), card, settings)
+    configs = repository_configs(tensor_specs(112, 128, 224, 7), card, settings)
     for config in configs.values():
         versions.write_config(folder, config)
     assert (folder / "preprocess" / "warmup" / WARMUP_IMAGE).is_file()

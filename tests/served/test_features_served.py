@@ -45,7 +45,7 @@ def test_the_served_configuration_is_the_identity(server):
     embedder = ServedEmbedder(server.grpc_url)
     embedder.close()
     assert (embedder.identity.source, embedder.identity.dtype) == ("demo", "float32")
-    assert (embedder.image_size, embedder.hidden_size) == (224, 128)
+    assert (embedder.image_size, embedder.hidden_size) == (112, 128)
     assert embedder.max_batch_size == 32
 
 

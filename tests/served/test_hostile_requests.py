@@ -28,7 +28,8 @@ FUZZ_CASES = int(os.environ.get("FUZZ_CASES", "1000")) // 10
 MIB = 2**20
 INSIDES = ("Traceback", ".py", ".cc", "site-packages", str(ROOT), "/tmp/")
 TYPED = {"INVALID_ARGUMENT", "NOT_FOUND", "CANCELLED", "UNIMPLEMENTED"}
-VIEW = bytes(224 * 224 * 3)
+SHAPE = (1, 112, 112, 3)  # of the demo's SEMANTIC_VIEW
+VIEW = bytes(112 * 112 * 3)
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +106,7 @@ def with_contents(**contents: object) -> service_pb2.ModelInferRequest:
 
 
 def with_prompt(*ids: int) -> service_pb2.ModelInferRequest:
-    shape, model = (1, 224, 224, 3), "mplug_owl2"
-    message = request(VIEW, shape, "UINT8", "SEMANTIC_VIEW", model_name=model)
+    message = request(VIEW, SHAPE, "UINT8", "SEMANTIC_VIEW", model_name="mplug_owl2")
     message.inputs.add(name="PROMPT", datatype="INT32", shape=(1, len(ids)))
     message.raw_input_contents.append(np.array(ids, np.int32).tobytes())
     return message
@@ -154,11 +154,9 @@ REFUSED = {
     "shared memory without a name": with_input_parameters(shared_memory_offset=-1),
     "numbers for bytes": with_contents(int_contents=[5]),
     "forty images for one": with_contents(bytes_contents=[GOOD] * 40),
-    "too few pixels": request(
-        VIEW[1:], (1, 224, 224, 3), "UINT8", "SEMANTIC_VIEW", model_name="mplug_owl2"
-    ),
+    "too few pixels": request(VIEW[1:], SHAPE, "UINT8", "SEMANTIC_VIEW", model_name="mplug_owl2"),
     "pixels of another shape": request(
-        VIEW, (1, 448, 112, 3), "UINT8", "SEMANTIC_VIEW", model_name="mplug_owl2"
+        VIEW, (1, 224, 56, 3), "UINT8", "SEMANTIC_VIEW", model_name="mplug_owl2"
     ),
     "a token out of range": with_prompt(10**9),
     "a negative token": with_prompt(-1),

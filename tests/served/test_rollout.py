@@ -22,6 +22,7 @@ from exporter.model_control import ModelControl, ServedEmbedder, read_key
 from ma_agiqa.checkpoints import load_scorer, save_checkpoint
 from ma_agiqa.errors import CheckpointError, ConfigError
 from ma_agiqa.lmm.sources import build_embedder
+from ma_agiqa.networks.calibration import UncalibratedScorer
 from ma_agiqa_client import Scorer, WrongModelError
 from support.constant_load import ConstantLoad
 
@@ -68,6 +69,11 @@ def control(own_server, key_file):
 def to_triton(*words: object) -> Result:
     """Run a command of export/to_triton.py."""
     return CliRunner().invoke(commands.main, [str(word) for word in words])
+
+
+def served_scorer(checkpoint: Path) -> UncalibratedScorer:
+    """A scorer as it is served next to the demo's, which is calibrated."""
+    return UncalibratedScorer(load_scorer(checkpoint)[0])
 
 
 def start_run(url: str, folder: Path) -> "subprocess.Popen[str]":
@@ -154,7 +160,7 @@ def stage(repository: Path, weights: bytes | None) -> tuple[int, ModelConfig]:
 
 @pytest.mark.slow
 def test_the_oldest_of_too_many_goes(repository, own_server, control, other_checkpoint, tmp_path):
-    network = load_scorer(other_checkpoint)[0]
+    network = served_scorer(other_checkpoint)
     torch.jit.script(network).save(tmp_path / "model.pt")
     golden = rollout.make_golden(repository, network, [control])
     with ConstantLoad(own_server.grpc_url, threads=2) as load:
@@ -186,7 +192,7 @@ def test_the_oldest_of_too_many_goes(repository, own_server, control, other_chec
 def test_a_run_of_the_command_line_has_one_version(
     repository, own_server, control, other_checkpoint, tmp_path, keep, status
 ):
-    network = load_scorer(other_checkpoint)[0]
+    network = served_scorer(other_checkpoint)
     torch.jit.script(network).save(tmp_path / "model.pt")
     golden = rollout.make_golden(repository, network, [control])
     with Scorer(own_server.grpc_url) as scorer:
@@ -218,7 +224,7 @@ def test_a_run_of_the_command_line_has_one_version(
 def test_a_failed_check_leaves_the_old_version_serving(
     repository, own_server, control, tmp_path, fault, reason
 ):
-    network = load_scorer(DEMO_CHECKPOINT)[0]
+    network = served_scorer(DEMO_CHECKPOINT)
     golden = rollout.make_golden(repository, network, [control])
     with torch.no_grad():
         for parameter in network.parameters():
@@ -297,8 +303,8 @@ def test_a_dead_server_is_reported_and_nothing_changes(repository):
 
 def test_the_server_embeds_as_this_process_does(own_server, control):
     """Golden scores of embedders that are too large to load a second time are made this way."""
-    network = load_scorer(DEMO_CHECKPOINT)[0]
-    served = Golden.compute(ServedEmbedder(control, image_size=224), network, tolerance=1e-3)
+    network = served_scorer(DEMO_CHECKPOINT)
+    served = Golden.compute(ServedEmbedder(control, image_size=112), network, tolerance=1e-3)
     expected = Golden.compute(build_embedder(), network, tolerance=1e-3)
     np.testing.assert_allclose(served.expected[0], expected.expected[0], atol=1e-4)
 

@@ -43,7 +43,7 @@ def test_a_score_is_complete(scorer):
     assert 0 <= score.normalized <= 1
     assert 0 <= score.percentile <= 100
     assert score.gate.semantic + score.gate.coherence + score.gate.quality == pytest.approx(1)
-    assert score.patch_score.shape == score.patch_weight.shape == (14, 14)
+    assert score.patch_score.shape == score.patch_weight.shape == (7, 7)
     assert score.model == scorer.model().name
 
 

@@ -34,7 +34,7 @@ class Brightness(torch.nn.Module):
         pixels = view.double()
         score = pixels.mean(dim=(1, 2, 3)).unsqueeze(1) / 51
         gate = 0.5 + pixels.mean(dim=(1, 2)) / 510
-        patches = pixels.reshape(-1, 14, 16, 14, 16, 3).mean(dim=(2, 4, 5)) / 51
+        patches = pixels.reshape(-1, 7, 32, 7, 32, 3).mean(dim=(2, 4, 5)) / 51
         return score.float(), gate.float(), patches.float(), torch.ones_like(patches).float()
 
 

@@ -145,7 +145,7 @@ def test_a_model_that_does_not_load(repository, change, tmp_path):
 
 
 def test_the_self_test_refuses_scores_that_are_not_numbers(repository, change, tmp_path):
-    change("maniqa_moe", "score[:, None]", "score[:, None] * np.nan")
+    change("maniqa_moe", "(score[:, None], gate", "(score[:, None] * np.nan, gate")
     server = EmbeddedTriton(repository, free_ports=True, log_file=tmp_path / "log")
     with pytest.raises(ServerFailedError, match=r"SCORE of a test image is \[nan\]"):
         server.start()

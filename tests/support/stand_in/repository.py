@@ -1,7 +1,5 @@
 """A stand-in for the shipped ensemble, for tests that ask nothing of the networks.
 
-It is calibrated, whether the shipped model is or not.
-
 It is the shipped repository with its card, tensors, decoding, deadlines and metrics, but models of
 numpy take the place of the two networks: nothing imports torch, and the server starts in a second.
 """
@@ -29,8 +27,6 @@ CALIBRATION = {
 }
 """The calibration in the stand-in's card."""
 
-_MORE = {"INTERVAL": 2, "FAMILIARITY": 1}
-
 
 def write_stand_in(folder: Path, seconds_per_image: float = 0.0) -> Path:
     """Write the stand-in's repository.
@@ -46,32 +42,12 @@ def write_stand_in(folder: Path, seconds_per_image: float = 0.0) -> Path:
     shutil.copytree(SHIPPED, folder, ignore=ignored)
     (folder / "maniqa_moe" / "1" / "model.pt").touch()  # a version is known by this file
     put_in_stand_ins(folder, seconds_per_image)
-    for model in ("ma_agiqa", "ma_agiqa_v1", "maniqa_moe", "meter"):
-        _calibrate(folder / model / "config.pbtxt")
-    return folder
-
-
-def _calibrate(file: Path) -> None:
-    """Add to a configuration what the export of a calibrated checkpoint adds."""
-    config = text_format.Parse(file.read_text(), model_config_pb2.ModelConfig())
-    if any("FAMILIARITY" in output.name for output in config.output):
-        return
-    passed = "UNCOUNTED_FAMILIARITY"
-    if config.name == "meter":
-        config.input.add(name=passed, data_type="TYPE_FP32", dims=[1])
-        config.output.add(name="FAMILIARITY", data_type="TYPE_FP32", dims=[1])
-    else:
-        for place, (name, size) in enumerate(_MORE.items(), 4):
-            named = f"{name}__{place}" if config.name == "maniqa_moe" else name
-            config.output.add(name=named, data_type="TYPE_FP32", dims=[size])
-    for step in config.ensemble_scheduling.step:
-        if step.model_name == "maniqa_moe":
-            step.output_map["INTERVAL__4"], step.output_map["FAMILIARITY__5"] = "INTERVAL", passed
-        if step.model_name == "meter":
-            step.input_map[passed], step.output_map["FAMILIARITY"] = passed, "FAMILIARITY"
-    if config.platform == "ensemble":
+    for model in ("ma_agiqa", "ma_agiqa_v1"):
+        file = folder / model / "config.pbtxt"
+        config = text_format.Parse(file.read_text(), model_config_pb2.ModelConfig())
         config.parameters["calibration"].string_value = json.dumps(CALIBRATION)
-    file.write_text(text_format.MessageToString(config))
+        file.write_text(text_format.MessageToString(config))
+    return folder
 
 
 def put_in_stand_ins(folder: Path, seconds_per_image: float = 0.0) -> None:
