@@ -19,11 +19,14 @@ IMAGE = (Path(__file__).resolve().parents[2] / "examples" / "coffee_blur.jpg").r
 
 
 def read(url: str) -> dict[str, float]:
-    """Value of each series that counts images or requests, from Prometheus' text format."""
+    """Value of each series that counts images or requests, from Prometheus' text format.
+
+    Quantiles of a model that nothing asked for are NaN, which equals nothing, and are left out.
+    """
     with urllib.request.urlopen(url, timeout=30) as answer:
         lines = answer.read().decode().splitlines()
     rows = (line.rpartition(" ") for line in lines if line.startswith(COUNTED))
-    return {name: float(value) for name, _, value in rows}
+    return {name: float(value) for name, _, value in rows if value.lower() != "nan"}
 
 
 def change(server, act: Callable[[], object], until: str) -> dict[str, float]:
