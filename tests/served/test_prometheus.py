@@ -21,9 +21,13 @@ from support.triton_requests import infer
 ROOT = Path(__file__).resolve().parents[2]
 MONITORING = ROOT / "deploy" / "monitoring"
 IMAGES = sorted((ROOT / "examples").glob("*.jpg"))[:3]
-PATIENCE_S = 180
-# Shown only where there is a GPU, or once something has failed, or a week has passed.
-NOT_HERE = re.compile(r"nv_gpu_|nv_inference_request_failure|last_week")
+PATIENCE_S = 60
+# Shown only where there is a GPU, once something has failed or a week has passed, by the histograms
+# of tritonserver 2.65, and by a reward server.
+NOT_HERE = re.compile(
+    r"nv_gpu_|nv_inference_request_failure|last_week"
+    r"|nv_inference_first_response_histogram|slow_share|reward_guard"
+)
 
 
 class Prometheus:
@@ -124,7 +128,6 @@ def test_every_metric_that_rules_name_exists(prometheus, scored):
     text = (MONITORING / "rules.yml").read_text()
     names = set(re.findall(r"\b(?:nv|ma_agiqa)_\w+(?=[{\[)])", text))
     assert len(names) >= 10
-    elsewhere = {"nv_inference_request_failure", "ma_agiqa_reward_guard_alarm"}  # a reward server's
-    assert elsewhere < names
-    for name in names - elsewhere:
-        prometheus.wait(name)
+    for name in names:
+        if not NOT_HERE.search(name):
+            prometheus.wait(name)
