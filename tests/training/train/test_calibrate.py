@@ -160,18 +160,15 @@ def test_the_command_calibrates_a_checkpoint(calibrated):
     assert len(calibration.bank) in (1, 10)
 
 
-def test_the_intervals_of_the_shipped_model_hold_what_they_promise(calibrated):
-    """On its test part, which it never saw; the small run stands in where it has none."""
-    shipped = load_calibration(SHIPPED)
-    record = shipped[1] if shipped else calibrated[1]
-    test = record["test"]
-    # The small run has 60 images to calibrate on and 10 to test: 10 % (one sigma).
-    assert test["coverage"] == pytest.approx(record["level"], abs=0.03 if shipped else 0.31)
-    assert 0 < test["width"] < 5
-    if shipped:
-        found = record["familiarity"]["auroc"]
-        assert found["text pages"] > 0.9
-        assert found["drawings"] > 0.9
+def test_the_intervals_of_the_shipped_model_hold_what_they_promise():
+    """On its test part, which it never saw."""
+    _, record = load_calibration(SHIPPED)
+    assert record["test"]["coverage"] == pytest.approx(record["level"], abs=0.03)
+    assert 0 < record["test"]["width"] < 5
+    found = record["familiarity"]["auroc"]
+    assert found["text pages"] > 0.9
+    # Its training has heavy noise and plain patterns, so that these are less foreign to it.
+    assert min(found["noise"], found["drawings"]) > 0.7
 
 
 def test_a_small_validation_part_leaves_a_run_without_intervals(small_run):
