@@ -23,6 +23,7 @@ from ma_agiqa.networks.calibration import (
     UncalibratedScorer,
 )
 from ma_agiqa.networks.scorer import ScorerOutput
+from ma_agiqa.train import calibrate
 from ma_agiqa.train.calibrate import Observed, auroc, fit, measure_intervals, reach
 from support.tiny_scorer import CARD, make_scorer
 
@@ -142,7 +143,9 @@ def calibrated(small_run, tmp_path_factory) -> tuple[Path, dict]:
     table = pd.read_csv(folder / "split.csv")
     table["part"] = ["validation"] * 60 + ["train"] * 10 + ["test"] * 10
     table.to_csv(folder / "split.csv", index=False)
-    done = CliRunner().invoke(main, [str(folder)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrate, "_FOREIGN", 20)
+        done = CliRunner().invoke(main, [str(folder)])
     assert done.exit_code == 0, done.output
     return folder, json.loads(done.stdout)
 
