@@ -10,7 +10,7 @@ scored twice, because a node died or the job was restarted, still has one row pe
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
@@ -154,13 +154,8 @@ _LOCAL = (
 )
 @lambda command: decorated(command, _LOCAL)
 @server_options
-@click.pass_context
 def main(
-    context: click.Context,
-    inputs: tuple[str, ...],
-    ray_address: str | None,
-    workers: int | None,
-    **values: Any,
+    inputs: tuple[str, ...], ray_address: str | None, workers: int | None, **values: Any
 ) -> None:
     """Score the images of Parquet tables or WebDataset tars; Parquet out, one row per image.
 
@@ -173,7 +168,7 @@ def main(
     from ma_agiqa_client.bulk._worker import WorkerSettings
 
     server = ServerOptions.take_from(values)
-    models = _models(context, values)
+    models = _models(values)
     if models is None and not server.url:
         raise click.UsageError(
             "A bulk job needs a running server: give its address with --url. Or compute in the "
@@ -239,7 +234,7 @@ def _require_ray() -> None:
         ) from error
 
 
-def _models(context: click.Context, values: dict[str, Any]) -> "LocalModels | None":
+def _models(values: dict[str, Any]) -> "LocalModels | None":
     """Return the models that the workers are to load; None if they ask servers.
 
     Raises:
@@ -253,7 +248,8 @@ def _models(context: click.Context, values: dict[str, Any]) -> "LocalModels | No
         for name in given:
             raise click.UsageError(f"--{name} is for models that workers load: give --local, too.")
         return None
-    if context.get_parameter_source("url") is ParameterSource.COMMANDLINE:
+    source = click.get_current_context().get_parameter_source("url")
+    if source is ParameterSource.COMMANDLINE:
         raise click.UsageError("Give either servers (--url) or models to load (--local).")
     for name in ("local", "embedder"):  # workers run in another folder
         if os.path.exists(given.get(name, "")):
@@ -308,9 +304,10 @@ def _scored(
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        takes = {"num_cpus": 0.5}  # a worker mostly waits for answers
-        if settings.models is not None:
-            models, workers, takes = placed(settings.models, workers, ray.nodes())
+        models = settings.models
+        if models is not None:
+            nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
+            models, workers = placed(models, workers, nodes())
             settings = replace(settings, models=models)
         records = [part.to_record() for part in parts]
         most = min(workers or 2, len(parts))
@@ -319,7 +316,8 @@ def _scored(
             fn_constructor_args=(settings,),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
-            **takes,
+            num_cpus=models.cores if models else 0.5,  # one that asks servers mostly waits
+            num_gpus=(models and models.gpus) or None,
         )
         for row in scored.iter_rows():
             yield int(row["rows"])

@@ -53,7 +53,7 @@ class LocalModels:
 
 def placed(
     models: LocalModels, workers: int | None, nodes: Sequence[Mapping[str, Any]]
-) -> tuple[LocalModels, int, dict[str, float]]:
+) -> tuple[LocalModels, int]:
     """Divide the nodes of a Ray cluster into workers.
 
     Args:
@@ -62,7 +62,7 @@ def placed(
         nodes: what `ray.nodes()` returns.
 
     Returns:
-        The models with GPUs and cores, the number of workers, and what Ray reserves for each.
+        The models with the GPUs and cores that Ray reserves for each worker, and their number.
 
     Raises:
         JobError: no node has that much.
@@ -85,7 +85,7 @@ def placed(
         )
     cores = models.cores or min(cores for _, cores in rooms)
     count = workers or sum(room for room, _ in rooms)
-    return replace(models, gpus=gpus, cores=cores), count, {"num_cpus": cores, "num_gpus": gpus}
+    return replace(models, gpus=gpus, cores=cores), count
 
 
 def read_card(checkpoint: str) -> ModelCard:
