@@ -134,7 +134,7 @@ class LocalScorer:
 
             from ma_agiqa.errors import MAAGIQAError
             from ma_agiqa.images.preparation import Preparation
-            from ma_agiqa.networks.fast_maniqa import accelerate
+            from ma_agiqa.networks.arithmetic import choose_arithmetic
             from ma_agiqa.pipeline import ImageScorer
         except ImportError as error:
             raise _not_installed(error) from error
@@ -149,7 +149,12 @@ class LocalScorer:
         self._card = read_card(settings.local)
         self._batch = settings.batch
         self._encoder = Encoder()
-        self._images = ImageScorer(exact.embedder, accelerate(exact.scorer))
+        self._images = ImageScorer(
+            exact.embedder,
+            choose_arithmetic(
+                exact.scorer, "auto", device == "cuda", self._card.mos_max - self._card.mos_min
+            ),
+        )
         self._preparation = Preparation(exact.embedder.image_size, cores)
 
     def model(self) -> ModelCard:

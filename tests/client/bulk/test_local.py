@@ -17,6 +17,8 @@ pytest.importorskip("ray", reason=NEEDED)
 import pyarrow.parquet as pq  # noqa: E402
 
 from ma_agiqa.images.preparation import OverloadError  # noqa: E402
+from ma_agiqa.networks import arithmetic  # noqa: E402
+from ma_agiqa.pipeline import ImageScorer  # noqa: E402
 from ma_agiqa_client import Scorer  # noqa: E402
 from ma_agiqa_client.bulk import _command, _local  # noqa: E402
 from ma_agiqa_client.bulk._local import LocalModels, LocalScorer, placed  # noqa: E402
@@ -30,8 +32,8 @@ DEMO = str(ROOT / "training" / "checkpoints" / "demo")
 EXAMPLES = sorted((ROOT / "examples").glob("*.jpg"))
 FILES = [file.read_bytes() for file in EXAMPLES[:4]]
 MODELS = LocalModels(DEMO, gpus=0, cores=2, batch=5)
-# How far the exported scorer may be from the checkpoint's (export.formats.TORCHSCRIPT_TOLERANCE on
-# a scale of 5), and for percentiles its effect where the quantiles are densest.
+# How far the exported scorer may be from the checkpoint's (exporter.formats.TORCHSCRIPT_TOLERANCE
+# relative to 5), and for percentiles its effect where the quantiles are densest.
 TOLERANCE = {"mos": 5e-4, "normalized": 1e-4, "percentile": 0.05}
 
 
@@ -77,6 +79,13 @@ def test_the_rows_are_those_of_a_server(server, tmp_path):
             assert len(here) == len(EXAMPLES) + 1
         else:
             assert here.to_pylist() == there.to_pylist(), name
+
+
+def test_a_scorer_that_amplifies_rounding_computes_exactly(monkeypatch):
+    monkeypatch.setattr(arithmetic, "ORDER_TOLERANCE", -1.0)
+    outcomes = LocalScorer(MODELS).score_many(FILES, max_in_flight=1)
+    exact = ImageScorer.load(DEMO)(FILES).score[:, 0].tolist()
+    assert [one.mos for one in outcomes] == exact
 
 
 def test_another_model_than_that_of_the_job_scores_nothing(tmp_path):
