@@ -260,10 +260,9 @@ def start(cluster: Cluster, images: Path, output: Path, *how: str) -> "subproces
 
 
 def kill_a_worker(cluster: Cluster) -> None:
-    """One of those on the head."""
-    raylet = psutil.Process(cluster.head_node.all_processes["raylet"][0].process.pid)
-    workers = [one for one in raylet.children() if "PartScorer" in " ".join(one.cmdline())]
-    workers[0].kill()
+    raylets = [node.all_processes["raylet"][0].process.pid for node in cluster.list_all_nodes()]
+    children = [child for raylet in raylets for child in psutil.Process(raylet).children()]
+    next(child for child in children if "PartScorer" in " ".join(child.cmdline())).kill()
 
 
 def wait_for_parts(process: "subprocess.Popen[str]", output: Path, count: int) -> None:
