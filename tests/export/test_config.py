@@ -13,7 +13,9 @@ from exporter.config import DeploymentSettings, repository_configs
 from exporter.formats import BACKENDS
 from exporter.new_version import NewVersion, Source
 from ma_agiqa.checkpoints.embedder_binding import EmbedderIdentity
+from ma_agiqa.lmm.alignment import AlignmentMethod
 from ma_agiqa.tensors import GATE_ORDER, tensor_specs
+from ma_agiqa_client import Alignment
 from ma_agiqa_client._core import protocol
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
@@ -166,3 +168,13 @@ def test_the_client_knows_the_same_tensors():
     assert set(client) <= set(specs)
     assert protocol.GATE_ORDER == GATE_ORDER
     assert protocol.MODEL_NAME in configs_of_the_paper()
+
+
+def test_the_card_says_how_the_embedder_compares_images_with_prompts(tmp_path):
+    method = AlignmentMethod('Is it "{prompt}"?', "Yes", "No")
+    source, embedder = Source.read(DEMO_CHECKPOINT), EmbedderIdentity.of("demo", "float32")
+    configs = NewVersion(source, tmp_path, embedder, gpu=False, alignment=method).configs(1)
+    for model in ("ma_agiqa", "mplug_owl2"):
+        written = configs[model].parameters["alignment"].string_value
+        assert AlignmentMethod.from_json(written) == method
+        assert Alignment(**json.loads(written)) == Alignment('Is it "{prompt}"?', "Yes", "No")

@@ -72,6 +72,17 @@ def test_no_prompt_depends_on_the_others_of_its_batch(make, embedder, tiny_owl, 
         torch.testing.assert_close(embeddings[name], values, atol=1e-5, rtol=0)
 
 
+def test_half_precision_does_not_round_the_answer(tokenizer, tiny_owl):
+    model = MPlugOwl2Model.from_official(tiny_owl["build"](), tiny_owl["state"]).bfloat16()
+    embedder = PromptEmbedder(model, tiny_owl["input_ids"])
+    head = tiny_owl["state"]["lm_head.weight"].bfloat16()
+    aligner = Aligner(model, head, tokenizer, AlignmentMethod())
+    _, tokens = embedder.with_tokens(torch.full((2, 112, 112, 3), 90, dtype=torch.uint8))
+    logits = aligner.logits(tokens, [aligner.ask("a cat"), aligner.ask("a red cat")])
+    assert logits.dtype == torch.float32
+    assert (logits != logits.bfloat16().float()).float().mean() > 0.9
+
+
 def test_two_answers_share_the_probability(make, embedder):
     view = torch.full((1, 112, 112, 3), 90, dtype=torch.uint8)
     _, tokens = embedder.with_tokens(view)

@@ -27,6 +27,9 @@ _TOGETHER = 8
 """Questions in one pass; they are of similar lengths, so that little of it is padding."""
 
 
+_HEAD_ROWS = 4096
+
+
 @dataclass(frozen=True)
 class AlignmentMethod:
     """How an image is compared with its prompt.
@@ -167,4 +170,7 @@ class Aligner:
         hidden = model.decode(sequence, image, positions)  # (B, T, hidden)
         last = torch.tensor([image.stop + len(ids) - 1 for ids in after], device=tokens.device)
         ends = hidden[torch.arange(batch, device=tokens.device), last]
-        return F.linear(ends, self._head).float()
+        # In float32 whatever the model is in: bfloat16 would round a logit of 20 by up to 0.06, and
+        # a probability by 6 %. Part by part, as the whole head would take 0.5 GB.
+        parts = self._head.split(_HEAD_ROWS)
+        return torch.cat([F.linear(ends.float(), rows.float()) for rows in parts], dim=1)
