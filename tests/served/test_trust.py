@@ -119,7 +119,7 @@ def test_the_familiarity_is_counted_for_drift(stand_in, scorer):
 
 
 def without_calibration(config: ModelConfig) -> ModelConfig:
-    """The ensemble of a version without calibration next to calibrated ones, as exports write it."""
+    """The ensemble of a version without calibration, as exports write it next to one with it."""
     del config.parameters["calibration"]
     for tensor in [one for one in config.output if one.name in ("INTERVAL", "FAMILIARITY")]:
         config.output.remove(tensor)
@@ -132,22 +132,25 @@ def without_calibration(config: ModelConfig) -> ModelConfig:
 
 @pytest.fixture(scope="module")
 def mixed(stand_in_repository, tmp_path_factory) -> Iterator[EmbeddedTriton]:
-    """A server whose active version is calibrated, and whose kept version 1 is not."""
+    """A server whose active version is calibrated, and whose kept version 2 is not."""
     repository = tmp_path_factory.mktemp("mixed") / "models"
     shutil.copytree(stand_in_repository, repository)
-    write_config(repository, without_calibration(read_config(repository, "ma_agiqa_v1")))
+    (repository / "ma_agiqa_v2" / "1").mkdir(parents=True)
+    other = without_calibration(read_config(repository, "ma_agiqa_v1"))
+    other.name, other.parameters["version"].string_value = "ma_agiqa_v2", "2"
+    write_config(repository, other)
     with serving(repository) as server:
         yield server
 
 
 def test_a_version_without_calibration_is_served_next_to_one_that_has_it(mixed):
     async def ask() -> None:
-        async with AsyncScorer(mixed.grpc_url, version=1) as scorer:
+        async with AsyncScorer(mixed.grpc_url, version=2) as scorer:
             assert (await scorer.score(gray(153))).interval is None
             with pytest.raises(WrongModelError, match="was not calibrated"):
                 await scorer.compare(gray(100), gray(200))
 
-    with Scorer(mixed.grpc_url) as active, Scorer(mixed.grpc_url, version=1) as plain:
+    with Scorer(mixed.grpc_url) as active, Scorer(mixed.grpc_url, version=2) as plain:
         check(active.score(gray(153)), active.model())
         assert plain.model().calibration is None
         ranked = plain.rank([gray(153), gray(51)])
@@ -160,7 +163,7 @@ def test_a_version_without_calibration_is_served_next_to_one_that_has_it(mixed):
 
 
 def test_the_command_line_says_that_there_is_no_interval(mixed, folder, score_py, tmp_path):
-    page, options = tmp_path / "page.html", ("--url", mixed.grpc_url, "--model-version", 1)
+    page, options = tmp_path / "page.html", ("--url", mixed.grpc_url, "--model-version", 2)
     done = score_py(folder, *options, "--report", page, "--group-by", "([a-z]+)_", "--top", 2)
     assert done.exit_code == 0, done.stderr
     for text in (done.stdout, page.read_text()):
@@ -178,7 +181,7 @@ def test_the_command_line_says_that_there_is_no_interval(mixed, folder, score_py
 
 
 def test_a_scorer_follows_to_a_version_without_calibration_and_back(mixed):
-    """Its card is kept for a minute, so that it asks the new version for what only the old gives."""
+    """Its card is kept for a minute, so it asks the new version for what only the old one gives."""
     config = read_config(mixed.repository, "ma_agiqa")
     key = read_key(mixed.grpc_url, mixed.log_file.with_suffix(".key"))
     with Scorer(mixed.grpc_url) as scorer, ModelControl(mixed.grpc_url, key) as control:
