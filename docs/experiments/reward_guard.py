@@ -20,7 +20,7 @@ from evolve_picture import CHILDREN, evolve  # noqa: E402
 
 from ma_agiqa_client.rewards import Guard  # noqa: E402
 
-PICTURES = ("coffee", "portrait", "village")
+PICTURES = ("astronaut", "cat", "coffee")
 GENERATIONS, HACK_AFTER, MISTAKE = 45, 20, 0.5
 
 

@@ -25,7 +25,8 @@ def parameters(method):
 
 def test_both_scorers_have_the_same_methods():
     methods = public(Scorer)
-    assert set(methods) == {"score", "score_many", "rank", "explain", "model", "health", "close"}
+    scoring, asking = {"score", "score_many", "rank", "compare"}, {"explain", "model", "health"}
+    assert set(methods) == scoring | asking | {"close"}
     assert set(public(AsyncScorer)) == set(methods)
     for name, method in methods.items():
         assert parameters(method) == parameters(getattr(AsyncScorer, name)), name

@@ -36,8 +36,8 @@ def score(mos, deviation=2.0, familiarity=0.5, card=CALIBRATED):
 
 
 def test_a_calibrated_model_is_asked_for_interval_and_familiarity():
-    request = protocol.InferRequest(b"a", True, "id", 12, calibrated=True)
-    names = [output.name() for output in request.outputs]
+    message = protocol.InferRequest(b"a", True, "id", 12, calibrated=True).message("ma_agiqa")
+    names = [output.name for output in message.outputs]
     assert names == ["SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT", "INTERVAL", "FAMILIARITY"]
 
 

@@ -53,7 +53,7 @@ def scores(text: str) -> list[tuple[str, float]]:
 
 
 def test_tags_are_in_the_files_and_change_no_score(stand_in, score_py, tmp_path):
-    for name in ("coffee_blur.jpg", "village_blur.jpg"):
+    for name in ("coffee_blur.jpg", "cat_jpeg.jpg"):
         shutil.copy(ROOT / "examples" / name, tmp_path)
     command = (tmp_path, "--url", stand_in.grpc_url, "--format", "json")
     before = json.loads(score_py(*command).stdout)

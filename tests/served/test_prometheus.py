@@ -21,9 +21,13 @@ from support.triton_requests import infer
 ROOT = Path(__file__).resolve().parents[2]
 MONITORING = ROOT / "deploy" / "monitoring"
 IMAGES = sorted((ROOT / "examples").glob("*.jpg"))[:3]
-PATIENCE_S = 180
-# Shown only where there is a GPU, or once something has failed, or a week has passed.
-NOT_HERE = re.compile(r"nv_gpu_|nv_inference_request_failure|last_week")
+PATIENCE_S = 60
+# Shown only where there is a GPU, once something has failed or a week has passed, by the histograms
+# of tritonserver 2.65, and by a reward server.
+NOT_HERE = re.compile(
+    r"nv_gpu_|nv_inference_request_failure|last_week"
+    r"|nv_inference_first_response_histogram|slow_share|reward_guard"
+)
 
 
 class Prometheus:
@@ -113,7 +117,7 @@ def test_every_panel_of_the_dashboard_shows_something(prometheus, scored):
     queries = [target["expr"] for panel in panels for target in panel["targets"]]
     assert len(queries) > 25
     for query in queries:
-        filled = query.replace("$__rate_interval", "5m").replace("$job", "ma-agiqa")
+        filled = query.replace("$__rate_interval", "5m").replace("$namespace", ".*")
         if NOT_HERE.search(filled):
             prometheus.query(filled)  # which fails if it is wrong
         else:
@@ -124,5 +128,6 @@ def test_every_metric_that_rules_name_exists(prometheus, scored):
     text = (MONITORING / "rules.yml").read_text()
     names = set(re.findall(r"\b(?:nv|ma_agiqa)_\w+(?=[{\[)])", text))
     assert len(names) >= 10
-    for name in names - {"nv_inference_request_failure"}:
-        prometheus.wait(name)
+    for name in names:
+        if not NOT_HERE.search(name):
+            prometheus.wait(name)

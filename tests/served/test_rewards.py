@@ -267,7 +267,8 @@ def test_the_example_repairs_the_picture(server, tmp_path):
     options = ["--url", server.grpc_url, "--output", str(tmp_path), "--generations", "8"]
     subprocess.run([*command, *options], cwd=ROOT, check=True)
     curve = np.loadtxt(tmp_path / "curve.csv", delimiter=",")
-    assert curve.shape == (9, 4)
+    assert curve.shape == (9, 7)  # of each generation the reward and the amounts of six changes
+    assert not curve[:, 4:].any()  # constrained to repairs
     assert np.diff(curve[:, 0]).min() >= -1e-4  # float32, in one batch or another
     assert curve[-1, 0] > curve[0, 0] + 0.3
     with Image.open(tmp_path / "before_after.png") as pair, Image.open(ROOT / command[2]) as true:

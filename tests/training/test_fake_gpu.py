@@ -11,7 +11,7 @@ from ma_agiqa.benchmark import dtypes, embedder, machine, scorer
 from ma_agiqa.checkpoints import load_scorer
 from ma_agiqa.lmm.answers import Answerer
 from ma_agiqa.lmm.mplug_owl2 import IMAGE_TOKEN_ID
-from ma_agiqa.lmm.sources import DEMO_EMBEDDER, DTYPES, build_embedder
+from ma_agiqa.lmm.sources import DEMO_EMBEDDER, DTYPES, build_embedder, embedder_config
 from ma_agiqa.networks.fast_maniqa import accelerate
 from ma_agiqa.networks.scorer import MAAGIQA
 from ma_agiqa.pipeline import ImageScorer
@@ -32,8 +32,8 @@ def network() -> MAAGIQA:
     return load_scorer(CHECKPOINT)[0]
 
 
-def views(count: int) -> torch.Tensor:
-    return torch.zeros(count, 224, 224, 3, dtype=torch.uint8)
+def views(count: int, side: int) -> torch.Tensor:
+    return torch.zeros(count, side, side, 3, dtype=torch.uint8)
 
 
 def devices(outputs: Iterable[torch.Tensor]) -> set[torch.device]:
@@ -45,27 +45,32 @@ def test_the_embedder(dtype):
     with fake_gpu():
         network = build_embedder(DEMO_EMBEDDER, DEVICE, dtype)
         for count in (1, 3):
-            made = network(views(count)).values()
+            made = network(views(count, network.image_size)).values()
             assert {(v.device, v.dtype, v.shape) for v in made} == {
-                (DEVICE, torch.float32, (count, 128))
+                (DEVICE, torch.float32, (count, network.hidden_size))
             }
 
 
 def test_ways_through_the_embedder_that_are_not_recorded():
     with fake_gpu(reads=True):
         network = build_embedder(DEMO_EMBEDDER, DEVICE, "float16")
-        pixels = torch.zeros(2, 3, 224, 224, device=DEVICE)
+        images = views(2, network.image_size)
+        pixels = images.permute(0, 3, 1, 2).to(DEVICE).float()
         assert devices(network.embed_pixels(pixels).values()) == {DEVICE}
-        assert devices(network.full_sequence(views(2)).values()) == {DEVICE}
-        head = torch.zeros(32000, 128, dtype=torch.float16, device=DEVICE)
+        assert devices(network.full_sequence(images).values()) == {DEVICE}
+        config = embedder_config(DEMO_EMBEDDER)
+        head = torch.zeros(
+            config.vocab_size, config.hidden_size, dtype=torch.float16, device=DEVICE
+        )
         answerer = Answerer(network, head)
         for answer in ((), (1,)):  # the second time from kept keys and values
-            assert answerer.next_token(views(1)[0], [5, IMAGE_TOKEN_ID, 6, *answer]) == 1
+            assert answerer.next_token(images[0], [5, IMAGE_TOKEN_ID, 6, *answer]) == 1
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_the_exported_scorer(network, dtype):
-    inputs = views(3), torch.zeros(3, 128), torch.zeros(3, 128)
+    side, width = network.config.image_size, network.config.semantic_dim
+    inputs = views(3, side), torch.zeros(3, width), torch.zeros(3, width)
     exported = network if dtype is None else accelerate(network, dtype, gpu=True)
     with fake_gpu():
         outputs = exported.to(DEVICE)(*(part.to(DEVICE) for part in inputs))

@@ -37,9 +37,10 @@ def test_it_computes_what_the_served_steps_compute(scores):
     """The same bits as decoding, views, embedder and scorer called one by one."""
     pixels = [decode(file) for file in FILES]
     quality = torch.from_numpy(np.stack([quality_view(rgb) for rgb in pixels]))
-    semantic = torch.from_numpy(np.stack([semantic_view(rgb, 224) for rgb in pixels]))
+    embedder = build_embedder(DEMO_EMBEDDER)
+    views = [semantic_view(rgb, embedder.image_size) for rgb in pixels]
     network, _ = load_scorer(DEMO)
-    embeddings = build_embedder(DEMO_EMBEDDER)(semantic)
+    embeddings = embedder(torch.from_numpy(np.stack(views)))
     with torch.inference_mode():
         expected = network(quality, embeddings["semantic"], embeddings["coherence"])
     for given, wanted in zip(scores, expected, strict=True):

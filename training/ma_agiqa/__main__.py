@@ -10,7 +10,7 @@ COMMANDS = {
     "datasets": "Check a table of rated images before training.",
     "features": "Compute the features of a data set, once.",
     "train": "Train the scorer and write its checkpoint.",
-    "calibrate": "Learn what a checkpoint's scores are worth: intervals, familiarity.",
+    "calibrate": "Learn a checkpoint's intervals and familiarity.",
     "evaluate": "Measure a checkpoint or a served model.",
     "ordering": "Measure how well a checkpoint tells damage, without ratings.",
     "ablate": "Train and compare the paper's ablations.",

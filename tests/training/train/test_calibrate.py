@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from exporter.formats import export_onnx, export_torchscript
+from exporter.formats import BACKENDS
 from ma_agiqa.checkpoints import load_calibration, load_scorer, save_checkpoint
 from ma_agiqa.commands.calibrate import main
 from ma_agiqa.data.foreign import foreign_pictures
@@ -23,6 +23,7 @@ from ma_agiqa.networks.calibration import (
     UncalibratedScorer,
 )
 from ma_agiqa.networks.scorer import ScorerOutput
+from ma_agiqa.train import calibrate
 from ma_agiqa.train.calibrate import Observed, auroc, fit, measure_intervals, reach
 from support.tiny_scorer import CARD, make_scorer
 
@@ -142,7 +143,9 @@ def calibrated(small_run, tmp_path_factory) -> tuple[Path, dict]:
     table = pd.read_csv(folder / "split.csv")
     table["part"] = ["validation"] * 60 + ["train"] * 10 + ["test"] * 10
     table.to_csv(folder / "split.csv", index=False)
-    done = CliRunner().invoke(main, [str(folder)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrate, "_FOREIGN", 20)
+        done = CliRunner().invoke(main, [str(folder)])
     assert done.exit_code == 0, done.output
     return folder, json.loads(done.stdout)
 
@@ -160,18 +163,15 @@ def test_the_command_calibrates_a_checkpoint(calibrated):
     assert len(calibration.bank) in (1, 10)
 
 
-def test_the_intervals_of_the_shipped_model_hold_what_they_promise(calibrated):
-    """On its test part, which it never saw; the small run stands in where it has none."""
-    shipped = load_calibration(SHIPPED)
-    record = shipped[1] if shipped else calibrated[1]
-    test = record["test"]
-    # The small run has 60 images to calibrate on and 10 to test: 10 % (one sigma).
-    assert test["coverage"] == pytest.approx(record["level"], abs=0.03 if shipped else 0.31)
-    assert 0 < test["width"] < 5
-    if shipped:
-        found = record["familiarity"]["auroc"]
-        assert found["text pages"] > 0.9
-        assert found["drawings"] > 0.9
+def test_the_intervals_of_the_shipped_model_hold_what_they_promise():
+    """On its test part, which it never saw."""
+    _, record = load_calibration(SHIPPED)
+    assert record["test"]["coverage"] == pytest.approx(record["level"], abs=0.03)
+    assert 0 < record["test"]["width"] < 5
+    found = record["familiarity"]["auroc"]
+    assert found["text pages"] > 0.9
+    # Its training has heavy noise and plain patterns, so that these are less foreign to it.
+    assert min(found["noise"], found["drawings"]) > 0.7
 
 
 def test_a_small_validation_part_leaves_a_run_without_intervals(small_run):
@@ -202,24 +202,20 @@ def test_a_scorer_without_quality_cannot_be_calibrated(small_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "export",
-    [
-        pytest.param(export_torchscript, id="torchscript"),
-        pytest.param(export_onnx, id="onnx", marks=pytest.mark.slow),
-    ],
+    "backend", ["libtorch", pytest.param("onnxruntime", marks=pytest.mark.slow)]
 )
-def test_exported_scorers_give_interval_and_familiarity(calibrated, export, tmp_path):
+def test_exported_scorers_give_interval_and_familiarity(calibrated, backend, tmp_path):
     folder, _ = calibrated
     scorer, _ = load_scorer(folder)
     both = CalibratedScorer(scorer, load_calibration(folder)[0]).eval()
-    assert export(both, tmp_path / "model") < 1e-4
+    assert BACKENDS[backend].export(both, tmp_path) < 1e-4
     view = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
     output = both(view, torch.zeros(2, 128), torch.zeros(2, 128))
     assert isinstance(output, CalibratedOutput)
     plain = scorer(view, torch.zeros(2, 128), torch.zeros(2, 128))
     for name in ScorerOutput._fields:  # a calibration changes no score, not by a bit
         assert torch.equal(getattr(output, name), getattr(plain, name))
-    if export is export_torchscript:  # for versions without it next to those that have it
-        assert export(UncalibratedScorer(scorer).eval(), tmp_path / "other") < 1e-4
+    # A version without calibration is served like this next to one that has it.
+    assert BACKENDS[backend].export(UncalibratedScorer(scorer).eval(), tmp_path) < 1e-4
     assert output.interval.shape == (2, 2)
     assert output.familiarity.shape == (2, 1)

@@ -139,6 +139,7 @@ def kill_when(process, is_time, timeout_s=200):
     process.wait()
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_with_the_same_weights(config, trained, tmp_path):
     output = tmp_path / "killed"
     folder = RunFolder(output)

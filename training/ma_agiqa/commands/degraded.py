@@ -8,7 +8,8 @@ from ma_agiqa.commands._shared import Command
 from ma_agiqa.data.degraded.build import build, read_sources
 
 _EPILOG = """\b
-Example, the data set of the demo model (`make train-demo` fetches the photographs):
+Examples:
+  # The data set of the demo model; `make train-demo` fetches the photographs.
   python -m ma_agiqa degraded --photographs training/configs/demo_photographs.csv \\
     --folder data/photographs --output data/degraded
 """

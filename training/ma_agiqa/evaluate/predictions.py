@@ -100,25 +100,30 @@ def build_predictions(
 
 def has_gates(frame: pd.DataFrame) -> bool:
     """Whether every row has the weights of the gate."""
-    return bool(len(frame)) and not frame[list(GATE_COLUMNS)].isna().any(axis=None)
+    return _has_all(frame, GATE_COLUMNS)
 
 
 def has_intervals(frame: pd.DataFrame) -> bool:
     """Whether every row has an interval."""
-    return bool(len(frame)) and not frame[list(INTERVAL_COLUMNS)].isna().any(axis=None)
+    return _has_all(frame, INTERVAL_COLUMNS)
+
+
+def _has_all(frame: pd.DataFrame, names: Sequence[str]) -> bool:
+    return bool(len(frame)) and bool(frame.reindex(columns=names).notna().all(axis=None))
 
 
 def write_predictions(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     """Write predictions in one step: a crash or a full disk leaves the old file or none.
 
     Args:
-        frame: with COLUMNS, as `build_predictions` gives them.
+        frame: as `build_predictions` gives it; gates and intervals may be left out.
         path: the CSV file; its folder is made.
 
     Raises:
         DataError: the file cannot be written.
     """
-    return write_whole(path, frame.to_csv(columns=list(COLUMNS), index=False, lineterminator="\n"))
+    text = _with_all_columns(frame).to_csv(index=False, lineterminator="\n")
+    return write_whole(path, text)
 
 
 def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:
@@ -155,7 +160,7 @@ def align_predictions(
     """Put predictions into the order of others of the same images.
 
     Args:
-        frame: as `read_predictions` gives it.
+        frame: as `read_predictions` gives it; gates and intervals may be left out.
         reference: the others; prompts and generators are taken from them.
         path: file of the frame, for messages.
 
@@ -186,7 +191,13 @@ def align_predictions(
         )
     for name in _TEXTS:
         found[name] = list(reference[name])
-    return found[list(COLUMNS)]
+    return _with_all_columns(found)
+
+
+def _with_all_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """Give `COLUMNS` in their order, gates and intervals that are not there as NaN."""
+    absent = [name for name in _OPTIONAL if name not in frame]
+    return frame.reindex(columns=[*frame.columns, *absent])[list(COLUMNS)]
 
 
 def _numbers(path: Path, table: pd.DataFrame, name: str, empty_allowed: bool = False) -> pd.Series:

@@ -115,6 +115,7 @@ def calibrate(
             f"The scorer in {folder} cannot be calibrated: it does not look at the pixels (quality "
             "is not among its inputs), so it cannot tell which pictures are familiar."
         )
+    _require_enough(len(split.validation), level)  # before the work
     place = {image.name: position for position, image in enumerate(images)}
     parts = {}
     for part in PARTS:
@@ -199,12 +200,7 @@ def fit(
         ConfigError: too few validation pictures.
     """
     count = len(validation.mos)
-    if count < MIN_IMAGES or reach(np.zeros(count), level) is None:
-        raise ConfigError(
-            f"The validation part has {count} images: too few for intervals of {level:.0%}. At "
-            f"least {max(MIN_IMAGES, int(np.ceil(1 / (1 - level))))} are needed; raise "
-            "split.validation."
-        )
+    _require_enough(count, level)
     calibration, familiarity = _choose_distance(train, validation.description, foreign)
     distance = calibration.distance(validation.description)
     facts = difficulty(validation.output, distance).double().numpy()
@@ -233,6 +229,16 @@ def fit(
         "familiarity": {**familiarity, "threshold": UNFAMILIAR},
     }
     return calibration, record
+
+
+def _require_enough(count: int, level: float) -> None:
+    """Refuse a validation part of too few pictures."""
+    if count < MIN_IMAGES or reach(np.zeros(count), level) is None:
+        raise ConfigError(
+            f"The validation part has {count} images: too few for intervals of {level:.0%}. At "
+            f"least {max(MIN_IMAGES, int(np.ceil(1 / (1 - level))))} are needed; raise "
+            "split.validation."
+        )
 
 
 def _choose_distance(

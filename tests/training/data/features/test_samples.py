@@ -43,10 +43,12 @@ def test_samples_carry_the_row_and_its_score(features):
     sample = samples[1]
     row = COUNT - 2  # in the store, of the second image
     assert sample["labels"].item() == 3.5
+    assert sample["group"].item() == 1
     assert np.array_equal(sample["quality_view"].numpy(), VALUES["quality_view"][row])
     assert np.array_equal(sample["coherence"].numpy(), VALUES["coherence"][row].astype(np.float32))
     types = {name: value.dtype for name, value in sample.items()}
     assert types.pop("quality_view") == torch.uint8
+    assert types.pop("group") == torch.int64
     assert set(types.values()) == {torch.float32}
 
 
