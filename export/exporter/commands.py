@@ -11,13 +11,14 @@ import click
 import torch
 
 from exporter import rollout, versions
-from exporter.formats import ARITHMETICS, BACKENDS
+from exporter.formats import BACKENDS
 from exporter.model_control import ModelControl, read_credentials, read_key
 from exporter.new_version import KEEP, REPOSITORY, NewVersion, Source
 from ma_agiqa.checkpoints.embedder_binding import EmbedderIdentity
 from ma_agiqa.errors import ConfigError, MAAGIQAError
 from ma_agiqa.lmm.alignment import AlignmentMethod
 from ma_agiqa.lmm.sources import DEMO_EMBEDDER, DTYPE_ALIASES, DTYPES, PAPER_EMBEDDER
+from ma_agiqa.networks.arithmetic import ARITHMETICS
 
 DEMO_CHECKPOINT = Path(__file__).resolve().parents[2] / "training" / "checkpoints" / "demo"
 

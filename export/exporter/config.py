@@ -42,6 +42,7 @@ class DeploymentSettings:
         max_wait_ms: requests are refused when this many milliseconds of work wait for the
             networks, see `ma_agiqa.serving.admission`.
         scorer_backend: what serves the scorer, a name in `formats.BACKENDS`.
+        scorer_instances: processes of the scorer on a CPU; each has the weights.
     """
 
     embedder: Mapping[str, str]
@@ -50,6 +51,7 @@ class DeploymentSettings:
     warmup_batches: tuple[int, ...]
     max_wait_ms: int = 3000
     scorer_backend: str = "libtorch"
+    scorer_instances: int = 1
 
 
 def repository_configs(
@@ -167,7 +169,7 @@ def _scorer(
         inputs,
         [_renamed(specs[name], own) for name, own in outputs],
         parameters=backend.parameters,
-        instance_group=_instances(settings.gpu),
+        instance_group=_instances(settings.gpu, 1 if settings.gpu else settings.scorer_instances),
         **backend.config,
         **_batched(inputs, settings),
     )

@@ -17,7 +17,7 @@ from tritonclient.utils import serialize_byte_tensor
 
 from exporter import regression, rollout, versions
 from exporter.config import WARMUP_IMAGE, DeploymentSettings, repository_configs
-from exporter.formats import BACKENDS, Served, choose_arithmetic
+from exporter.formats import BACKENDS, Served
 from exporter.model_control import ModelControl
 from ma_agiqa.checkpoints import ModelCard, checkpoint_sha256, load_calibration, load_scorer
 from ma_agiqa.checkpoints.card import utc_now
@@ -26,6 +26,7 @@ from ma_agiqa.errors import CheckpointError, ConfigError
 from ma_agiqa.files import explain_full_disk, replace_folder, write_whole
 from ma_agiqa.lmm.alignment import AlignmentMethod
 from ma_agiqa.lmm.sources import embedder_config
+from ma_agiqa.networks.arithmetic import choose_arithmetic
 from ma_agiqa.networks.calibration import CalibratedScorer, Calibration, UncalibratedScorer
 from ma_agiqa.networks.scorer import MAAGIQA
 from ma_agiqa.tensors import tensor_specs
@@ -96,7 +97,7 @@ class NewVersion:
             repository: folder of the models; made if it does not exist.
             embedder: the mPLUG-Owl2 that is served, with its dtype.
             gpu: whether the networks are served on the GPU.
-            arithmetic: how the scorer computes, one of `formats.ARITHMETICS`.
+            arithmetic: how the scorer computes, one of `arithmetic.ARITHMETICS`.
             keep: number of versions that stay, this one included.
             any_dtype: whether the embedder may have another dtype than that of the training.
             backend: what serves the scorer, a name in `formats.BACKENDS`.
@@ -335,6 +336,8 @@ class NewVersion:
             # first batch of each size is slow; the largest first, so that memory grows once.
             warmup_batches=(32, 16, 8, 4, 2, 1) if self.gpu else (1, 8) if small else (1,),
             scorer_backend=self.backend,
+            # Most of the demo's time is the scorer's, on one core; most of the paper's is not.
+            scorer_instances=2 if small else 1,
         )
         card = self._card_parameters(version) | versions.bound_embedder(settings.embedder)
         wide = bool(self.source.calibration) or self._others_are_calibrated()
