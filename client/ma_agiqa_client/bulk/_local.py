@@ -6,6 +6,7 @@ Needs the distribution `ma-agiqa`, which brings torch; both are imported on the 
 models are loaded, and by `read_card`.
 """
 
+import json
 import logging
 import time
 from collections import deque
@@ -20,7 +21,7 @@ import numpy.typing as npt
 from ma_agiqa_client._core import protocol
 from ma_agiqa_client._wire.images import Encoder
 from ma_agiqa_client.bulk._store import JobError
-from ma_agiqa_client.card import ModelCard
+from ma_agiqa_client.card import ModelCard, read_calibration
 from ma_agiqa_client.errors import ClientError, InvalidImageError, ServerError
 from ma_agiqa_client.score import Failure, Score
 
@@ -89,7 +90,7 @@ def placed(
 
 
 def read_card(checkpoint: str) -> ModelCard:
-    """Read the card of a checkpoint, as a server would give it, but for the intervals.
+    """Read the card of a checkpoint, as a server would give it.
 
     Raises:
         JobError: it cannot be read, or `ma-agiqa` is not installed.
@@ -116,6 +117,7 @@ def read_card(checkpoint: str) -> ModelCard:
         created=card.created,
         gate_activation=scorer.config.gate_activation,
         note=card.note,
+        calibration=read_calibration({"calibration": json.dumps(card.calibration or None)}),
     )
 
 
@@ -132,9 +134,12 @@ class LocalScorer:
             import cv2
             import torch
 
+            from ma_agiqa.checkpoints import load_calibration
             from ma_agiqa.errors import MAAGIQAError
             from ma_agiqa.images.preparation import Preparation
             from ma_agiqa.networks.arithmetic import choose_arithmetic
+            from ma_agiqa.networks.calibration import CalibratedScorer
+            from ma_agiqa.networks.scorer import MAAGIQA
             from ma_agiqa.pipeline import ImageScorer
         except ImportError as error:
             raise _not_installed(error) from error
@@ -149,16 +154,16 @@ class LocalScorer:
         self._card = read_card(settings.local)
         self._batch = settings.batch
         self._encoder = Encoder()
-        self._images = ImageScorer(
-            exact.embedder,
-            choose_arithmetic(
-                exact.scorer, "auto", device == "cuda", self._card.mos_max - self._card.mos_min
-            ),
+        scorer: MAAGIQA | CalibratedScorer = choose_arithmetic(
+            exact.scorer, "auto", device == "cuda", self._card.mos_max - self._card.mos_min
         )
+        if self._card.calibration and (known := load_calibration(settings.local)):
+            scorer = CalibratedScorer(scorer, known[0]).to(device)
+        self._images = ImageScorer(exact.embedder, scorer)
         self._preparation = Preparation(exact.embedder.image_size, cores)
 
     def model(self) -> ModelCard:
-        """Return the card of the models; scores have no intervals."""
+        """Return the card of the models."""
         return self._card
 
     def score_many(
@@ -242,9 +247,9 @@ class LocalScorer:
                 f"A batch of {len(views)} images does not fit the memory of the GPU. "
                 f"Give a --batch below {self._batch}."
             ) from error
-        scores, gates = output.score.cpu().numpy(), output.gate.cpu().numpy()
+        tensors = {name.upper(): one.cpu().numpy() for name, one in output._asdict().items()}
         return [
-            _Result({protocol.SCORE: scores[i : i + 1], protocol.GATE: gates[i : i + 1]})
+            _Result({name: one[i : i + 1] for name, one in tensors.items()})
             for i in range(len(views))
         ]
 
