@@ -156,7 +156,7 @@ class ModelCard:
             metrics=_metrics(parameters),
             mos_quantiles=_quantiles(parameters),
             version=_version(parameters),
-            calibration=read_calibration(parameters),
+            calibration=_calibration(parameters),
             alignment=_alignment(parameters),
             **strings,
         )
@@ -211,15 +211,10 @@ def _metrics(parameters: Mapping[str, str]) -> Mapping[str, Any]:
     return metrics
 
 
-def read_calibration(parameters: Mapping[str, str]) -> Calibration | None:
-    """Read the parameter `calibration`; None where it is absent, empty or null.
-
-    Raises:
-        WrongModelError: it is malformed.
-    """
-    record = _json(parameters, "calibration") if parameters.get("calibration") else None
-    if record is None:
+def _calibration(parameters: Mapping[str, str]) -> Calibration | None:
+    if not parameters.get("calibration"):
         return None
+    record = _json(parameters, "calibration")
     try:
         found = Calibration(
             level=float(record["level"]),

@@ -32,8 +32,8 @@ class ImageScorer:
     Args:
         embedder: mPLUG-Owl2 with the paper's two prompts.
         scorer: the network; it is put into evaluation mode and frozen. A copy made by
-            `networks.fast_maniqa.accelerate` is faster, and a `CalibratedScorer` says what its
-            scores are worth.
+            `networks.fast_maniqa.accelerate` is faster; with a `CalibratedScorer` the outputs are
+            those of `networks.calibration.CalibratedOutput`.
 
     Raises:
         ConfigError: the scorer takes embeddings of another width.

@@ -6,7 +6,6 @@ Needs the distribution `ma-agiqa`, which brings torch; both are imported on the 
 models are loaded, and by `read_card`.
 """
 
-import json
 import logging
 import time
 from collections import deque
@@ -21,7 +20,7 @@ import numpy.typing as npt
 from ma_agiqa_client._core import protocol
 from ma_agiqa_client._wire.images import Encoder
 from ma_agiqa_client.bulk._store import JobError
-from ma_agiqa_client.card import ModelCard, read_calibration
+from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.errors import ClientError, InvalidImageError, ServerError
 from ma_agiqa_client.score import Failure, Score
 
@@ -105,20 +104,7 @@ def read_card(checkpoint: str) -> ModelCard:
         sha256 = checkpoint_sha256(checkpoint)
     except (MAAGIQAError, OSError) as error:
         raise JobError(str(error)) from error
-    return ModelCard(
-        name=card.name,
-        preset=card.preset,
-        dataset=card.dataset,
-        mos_min=float(card.mos_min),
-        mos_max=float(card.mos_max),
-        metrics=card.metrics,
-        mos_quantiles=tuple(round(float(q), 4) for q in card.mos_quantiles),  # as exported
-        checkpoint_sha256=sha256,
-        created=card.created,
-        gate_activation=scorer.config.gate_activation,
-        note=card.note,
-        calibration=read_calibration({"calibration": json.dumps(card.calibration or None)}),
-    )
+    return ModelCard.from_parameters(card.parameters(sha256, scorer.config.gate_activation))
 
 
 class LocalScorer:
@@ -139,7 +125,6 @@ class LocalScorer:
             from ma_agiqa.images.preparation import Preparation
             from ma_agiqa.networks.arithmetic import choose_arithmetic
             from ma_agiqa.networks.calibration import CalibratedScorer
-            from ma_agiqa.networks.scorer import MAAGIQA
             from ma_agiqa.pipeline import ImageScorer
         except ImportError as error:
             raise _not_installed(error) from error
@@ -149,16 +134,15 @@ class LocalScorer:
         device = "cuda" if settings.gpus else "cpu"
         try:
             exact = ImageScorer.load(settings.local, settings.embedder, device, settings.dtype)
+            calibration = load_calibration(settings.local)
         except (MAAGIQAError, OSError, RuntimeError) as error:  # RuntimeError: there is no GPU
             raise JobError(f"The models of {settings.local} cannot be loaded: {error}") from error
         self._card = read_card(settings.local)
         self._batch = settings.batch
         self._encoder = Encoder()
-        scorer: MAAGIQA | CalibratedScorer = choose_arithmetic(
-            exact.scorer, "auto", device == "cuda", self._card.mos_max - self._card.mos_min
-        )
-        if self._card.calibration and (known := load_calibration(settings.local)):
-            scorer = CalibratedScorer(scorer, known[0]).to(device)
+        mos_range = self._card.mos_max - self._card.mos_min
+        fast = choose_arithmetic(exact.scorer, "auto", device == "cuda", mos_range)
+        scorer = fast if calibration is None else CalibratedScorer(fast, calibration[0].to(device))
         self._images = ImageScorer(exact.embedder, scorer)
         self._preparation = Preparation(exact.embedder.image_size, cores)
 
@@ -247,9 +231,9 @@ class LocalScorer:
                 f"A batch of {len(views)} images does not fit the memory of the GPU. "
                 f"Give a --batch below {self._batch}."
             ) from error
-        tensors = {name.upper(): one.cpu().numpy() for name, one in output._asdict().items()}
+        tensors = {name.upper(): part.cpu().numpy() for name, part in output._asdict().items()}
         return [
-            _Result({name: one[i : i + 1] for name, one in tensors.items()})
+            _Result({name: part[i : i + 1] for name, part in tensors.items()})
             for i in range(len(views))
         ]
 
