@@ -113,8 +113,9 @@ def test_the_shipped_model_finds_graded_damage(server, score_py, tmp_path):
         folder = tmp_path / str(strength)
         folder.mkdir()
         for name, crop in crops.items():
-            damaged = degrade(crop, "blur", strength, np.random.default_rng(0))
-            Image.fromarray(damaged if strength else crop).save(folder / f"{name}.png")
+            if strength:
+                crop = degrade(crop, "blur", strength, np.random.default_rng(0))
+            Image.fromarray(crop).save(folder / f"{name}.png")
     found = {}
     for folder in sorted(tmp_path.iterdir()):
         options = ("--url", server.grpc_url, "--json", "--margin", 0.1)

@@ -51,13 +51,13 @@ MIN_IMAGES = 50
 """Fewest validation pictures that are calibrated on."""
 
 _FOLDS = 10
-_AXES, _NEAREST = (4, 8, 16, 32), 3
+_AXES, _NEAREST = (8, 32), 3
 _TRAIN = 1000  # pictures of the train part that are looked at
 _FOREIGN = 100  # pictures of each kind
 _QUANTILES = np.linspace(0, 1, 101)
 _ERRORS = (np.arange(41) + 0.5) / 41  # quantiles of the errors that the card states
 _RIDGE = 0.02
-_PAIRS = 5000  # pairs of test pictures on which comparisons are measured
+_PAIRS = 20_000  # pairs of test pictures on which comparisons are measured
 _MIN_PAIRS = 100  # of a tenth of the probabilities
 
 _Array = NDArray[np.float64]
