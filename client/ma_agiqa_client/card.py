@@ -66,6 +66,10 @@ class Calibration:
         half = self.reaches[level] * score.deviation
         return Interval(score.mos - half, score.mos + half)
 
+    def lead(self, a: "Worth", b: "Worth") -> float | None:
+        """Return `probability`, or None where a score has no deviation: it is of another model."""
+        return None if a.deviation is None or b.deviation is None else self.probability(a, b)
+
     def probability(self, a: "Worth", b: "Worth") -> float:
         """Return the probability that people would rate image `a` higher than `b`.
 

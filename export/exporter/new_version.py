@@ -346,22 +346,11 @@ class NewVersion:
     def _card_parameters(self, version: int) -> dict[str, str]:
         """The card as parameters of the ensemble, where clients read it."""
         card = self.source.card
-        metrics = json.loads(json.dumps(dict(card.metrics)), parse_constant=lambda _: None)  # NaN
-        return {
-            "name": card.name,
-            "preset": card.preset,
-            "dataset": card.dataset,
-            "mos_min": repr(float(card.mos_min)),
-            "mos_max": repr(float(card.mos_max)),
-            "metrics": json.dumps(metrics),
-            "mos_quantiles": json.dumps([round(float(q), 4) for q in card.mos_quantiles]),
-            "checkpoint_sha256": self.source.sha256,
+        parameters = card.parameters(self.source.sha256, self.source.scorer.config.gate_activation)
+        return parameters | {
             "created": utc_now(),
-            "gate_activation": self.source.scorer.config.gate_activation,
-            "note": card.note,
             "version": str(version),
             "alignment": self.alignment.to_json(),
-            **({"calibration": json.dumps(card.calibration)} if card.calibration else {}),
         }
 
     def _embedder_parameters(self) -> dict[str, str]:

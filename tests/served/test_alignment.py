@@ -182,10 +182,14 @@ def test_the_card_says_how(scorer):
     )
 
 
-def test_the_demo_says_that_it_cannot(server):
+def test_the_demo_says_that_it_cannot(server, score_py):
     with Scorer(server.grpc_url) as scorer:
         with pytest.raises(CannotAlignError, match="random weights and no tokenizer"):
             scorer.score(IMAGES[0], prompt="a cat")
         prompted, plain = scorer.score_many(IMAGES[:2], prompts=["a cat", None])
         assert type(prompted.error) is CannotAlignError
         assert plain.mos is not None
+    images = ROOT / "examples"
+    done = score_py(images, "--url", server.grpc_url, "--prompts", r"([a-z]+)_[a-z]+\.jpg$")
+    assert done.exit_code == 6
+    assert "The demo's language model has random weights" in done.stderr

@@ -229,7 +229,7 @@ class Core:
         self, ask: Callable[[int], Plan[_T]], clock: Clock, prompted: bool = False
     ) -> Plan[_T]:
         """Ask a server; retry until one answers, time is up or the retry budget is used up."""
-        tries, clock_corrected = 0, False
+        tries, clock_corrected, card_renewed = 0, False, False
         while clock.left_s() > 0:
             tries += 1
             server = self._balancer.acquire()
@@ -238,6 +238,10 @@ class Core:
             except InferenceServerException as failure:
                 if not clock_corrected and self.learns_clock(failure.message(), clock):
                     clock_corrected = True
+                    continue
+                if not card_renewed and protocol.lacks_output(failure.message()):
+                    self._cards.pop(server, None)  # another version is active, not calibrated
+                    card_renewed = True
                     continue
                 error = protocol.to_client_error(
                     failure.status(),

@@ -214,6 +214,11 @@ def to_client_error(
         status = "UNAVAILABLE"
     if sentence == "CANCELLED":  # gRPC's own word when a server shuts down
         status, sentence = "UNAVAILABLE", "it shut down while the request was in flight"
+    if lacks_output(sentence):  # Triton says INVALID_ARGUMENT, but not because of the image
+        return WrongModelError(
+            f"The server at {url} has another model than a moment ago: {sentence.rstrip('.')}. "
+            "Ask again."
+        )
     if _DEAD_STUB.search(sentence):  # Triton says INTERNAL; a supervisor restarts the server
         status = "UNAVAILABLE"
     match (status or "").removeprefix("StatusCode."):
@@ -265,6 +270,11 @@ def server_clock_us(message: str) -> int | None:
     """Return the server's Unix time in microseconds if it refused an expired request, or None."""
     found = _EXPIRED.search(message or "")
     return int(found[1]) if found else None
+
+
+def lacks_output(message: str) -> bool:
+    """Return whether a server refused a request because its model has no output of some name."""
+    return "unexpected inference output" in (message or "")
 
 
 def _output(result: Result, name: str, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:

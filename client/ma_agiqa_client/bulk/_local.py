@@ -89,7 +89,7 @@ def placed(
 
 
 def read_card(checkpoint: str) -> ModelCard:
-    """Read the card of a checkpoint, as a server would give it, but for the intervals.
+    """Read the card of a checkpoint, as a server would give it.
 
     Raises:
         JobError: it cannot be read, or `ma-agiqa` is not installed.
@@ -104,19 +104,7 @@ def read_card(checkpoint: str) -> ModelCard:
         sha256 = checkpoint_sha256(checkpoint)
     except (MAAGIQAError, OSError) as error:
         raise JobError(str(error)) from error
-    return ModelCard(
-        name=card.name,
-        preset=card.preset,
-        dataset=card.dataset,
-        mos_min=float(card.mos_min),
-        mos_max=float(card.mos_max),
-        metrics=card.metrics,
-        mos_quantiles=tuple(round(float(q), 4) for q in card.mos_quantiles),  # as exported
-        checkpoint_sha256=sha256,
-        created=card.created,
-        gate_activation=scorer.config.gate_activation,
-        note=card.note,
-    )
+    return ModelCard.from_parameters(card.parameters(sha256, scorer.config.gate_activation))
 
 
 class LocalScorer:
@@ -132,9 +120,11 @@ class LocalScorer:
             import cv2
             import torch
 
+            from ma_agiqa.checkpoints import load_calibration
             from ma_agiqa.errors import MAAGIQAError
             from ma_agiqa.images.preparation import Preparation
             from ma_agiqa.networks.arithmetic import choose_arithmetic
+            from ma_agiqa.networks.calibration import CalibratedScorer
             from ma_agiqa.pipeline import ImageScorer
         except ImportError as error:
             raise _not_installed(error) from error
@@ -144,21 +134,21 @@ class LocalScorer:
         device = "cuda" if settings.gpus else "cpu"
         try:
             exact = ImageScorer.load(settings.local, settings.embedder, device, settings.dtype)
+            calibration = load_calibration(settings.local)
         except (MAAGIQAError, OSError, RuntimeError) as error:  # RuntimeError: there is no GPU
             raise JobError(f"The models of {settings.local} cannot be loaded: {error}") from error
         self._card = read_card(settings.local)
         self._batch = settings.batch
         self._encoder = Encoder()
-        self._images = ImageScorer(
-            exact.embedder,
-            choose_arithmetic(
-                exact.scorer, "auto", device == "cuda", self._card.mos_max - self._card.mos_min
-            ),
-        )
+        mos_range = self._card.mos_max - self._card.mos_min
+        fast = choose_arithmetic(exact.scorer, "auto", device == "cuda", mos_range)
+        self._embedder = exact.embedder
+        calibrated = calibration and CalibratedScorer(fast, calibration[0]).to(device).eval()
+        self._scorer = calibrated or fast
         self._preparation = Preparation(exact.embedder.image_size, cores)
 
     def model(self) -> ModelCard:
-        """Return the card of the models; scores have no intervals."""
+        """Return the card of the models."""
         return self._card
 
     def score_many(
@@ -236,15 +226,18 @@ class LocalScorer:
         quality = torch.from_numpy(np.stack([one.quality for one in views]))
         semantic = torch.from_numpy(np.stack([one.semantic for one in views]))
         try:
-            output = self._images.score_views(quality, semantic)
+            with torch.inference_mode():
+                embeddings = self._embedder(semantic)
+                quality = quality.to(embeddings["semantic"].device)
+                output = self._scorer(quality, embeddings["semantic"], embeddings["coherence"])
         except torch.OutOfMemoryError as error:
             raise JobError(
                 f"A batch of {len(views)} images does not fit the memory of the GPU. "
                 f"Give a --batch below {self._batch}."
             ) from error
-        scores, gates = output.score.cpu().numpy(), output.gate.cpu().numpy()
+        tensors = {name.upper(): part.cpu().numpy() for name, part in output._asdict().items()}
         return [
-            _Result({protocol.SCORE: scores[i : i + 1], protocol.GATE: gates[i : i + 1]})
+            _Result({name: part[i : i + 1] for name, part in tensors.items()})
             for i in range(len(views))
         ]
 

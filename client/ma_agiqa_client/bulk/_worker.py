@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ma_agiqa_client._wire.images import Encoder
-from ma_agiqa_client.bulk._columns import GATE, NUMBERS, identification, image_of
+from ma_agiqa_client.bulk._columns import ENDS, GATE, NUMBERS, identification, image_of
 from ma_agiqa_client.bulk._local import LocalModels, LocalScorer
 from ma_agiqa_client.bulk._parts import KEY, Part, failed_for_now
 from ma_agiqa_client.bulk._store import JobError, Store, StoreError, read, with_options
@@ -167,6 +167,8 @@ class PartScorer:
         shown |= {name: table[name] for name in (KEY, *keep) if name in table.column_names}
         data = {name: values for name, values in shown.items() if values is not None}
         data |= {name: _floats(getattr(one, name, None) for one in outcomes) for name in NUMBERS}
+        ends = [getattr(one, "interval", None) for one in outcomes]
+        data |= {f"interval_{name}": _floats(getattr(e, name, None) for e in ends) for name in ENDS}
         gates = [None if one.error else one.gate for one in outcomes]
         data |= {f"gate_{name}": _floats(getattr(g, name, None) for g in gates) for name in GATE}
         errors = [one.error for one in outcomes]

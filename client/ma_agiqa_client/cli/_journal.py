@@ -2,7 +2,7 @@
 
 It has one JSON object per line, written when the image is scored, so a killed run loses only the
 images in flight. A line has the row, and what decides whether it is still valid: the model's
-checksum, and the size and modification time of the file.
+checksum, the reach of its intervals, and the size and modification time of the file.
 """
 
 import hashlib
@@ -48,6 +48,7 @@ class Journal:
         """
         self._path = path
         self._card = card
+        self._reach = card.calibration.reach if card.calibration else None
         self._offsets: dict[_Key, int] = {}
         self._file = open(path, "a+b", buffering=0)  # noqa: SIM115
         try:
@@ -80,6 +81,7 @@ class Journal:
         record = {
             **row.to_dict(),
             "checkpoint_sha256": self._card.checkpoint_sha256,
+            "reach": self._reach,
             "size": size,
             "modified_ns": modified_ns,
         }
@@ -152,7 +154,8 @@ class Journal:
                 f"the server has {self._card.name} ({self._card.checkpoint_sha256[:12]}). Scores "
                 "of two models cannot be compared: serve the first model, or give another file."
             )
-        if not maps or row.map is not None:
+        # Intervals of another calibration are not kept: the image is scored again.
+        if record.get("reach") == self._reach and (not maps or row.map is not None):
             self._offsets[key] = offset
 
     def _malformed(self, number: int, reason: str) -> JournalError:

@@ -229,7 +229,7 @@ def alignment_meaning(card: ModelCard) -> str:
 
 def _interval_meaning(card: ModelCard) -> str:
     if card.calibration is None:
-        return ""
+        return " The model was not calibrated: its scores have no intervals and no familiarity."
     return f" Interval: holds people's MOS with a probability of {card.calibration.level:.0%}."
 
 

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+from ma_agiqa_client import Scorer
 from ma_agiqa_client.bulk import _command
 from ma_agiqa_client.errors import ServerUnavailableError
 
@@ -139,8 +140,6 @@ def test_the_reason_behind_rays_errors_is_found():
 
 
 def settings(server, output: Path, **changes: object) -> WorkerSettings:
-    from ma_agiqa_client import Scorer
-
     with Scorer(server.grpc_url) as scorer:
         checksum = scorer.model().checkpoint_sha256
     given = {"column": "image", "output": str(output), "keep": ("id",)} | changes
@@ -159,10 +158,17 @@ def test_a_worker_writes_one_row_per_image_and_says_what_is_bad(server, tmp_path
     job = open_job(tmp_path, write(tmp_path / "images.parquet", images))
     worker = PartScorer(settings(server, tmp_path / "scores"))
     assert worker(batch(job.parts[0])) == {"rows": [7]}
-    rows = job.store.table(job.parts[0].name, ["image", "id", "mos", "error", "error_kind"])
+    rows = job.store.table(job.parts[0].name)
     assert rows["image"].to_pylist() == images
     assert rows["id"].to_pylist() == list(range(7))
     assert [mos is None for mos in rows["mos"].to_pylist()] == [False, *[True] * 4, False, False]
+    with Scorer(server.grpc_url) as scorer:
+        score = scorer.score(EXAMPLES[0])
+    worth = {"interval_low": score.interval.low, "interval_high": score.interval.high}
+    worth |= {name: getattr(score, name) for name in ("deviation", "familiarity")}
+    for name, expected in worth.items():
+        assert rows[name][0].as_py() == pytest.approx(expected, abs=1e-5)
+        assert rows[name].to_pylist()[1:5] == [None] * 4
     assert rows["error_kind"].to_pylist()[1:5] == ["InvalidImageError"] * 4
     assert "absent.png cannot be read" in rows["error"][3].as_py()
     assert "null" in rows["error"][4].as_py()
