@@ -109,7 +109,7 @@ def _raw_rows(results: Sequence[Result]) -> Iterator[Mapping[str, str]]:
     for result in results:
         errors = {h: number(getattr(result.overall.metrics, n)) for n, h in RAW_HEADINGS.items()}
         yield {"scorer": result.name, **errors, **coverage_cells(result.overall.coverage)}
-    yield from _mean_row(results, RAW_HEADINGS | {"coverage": "coverage", "width": "width"})
+    yield from _mean_row(results, {**RAW_HEADINGS, "coverage": "coverage", "width": "width"})
 
 
 def _mean_row(
