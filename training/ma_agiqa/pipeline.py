@@ -22,7 +22,6 @@ from ma_agiqa.images.tensor_views import quality_pixels, semantic_pixels
 from ma_agiqa.images.views import RGB, decode, quality_view, semantic_view
 from ma_agiqa.lmm.embedder import PromptEmbedder
 from ma_agiqa.lmm.sources import build_embedder
-from ma_agiqa.networks.calibration import CalibratedScorer
 from ma_agiqa.networks.scorer import MAAGIQA, ScorerOutput
 
 
@@ -32,14 +31,13 @@ class ImageScorer:
     Args:
         embedder: mPLUG-Owl2 with the paper's two prompts.
         scorer: the network; it is put into evaluation mode and frozen. A copy made by
-            `networks.fast_maniqa.accelerate` is faster; with a `CalibratedScorer` the outputs are
-            those of `networks.calibration.CalibratedOutput`.
+            `networks.fast_maniqa.accelerate` is faster.
 
     Raises:
         ConfigError: the scorer takes embeddings of another width.
     """
 
-    def __init__(self, embedder: PromptEmbedder, scorer: MAAGIQA | CalibratedScorer) -> None:
+    def __init__(self, embedder: PromptEmbedder, scorer: MAAGIQA) -> None:
         require_width(scorer, embedder.hidden_size)
         self.embedder = embedder
         self.scorer = scorer.eval().requires_grad_(False)
@@ -150,7 +148,7 @@ def make_views(images: Sequence[bytes | RGB], semantic_size: int) -> tuple[Tenso
     return torch.from_numpy(quality), torch.from_numpy(semantic)
 
 
-def require_width(scorer: MAAGIQA | CalibratedScorer, width: int) -> None:
+def require_width(scorer: MAAGIQA, width: int) -> None:
     """Refuse a scorer that takes embeddings of another width.
 
     Args:
