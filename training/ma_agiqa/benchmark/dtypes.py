@@ -3,7 +3,7 @@
 import gc
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,14 +19,14 @@ from ma_agiqa.pipeline import make_views, require_width
 
 LARGEST = "score difference, largest"
 
-LEAST: Mapping[str, float] = {
+LEAST: dict[str, float] = {
     "Pearson correlation of scores": 0.99,
     "pairs in the same order, %": 95.0,
     "best fifth in common, %": 80.0,
 }
 """What quantized weights have to keep; chosen before any was measured."""
 
-MOST: Mapping[str, float] = {LARGEST: 0.25}
+MOST: dict[str, float] = {LARGEST: 0.25}
 """What they may change, on the scale of 0 to 5."""
 
 FEWEST_IMAGES = 20
