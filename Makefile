@@ -8,7 +8,7 @@ HOST ?= localhost:8001
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo score serve test test-slow test-all test-baselines test-bulk fuzz audit deploy-tools image-requirements lint format train-demo paper clean load overload faults soak
+.PHONY: help install demo score serve test test-slow test-all test-baselines test-bulk test-spark fuzz audit deploy-tools image-requirements lint format train-demo paper clean load overload faults soak
 
 help: ## list the tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -72,6 +72,11 @@ test-bulk: $(INSTALLED) ## run the tests of bulk jobs, which need Ray (100 MB) a
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e './client[bulk]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r tests/client/bulk/requirements.txt
 	$(BIN)/python -m pytest tests/client/bulk
+
+test-spark: $(INSTALLED) ## run the recipe for Spark of docs/bulk.md (455 MB download; Java 17)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e './client[bulk]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps pyspark==4.1.4 py4j==0.10.9.9
+	$(BIN)/python -m pytest tests/client/bulk/test_spark.py
 
 fuzz: $(INSTALLED) ## decode 20,000 damaged images, and send another 2,000 to a real server
 	FUZZ_CASES=20000 $(BIN)/python -m pytest -s -k mutated -o faulthandler_timeout=7200 \

@@ -9,15 +9,17 @@ Imports neither torch nor transformers.
 
 from ma_agiqa_client._core.transport import AsyncTransport, Transport
 from ma_agiqa_client.async_scorer import AsyncScorer
-from ma_agiqa_client.card import Calibration, ModelCard
+from ma_agiqa_client.card import Alignment, Calibration, ModelCard
 from ma_agiqa_client.comparison import Comparison
 from ma_agiqa_client.connection import Tls
 from ma_agiqa_client.errors import (
     AuthenticationError,
+    CannotAlignError,
     CannotExplainError,
     ClientError,
     DeadlineExceededError,
     InvalidImageError,
+    InvalidPromptError,
     InvalidQuestionError,
     RequestCancelledError,
     ServerError,
@@ -30,11 +32,13 @@ from ma_agiqa_client.score import Failure, Gate, Interval, Score
 from ma_agiqa_client.scorer import Scorer
 
 __all__ = [
+    "Alignment",
     "AnswerPart",
     "AsyncScorer",
     "AsyncTransport",
     "AuthenticationError",
     "Calibration",
+    "CannotAlignError",
     "CannotExplainError",
     "ClientError",
     "Comparison",
@@ -43,6 +47,7 @@ __all__ = [
     "Gate",
     "Interval",
     "InvalidImageError",
+    "InvalidPromptError",
     "InvalidQuestionError",
     "ModelCard",
     "RequestCancelledError",

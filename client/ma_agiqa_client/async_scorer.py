@@ -15,6 +15,7 @@ from ma_agiqa_client._base import BaseScorer
 from ma_agiqa_client._core import operations as do
 from ma_agiqa_client._core.cancellation import cancelled
 from ma_agiqa_client._core.ordering import Sequencer, best_first
+from ma_agiqa_client._core.prompts import PromptPerImage, Prompts
 from ma_agiqa_client._core.transport import AsyncTransport
 from ma_agiqa_client._wire.aio import AsyncGrpcTransport
 from ma_agiqa_client._wire.images import ImageLike
@@ -39,7 +40,12 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
     _connect = AsyncGrpcTransport
 
     def score(
-        self, source: ImageLike, *, maps: bool = False, timeout_s: float | None = None
+        self,
+        source: ImageLike,
+        *,
+        prompt: str | None = None,
+        maps: bool = False,
+        timeout_s: float | None = None,
     ) -> Coroutine[Any, Any, Score]:
         """Score one image; as `Scorer.score`.
 
@@ -47,12 +53,13 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
         changed or closed even if the coroutine is awaited later.
         """
         image = self._encoder.take(source, files_wait=True)
-        return self._score(image, source, maps, timeout_s)
+        return self._score(image, source, prompt, maps, timeout_s)
 
     def score_many(
         self,
         sources: Iterable[ImageLike] | AsyncIterable[ImageLike],
         *,
+        prompts: Prompts = None,
         ordered: bool = True,
         max_in_flight: int = 64,
         maps: bool = False,
@@ -64,12 +71,14 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
         ahead of the results taken so far. To stop early, call `aclose()` on the iterator.
         """
         several = self._several(sources, max_in_flight, timeout_s)
-        return self._many(several, ordered, max_in_flight, maps, timeout_s)
+        each = PromptPerImage(prompts)
+        return self._many(several, each, ordered, max_in_flight, maps, timeout_s)
 
     async def rank(
         self,
         sources: Iterable[ImageLike] | AsyncIterable[ImageLike],
         *,
+        prompts: Prompts = None,
         top: int | None = None,
         max_in_flight: int = 64,
         maps: bool = False,
@@ -78,7 +87,12 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
         """Score images and sort them, the best first; as `Scorer.rank`."""
         best_first([], top)  # a bad `top` is an error before the work, not after it
         outcomes = self.score_many(
-            sources, ordered=False, max_in_flight=max_in_flight, maps=maps, timeout_s=timeout_s
+            sources,
+            prompts=prompts,
+            ordered=False,
+            max_in_flight=max_in_flight,
+            maps=maps,
+            timeout_s=timeout_s,
         )
         ranked = [outcome async for outcome in outcomes]
         return best_first(ranked, top, self._core.known_card())
@@ -134,8 +148,11 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
     def _prepare(self) -> None:
         self._in_flight: set[asyncio.Future[Any]] = set()
 
-    async def _score(self, image: Any, source: Any, maps: bool, timeout_s: float | None) -> Score:
-        return await self._run(self._core.score(image, maps, self._clock(timeout_s), source))
+    async def _score(
+        self, image: Any, source: Any, prompt: str | None, maps: bool, timeout_s: float | None
+    ) -> Score:
+        clock = self._clock(timeout_s)
+        return await self._run(self._core.score(image, maps, clock, source, prompt=prompt))
 
     async def _run(self, plan: do.Plan[_T]) -> _T:
         """Carry out a plan on this loop; `_core/plan.py` has a picture of the plans."""
@@ -206,6 +223,7 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
     async def _many(
         self,
         sources: Iterable[ImageLike] | AsyncIterable[ImageLike],
+        prompts: PromptPerImage,
         ordered: bool,
         max_in_flight: int,
         maps: bool,
@@ -216,9 +234,10 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
         sequencer = Sequencer(ordered)
         tasks: set[asyncio.Task[None]] = set()
 
-        async def work(image: Any, source: Any, index: int) -> None:
+        async def work(image: Any, source: Any, index: int, prompt: str | None) -> None:
             try:
-                plan = self._core.attempt(image, maps, self._clock(timeout_s), source, index)
+                clock = self._clock(timeout_s)
+                plan = self._core.attempt(image, maps, clock, source, index, prompt)
                 done.put_nowait(await self._run(plan))
             except BaseException as error:  # the scorer is closed, or a bug: raised below
                 done.put_nowait(error)
@@ -239,7 +258,7 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
                     if not isinstance(source, bytes):
                         take = partial(self._encoder.take, source, files_wait=files_wait)
                         image = await asyncio.to_thread(take)
-                    task = asyncio.create_task(work(image, source, index))
+                    task = asyncio.create_task(work(image, source, index, prompts.next()))
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
             except BaseException as error:  # from the caller's iterator: raised below
@@ -259,6 +278,7 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
                     given += 1
                     room.release()
                     yield ready
+            prompts.end()
         finally:
             for task in (feeder, *tasks):
                 task.cancel()

@@ -12,7 +12,7 @@ import numpy as np
 from ma_agiqa_client.errors import WrongModelError
 from ma_agiqa_client.score import Interval, Score
 
-__all__ = ["Calibration", "ModelCard"]
+__all__ = ["Alignment", "Calibration", "ModelCard"]
 
 _STRINGS = ("name", "preset", "dataset", "checkpoint_sha256", "created", "gate_activation", "note")
 _PERCENTS = np.arange(101.0)
@@ -66,6 +66,10 @@ class Calibration:
         half = self.reaches[level] * score.deviation
         return Interval(score.mos - half, score.mos + half)
 
+    def lead(self, a: "Worth", b: "Worth") -> float | None:
+        """Return `probability`, or None where a score has no deviation: it is of another model."""
+        return None if a.deviation is None or b.deviation is None else self.probability(a, b)
+
     def probability(self, a: "Worth", b: "Worth") -> float:
         """Return the probability that people would rate image `a` higher than `b`.
 
@@ -80,6 +84,21 @@ class Calibration:
         first, second = a.mos + a.deviation * errors, b.mos + b.deviation * errors
         difference = first[:, None] - second
         return float((difference > 0).mean() + (difference == 0).mean() / 2)
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How the server compares an image with its prompt; not validated against people.
+
+    Attributes:
+        question: what its language model is asked; `{prompt}` stands for the prompt.
+        answer: `Score.alignment` is the probability of this word, as in VQAScore (Lin et al. 2024).
+        against: if not None, that probability divided by the sum with this word's.
+    """
+
+    question: str
+    answer: str
+    against: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +121,7 @@ class ModelCard:
         version: number of the served version; 0 if the server does not report it.
         calibration: what the scores are worth; None if the model was not calibrated, so that they
             have no intervals.
+        alignment: how images are compared with prompts; None if the server does not do that.
     """
 
     name: str
@@ -117,6 +137,7 @@ class ModelCard:
     note: str = ""
     version: int = 0
     calibration: Calibration | None = field(default=None, hash=False, repr=False)
+    alignment: Alignment | None = None
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, str]) -> "ModelCard":
@@ -136,6 +157,7 @@ class ModelCard:
             mos_quantiles=_quantiles(parameters),
             version=_version(parameters),
             calibration=_calibration(parameters),
+            alignment=_alignment(parameters),
             **strings,
         )
 
@@ -209,6 +231,21 @@ def _calibration(parameters: Mapping[str, str]) -> Calibration | None:
     if not usable:
         expected = "what `python -m ma_agiqa calibrate` wrote"
         raise _malformed("calibration", parameters["calibration"], expected)
+    return found
+
+
+def _alignment(parameters: Mapping[str, str]) -> Alignment | None:
+    if not parameters.get("alignment"):
+        return None
+    record = _json(parameters, "alignment")
+    try:
+        found = Alignment(record["question"], record["answer"], record.get("against"))
+    except (KeyError, TypeError, AttributeError):
+        found = Alignment("", "")
+    texts = (found.question, found.answer, found.against or "")
+    if not all(isinstance(text, str) for text in texts) or not found.question:
+        expected = "a JSON object with question and answer"
+        raise _malformed("alignment", parameters["alignment"], expected)
     return found
 
 

@@ -8,6 +8,8 @@
     ├── WrongModelError            the server answers, but does not serve MA-AGIQA
     ├── InvalidQuestionError       the question about an image is empty or too long
     ├── CannotExplainError         the server scores images, but does not answer questions
+    ├── InvalidPromptError         the prompt of an image is empty or too long
+    ├── CannotAlignError           the server scores images, but compares none with a prompt
     ├── RequestCancelledError      the scorer or the iterator was closed during the call
     └── ServerError                the server failed in another way
 
@@ -19,10 +21,12 @@ from typing import Literal
 
 __all__ = [
     "AuthenticationError",
+    "CannotAlignError",
     "CannotExplainError",
     "ClientError",
     "DeadlineExceededError",
     "InvalidImageError",
+    "InvalidPromptError",
     "InvalidQuestionError",
     "RequestCancelledError",
     "ServerError",
@@ -82,6 +86,14 @@ class InvalidQuestionError(ClientError):
 
 class CannotExplainError(ClientError):
     """The server does not answer questions: it is not set up to, or its language model cannot."""
+
+
+class InvalidPromptError(ClientError):
+    """The prompt of an image is empty, too long, or no text. Other images are not affected."""
+
+
+class CannotAlignError(ClientError):
+    """The server compares no image with a prompt: an earlier export, or a model without words."""
 
 
 class RequestCancelledError(ClientError):

@@ -75,6 +75,9 @@ class Score:
         lead: probability that people would rate the image higher than the next one, in the result
             of `rank`; None for the last one, after other calls, and if the model is not calibrated.
             Below 0.75 the two tie, as in `Comparison`.
+        alignment: how well the image shows its prompt, 0-1: the probability with which the served
+            language model answers "Yes" when it is asked (`ModelCard.alignment` says how). None
+            without a prompt. It was not validated against people, and `mos` does not depend on it.
         patch_score: float32 (h, w), quality of each patch (paper Eq. 2); None unless `maps=True`.
         patch_weight: float32 (h, w) in 0-1, weight of each patch (Eq. 2); None unless `maps=True`.
         error: always None; a `Failure` has the reason here.
@@ -95,6 +98,7 @@ class Score:
     deviation: float | None = None
     familiarity: float | None = None
     lead: float | None = None
+    alignment: float | None = None
     patch_score: npt.NDArray[Any] | None = field(default=None, repr=False, compare=False)
     patch_weight: npt.NDArray[Any] | None = field(default=None, repr=False, compare=False)
 

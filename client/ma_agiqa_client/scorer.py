@@ -15,6 +15,7 @@ from ma_agiqa_client._base import BaseScorer
 from ma_agiqa_client._core import operations as do
 from ma_agiqa_client._core.cancellation import CallGroup, cancelled
 from ma_agiqa_client._core.ordering import Sequencer, best_first
+from ma_agiqa_client._core.prompts import PromptPerImage, Prompts
 from ma_agiqa_client._core.transport import Transport
 from ma_agiqa_client._wire.grpc import GrpcTransport
 from ma_agiqa_client._wire.images import ImageLike
@@ -46,7 +47,12 @@ class Scorer(BaseScorer[Transport]):
     _connect = GrpcTransport
 
     def score(
-        self, source: ImageLike, *, maps: bool = False, timeout_s: float | None = None
+        self,
+        source: ImageLike,
+        *,
+        prompt: str | None = None,
+        maps: bool = False,
+        timeout_s: float | None = None,
     ) -> Score:
         """Score one image.
 
@@ -54,11 +60,16 @@ class Scorer(BaseScorer[Transport]):
             source: path, encoded bytes, binary file object, Pillow image, or NumPy array or torch
                 tensor: (height, width, 3), (3, height, width) or (height, width), uint8 in 0-255
                 or floating point in 0-1. Web addresses only with `fetch_urls`.
+            prompt: the text that the image was made from, at most about 1,000 tokens: the score
+                then has an `alignment`. Its `mos` stays the same.
             maps: whether to ask for `patch_score` and `patch_weight` as well.
             timeout_s: seconds that this call may take; the scorer's `timeout_s` by default.
 
         Raises:
             InvalidImageError: the image cannot be scored.
+            InvalidPromptError: the prompt is empty or too long.
+            CannotAlignError: the server does not compare images with prompts, or its language model
+                cannot, as that of the demo.
             ServerUnavailableError: no server answers at the address, it is overloaded, or one side
                 does not accept the other's certificate.
             DeadlineExceededError: there was no answer in time.
@@ -68,12 +79,14 @@ class Scorer(BaseScorer[Transport]):
             ServerError: the server failed in another way.
         """
         clock = self._clock(timeout_s)
-        return self._run(self._core.score(source, maps, clock, source), self._calls)
+        plan = self._core.score(source, maps, clock, source, prompt=prompt)
+        return self._run(plan, self._calls)
 
     def score_many(
         self,
         sources: Iterable[ImageLike],
         *,
+        prompts: Prompts = None,
         ordered: bool = True,
         max_in_flight: int = 64,
         maps: bool = False,
@@ -91,6 +104,10 @@ class Scorer(BaseScorer[Transport]):
 
         Args:
             sources: images as `score` takes them, or one array of 4 dimensions; may be endless.
+            prompts: the texts that the images were made from, one for each and None where it is
+                not known, consumed along with `sources`; or one for all. Those images get an
+                `alignment`. Images with and without a prompt are in different batches on the
+                server, so that few of each in turns are slower than many of one kind.
             ordered: whether to yield the results in the order of `sources`, or as they arrive;
                 `index` is the position in `sources` in both cases.
             max_in_flight: maximum number of images in flight, at least 1.
@@ -102,16 +119,19 @@ class Scorer(BaseScorer[Transport]):
             raised.
 
         Raises:
-            ValueError: `max_in_flight` is below 1, or `timeout_s` is not positive.
+            ValueError: `max_in_flight` is below 1, or `timeout_s` is not positive; or, when the
+                images or the prompts end, there are more of the others.
             TypeError: `sources` is one image.
         """
         several = self._several(sources, max_in_flight, timeout_s)
-        return self._many(several, ordered, max_in_flight, maps, timeout_s)
+        each = PromptPerImage(prompts)
+        return self._many(several, each, ordered, max_in_flight, maps, timeout_s)
 
     def rank(
         self,
         sources: Iterable[ImageLike],
         *,
+        prompts: Prompts = None,
         top: int | None = None,
         max_in_flight: int = 64,
         maps: bool = False,
@@ -121,6 +141,7 @@ class Scorer(BaseScorer[Transport]):
 
         Args:
             sources: as in `score_many`, but not endless.
+            prompts: as in `score_many`; the order is that of `mos` all the same.
             top: how many to return; all by default.
             max_in_flight: as in `score_many`.
             maps: as in `score_many`.
@@ -138,7 +159,12 @@ class Scorer(BaseScorer[Transport]):
         """
         best_first([], top)  # a bad `top` is an error before the work, not after it
         outcomes = self.score_many(
-            sources, ordered=False, max_in_flight=max_in_flight, maps=maps, timeout_s=timeout_s
+            sources,
+            prompts=prompts,
+            ordered=False,
+            max_in_flight=max_in_flight,
+            maps=maps,
+            timeout_s=timeout_s,
         )
         ranked = list(outcomes)
         return best_first(ranked, top, self._core.known_card())
@@ -272,6 +298,7 @@ class Scorer(BaseScorer[Transport]):
     def _many(
         self,
         sources: Iterable[ImageLike],
+        prompts: PromptPerImage,
         ordered: bool,
         max_in_flight: int,
         maps: bool,
@@ -283,10 +310,11 @@ class Scorer(BaseScorer[Transport]):
         sequencer, in_flight, process = Sequencer(ordered), 0, os.getpid()
         files_wait = isinstance(sources, list | tuple)
 
-        def work(image: Any, source: Any, index: int) -> None:
+        def work(image: Any, source: Any, index: int, prompt: str | None) -> None:
             try:
                 clock = self._clock(timeout_s)
-                done.put(self._run(self._core.attempt(image, maps, clock, source, index), calls))
+                plan = self._core.attempt(image, maps, clock, source, index, prompt)
+                done.put(self._run(plan, calls))
             except BaseException as error:  # the scorer is closed, or a bug: raised by `finished`
                 done.put(error)
 
@@ -302,7 +330,7 @@ class Scorer(BaseScorer[Transport]):
         try:
             for index, source in enumerate(sources):
                 image = self._encoder.take(source, files_wait=files_wait)
-                pool.submit(copy_context().run, work, image, source, index)
+                pool.submit(copy_context().run, work, image, source, index, prompts.next())
                 in_flight += 1
                 while in_flight == max_in_flight or not done.empty():
                     for outcome in finished():
@@ -312,6 +340,7 @@ class Scorer(BaseScorer[Transport]):
                 for outcome in finished():
                     in_flight -= 1
                     yield outcome
+            prompts.end()
         finally:
             if os.getpid() == process:
                 calls.cancel()

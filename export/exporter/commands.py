@@ -11,13 +11,15 @@ import click
 import torch
 
 from exporter import rollout, versions
-from exporter.formats import ARITHMETICS, BACKENDS
+from exporter.formats import BACKENDS
 from exporter.model_control import ModelControl, read_credentials, read_key
 from exporter.new_version import KEEP, REPOSITORY, NewVersion, Source
 from ma_agiqa.checkpoints.embedder_binding import EmbedderIdentity
 from ma_agiqa.errors import ConfigError, MAAGIQAError
+from ma_agiqa.lmm.alignment import AlignmentMethod
 from ma_agiqa.lmm.mplug_owl2.quantization import QUANTIZED
 from ma_agiqa.lmm.sources import DEMO_EMBEDDER, DTYPE_ALIASES, DTYPES, PAPER_EMBEDDER
+from ma_agiqa.networks.arithmetic import ARITHMETICS
 
 DEMO_CHECKPOINT = Path(__file__).resolve().parents[2] / "training" / "checkpoints" / "demo"
 
@@ -162,6 +164,21 @@ def main() -> None:
     help="What serves the scorer. torch_aoti (Triton 26.06 or later) and onnxruntime are in "
     "Triton's container only, not in the embedded server.",
 )
+@click.option(
+    "--alignment-question",
+    metavar="TEXT",
+    default=AlignmentMethod.question,
+    show_default=True,
+    help="What mPLUG-Owl2 is asked about an image and its prompt, which {prompt} stands for.",
+)
+@click.option(
+    "--alignment-answer",
+    metavar="WORD[/WORD]",
+    default=AlignmentMethod.answer,
+    show_default=True,
+    help="The alignment is the probability of this word; with a second one, such as Yes/No, "
+    "divided by that of both.",
+)
 @_repository
 @_keep
 def export(
@@ -172,6 +189,8 @@ def export(
     device: str,
     arithmetic: str,
     backend: str,
+    alignment_question: str,
+    alignment_answer: str,
     repository: Path,
     keep: int,
 ) -> None:
@@ -203,6 +222,8 @@ def export(
         embedder = str(Path(embedder).resolve())
     usual = "float32" if embedder == DEMO_EMBEDDER else "float16" if gpu else "bfloat16"
     served = _long_name(dtype) or trained.get("dtype") or usual
+    answer, slash, against = alignment_answer.partition("/")
+    method = AlignmentMethod(alignment_question, answer, against if slash else None)
     identity = EmbedderIdentity.of(embedder, served)
     new = NewVersion(
         source,
@@ -213,6 +234,7 @@ def export(
         keep,
         any_dtype=bool(dtype),
         backend=backend,
+        alignment=method,
     )
     version = new.publish()
     click.echo(

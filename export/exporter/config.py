@@ -34,13 +34,15 @@ class DeploymentSettings:
     Attributes:
         embedder: parameters of `mplug_owl2`: "embedder" is the source of mPLUG-Owl2 and "dtype" the
             type that its weights are kept in, as `ma_agiqa.lmm.sources.build_embedder` takes
-            them; it refuses to load other "weights_sha256" or "prompts".
+            them; it refuses to load other "weights_sha256" or "prompts". "alignment" is how it
+            compares images with the texts they were made from, see `ma_agiqa.lmm.alignment`.
         gpu: whether mPLUG-Owl2 and the scorer run on the GPU, one instance on each.
         queue_delay_us: how long an idle model waits for more images, in microseconds.
         warmup_batches: batch sizes that are run before a model reports that it is ready.
         max_wait_ms: requests are refused when this many milliseconds of work wait for the
             networks, see `ma_agiqa.serving.admission`.
         scorer_backend: what serves the scorer, a name in `formats.BACKENDS`.
+        scorer_instances: processes of the scorer on a CPU; each has the weights.
     """
 
     embedder: Mapping[str, str]
@@ -49,6 +51,7 @@ class DeploymentSettings:
     warmup_batches: tuple[int, ...]
     max_wait_ms: int = 3000
     scorer_backend: str = "libtorch"
+    scorer_instances: int = 1
 
 
 def repository_configs(
@@ -93,7 +96,8 @@ def _ensemble(
     version: int,
     results: Sequence[str],
 ) -> ModelConfig:
-    embeddings = {name: name for name in _EMBEDDINGS}
+    read = {name: name for name in ("SEMANTIC_VIEW", "PROMPT_TEXT")}
+    embeddings = {name: name for name in (*_EMBEDDINGS, "ALIGNMENT")}
     views = {name: name for name in ("QUALITY_VIEW", "SEMANTIC_VIEW")}
     given = _CALIBRATED if card.get("calibration") else _RESULTS
     uncounted = {name: _uncounted(name) for name in results if name in _COUNTED}
@@ -107,14 +111,15 @@ def _ensemble(
     # A chain: if two steps could run in parallel, a rejected one could freeze the other.
     steps = [
         _step("preprocess", {"IMAGE": "IMAGE"}, views),
-        _step(EMBEDDER, {"SEMANTIC_VIEW": "SEMANTIC_VIEW"}, embeddings),
+        _step(EMBEDDER, read, embeddings),
         _step(SCORER, scorer_inputs, scorer_outputs, version),
         _step("meter", {n: n for n in uncounted.values()}, {n: n for n in uncounted if n in given}),
     ]
     return _model(
         ENSEMBLE,
-        [specs["IMAGE"]],
-        [specs[name] for name in given],
+        # Without a PROMPT_TEXT the answer has no ALIGNMENT, and Triton leaves it out.
+        [specs["IMAGE"], specs["PROMPT_TEXT"]],
+        [specs[name] for name in (*given, "ALIGNMENT")],
         parameters=card,
         platform="ensemble",
         max_batch_size=MAX_BATCH_SIZE,
@@ -138,12 +143,13 @@ def _preprocess(specs: Specs, settings: DeploymentSettings) -> ModelConfig:
 
 
 def _embedder(specs: Specs, settings: DeploymentSettings) -> ModelConfig:
-    # PROMPT asks for the next token of an answer instead of the embeddings.
-    inputs = [specs["SEMANTIC_VIEW"], specs["PROMPT"]]
+    # PROMPT_TEXT asks for the alignment, too, and PROMPT for the next token of an answer instead.
+    # Triton batches requests that have the same inputs.
+    inputs = [specs["SEMANTIC_VIEW"], specs["PROMPT_TEXT"], specs["PROMPT"]]
     return _model(
         EMBEDDER,
         inputs,
-        [specs[name] for name in (*_EMBEDDINGS, "NEXT_TOKEN")],
+        [specs[name] for name in (*_EMBEDDINGS, "ALIGNMENT", "NEXT_TOKEN")],
         parameters=settings.embedder,
         backend="python",
         # Each instance holds its own weights: 16.4 GB at the paper's size in 16 bits.
@@ -163,7 +169,7 @@ def _scorer(
         inputs,
         [_renamed(specs[name], own) for name, own in outputs],
         parameters=backend.parameters,
-        instance_group=_instances(settings.gpu),
+        instance_group=_instances(settings.gpu, 1 if settings.gpu else settings.scorer_instances),
         **backend.config,
         **_batched(inputs, settings),
     )

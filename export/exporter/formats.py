@@ -1,8 +1,7 @@
 """The formats in which the scorer is served, each checked against the eager model.
 
 `BACKENDS` says for each backend of Triton which file it serves and how the file is written and run
-here. `choose_arithmetic` decides how the scorer computes: in the exact order of the authors' code,
-or faster where the scores stay the same within a tolerance.
+here. `ma_agiqa.networks.arithmetic` decides how the scorer computes.
 """
 
 import copy
@@ -20,82 +19,23 @@ import torch
 from torch import Tensor, nn
 
 from ma_agiqa.errors import CheckpointError
+from ma_agiqa.networks.arithmetic import Inputs, random_inputs
 from ma_agiqa.networks.calibration import CalibratedOutput, CalibratedScorer, UncalibratedScorer
-from ma_agiqa.networks.fast_maniqa import accelerate
 from ma_agiqa.networks.scorer import MAAGIQA, ScorerOutput
 from ma_agiqa.tensors import MAX_BATCH_SIZE
-
-ARITHMETICS = ("auto", "exact", "float32", "bfloat16", "float16")
-"""How the served scorer computes.
-
-exact: float32 in the order of the authors' code. float32, bfloat16, float16: the faster order, in
-that type. auto: the first of `AUTO` that passes its check, else exact.
-"""
-
-AUTO = {False: ("float32",), True: ("float16", "bfloat16", "float32")}
-"""What `auto` tries, by whether the scorer is served on a GPU, where 16 bits are much faster;
-float16 first, because it rounds less."""
-
-SCORE_TOLERANCE = 0.01
-"""Largest change of a score by 16 bits that is served, where MOS runs from 0 to 5."""
 
 CHECK_BATCHES = (1, 3, 8)
 TORCHSCRIPT_TOLERANCE = 1e-4
 ONNX_TOLERANCE = 1e-3
 
-_IMAGES = 8  # on which arithmetics are compared
-
 INPUTS = ("QUALITY_VIEW", "SEMANTIC", "COHERENCE")
 
 logger = logging.getLogger(__name__)
 
-Inputs = tuple[Tensor, Tensor, Tensor]
 Run = Callable[..., Sequence[Tensor]]
 
 Served = MAAGIQA | CalibratedScorer | UncalibratedScorer
 """A scorer without intervals, with them, or with NaN in their place."""
-
-
-def choose_arithmetic(model: MAAGIQA, arithmetic: str, gpu: bool, mos_range: float) -> MAAGIQA:
-    """Make the scorer that is served.
-
-    Args:
-        model: the scorer with the exact arithmetic.
-        arithmetic: one of `ARITHMETICS`.
-        gpu: whether it is served on the GPU.
-        mos_range: length of the scale of its scores.
-
-    Returns:
-        `model` itself where the exact arithmetic is chosen.
-
-    Raises:
-        CheckpointError: an arithmetic was asked for by name and changes the scores too much.
-    """
-    for name in (
-        () if arithmetic == "exact" else AUTO[gpu] if arithmetic == "auto" else [arithmetic]
-    ):
-        fast = accelerate(model, getattr(torch, name), gpu=gpu)
-        names: tuple[str, ...] = ("score",)
-        limit = SCORE_TOLERANCE * mos_range / 5
-        if name == "float32":
-            names, limit = ScorerOutput._fields, TORCHSCRIPT_TOLERANCE
-        change = _largest_change(model, fast, names, limit)
-        if change <= limit:
-            logger.info(
-                "The scorer computes in the fast order (%s): its %s by at most %.1e",
-                name,
-                "outputs change" if name == "float32" else "scores change",
-                change,
-            )
-            return fast
-        if arithmetic != "auto":
-            raise CheckpointError(
-                f"--scorer {arithmetic} would change the outputs by {change:.3g}; at most "
-                f"{limit:g} is accepted. Choose --scorer exact."
-            )
-        logger.info("Not in the fast order (%s), which would change it by %.1e", name, change)
-    logger.info("The scorer computes exactly")
-    return model
 
 
 @dataclass(frozen=True)
@@ -152,7 +92,7 @@ class Backend:
                 "is none here. Export where it is served, or leave --scorer-backend out."
             )
         here = model if device.type == "cpu" else copy.deepcopy(model).to(device)
-        example = tuple(part.to(device) for part in _random_inputs(model, 2))
+        example = tuple(part.to(device) for part in random_inputs(model, 2))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -280,39 +220,12 @@ def _output_names(model: nn.Module) -> tuple[str, ...]:
     return (ScorerOutput if isinstance(model, MAAGIQA) else CalibratedOutput)._fields
 
 
-def _random_inputs(model: Served, batch: int) -> Inputs:
-    generator = torch.Generator().manual_seed(batch)
-    side, width = model.config.image_size, model.config.semantic_dim
-    view = torch.randint(0, 256, (batch, side, side, 3), generator=generator, dtype=torch.uint8)
-    semantic, coherence = torch.randn(2, batch, width, generator=generator)
-    return view, semantic, coherence
-
-
-@torch.inference_mode()
-def _largest_change(model: MAAGIQA, fast: MAAGIQA, names: Sequence[str], limit: float) -> float:
-    """Compare image by image, up to the first one that changes by more than `limit`.
-
-    Scores alone are compared as they are; several outputs relative to the largest value of each
-    where that exceeds 1.
-    """
-    worst = 0.0
-    for one in zip(*(part.split(1) for part in _random_inputs(model, _IMAGES)), strict=True):
-        exact, other = model(*one), fast(*one)
-        for name in names:
-            expected, got = getattr(exact, name), getattr(other, name)
-            scale = 1.0 if len(names) == 1 else max(1.0, float(expected.abs().max()))
-            worst = max(worst, float((expected - got).abs().max()) / scale)
-        if not worst <= limit:
-            break
-    return worst
-
-
 @torch.inference_mode()
 def _check(format_name: str, model: Served, run: Run, tolerance: float) -> float:
     """Compare `run` with the eager model: relative to the largest value where that exceeds 1."""
     worst = 0.0
     for batch in CHECK_BATCHES:
-        inputs = _random_inputs(model, batch)
+        inputs = random_inputs(model, batch)
         for name, eager, other in zip(
             _output_names(model), model(*inputs), run(*inputs), strict=True
         ):

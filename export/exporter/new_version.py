@@ -17,14 +17,16 @@ from tritonclient.utils import serialize_byte_tensor
 
 from exporter import regression, rollout, versions
 from exporter.config import WARMUP_IMAGE, DeploymentSettings, repository_configs
-from exporter.formats import BACKENDS, Served, choose_arithmetic
+from exporter.formats import BACKENDS, Served
 from exporter.model_control import ModelControl
 from ma_agiqa.checkpoints import ModelCard, checkpoint_sha256, load_calibration, load_scorer
 from ma_agiqa.checkpoints.card import utc_now
 from ma_agiqa.checkpoints.embedder_binding import EmbedderIdentity, check_binding
 from ma_agiqa.errors import CheckpointError, ConfigError
 from ma_agiqa.files import explain_full_disk, replace_folder, write_whole
+from ma_agiqa.lmm.alignment import AlignmentMethod
 from ma_agiqa.lmm.sources import embedder_config
+from ma_agiqa.networks.arithmetic import choose_arithmetic
 from ma_agiqa.networks.calibration import CalibratedScorer, Calibration, UncalibratedScorer
 from ma_agiqa.networks.scorer import MAAGIQA
 from ma_agiqa.tensors import tensor_specs
@@ -86,6 +88,7 @@ class NewVersion:
         keep: int = KEEP,
         any_dtype: bool = False,
         backend: str = "libtorch",
+        alignment: AlignmentMethod | None = None,
     ) -> None:
         """Check that scorer and embedder belong together; nothing is written yet.
 
@@ -94,10 +97,11 @@ class NewVersion:
             repository: folder of the models; made if it does not exist.
             embedder: the mPLUG-Owl2 that is served, with its dtype.
             gpu: whether the networks are served on the GPU.
-            arithmetic: how the scorer computes, one of `formats.ARITHMETICS`.
+            arithmetic: how the scorer computes, one of `arithmetic.ARITHMETICS`.
             keep: number of versions that stay, this one included.
             any_dtype: whether the embedder may have another dtype than that of the training.
             backend: what serves the scorer, a name in `formats.BACKENDS`.
+            alignment: how the embedder compares images with their prompts.
 
         Raises:
             ConfigError: the scorer was trained on the embeddings of another embedder.
@@ -107,6 +111,7 @@ class NewVersion:
         self.source, self.repository = source, Path(os.path.realpath(repository))
         self.embedder, self.any_dtype, self.gpu = embedder, any_dtype, gpu
         self.arithmetic, self.keep, self.backend = arithmetic, keep, backend
+        self.alignment = alignment or AlignmentMethod()
         where = f"the one of {embedder.source} in {embedder.dtype}"
         check_binding(source.card, embedder, where, any_dtype)
         sizes, config = embedder_config(embedder.source), source.scorer.config
@@ -142,7 +147,7 @@ class NewVersion:
                 not those of this version of the program.
         """
         served = versions.read_parameters(repository, versions.EMBEDDER)
-        if "weights_sha256" not in served or _outdated_files(repository):
+        if not {"weights_sha256", "alignment"} <= {*served} or _outdated_files(repository):
             raise ConfigError(
                 f"The models in {repository} were written by another version of this program. "
                 "Write them again with `python export/to_triton.py`, and restart the servers."
@@ -168,6 +173,7 @@ class NewVersion:
             keep,
             any_dtype=bool(dtype),
             backend=next(name for name, one in BACKENDS.items() if one.inputs == inputs),
+            alignment=AlignmentMethod.from_json(served["alignment"]),
         )
 
     def stage(self, folder: Path) -> Served:
@@ -330,6 +336,8 @@ class NewVersion:
             # first batch of each size is slow; the largest first, so that memory grows once.
             warmup_batches=(32, 16, 8, 4, 2, 1) if self.gpu else (1, 8) if small else (1,),
             scorer_backend=self.backend,
+            # Most of the demo's time is the scorer's, on one core; most of the paper's is not.
+            scorer_instances=2 if small else 1,
         )
         card = self._card_parameters(version) | versions.bound_embedder(settings.embedder)
         wide = bool(self.source.calibration) or self._others_are_calibrated()
@@ -338,21 +346,11 @@ class NewVersion:
     def _card_parameters(self, version: int) -> dict[str, str]:
         """The card as parameters of the ensemble, where clients read it."""
         card = self.source.card
-        metrics = json.loads(json.dumps(dict(card.metrics)), parse_constant=lambda _: None)  # NaN
-        return {
-            "name": card.name,
-            "preset": card.preset,
-            "dataset": card.dataset,
-            "mos_min": repr(float(card.mos_min)),
-            "mos_max": repr(float(card.mos_max)),
-            "metrics": json.dumps(metrics),
-            "mos_quantiles": json.dumps([round(float(q), 4) for q in card.mos_quantiles]),
-            "checkpoint_sha256": self.source.sha256,
+        parameters = card.parameters(self.source.sha256, self.source.scorer.config.gate_activation)
+        return parameters | {
             "created": utc_now(),
-            "gate_activation": self.source.scorer.config.gate_activation,
-            "note": card.note,
             "version": str(version),
-            **({"calibration": json.dumps(card.calibration)} if card.calibration else {}),
+            "alignment": self.alignment.to_json(),
         }
 
     def _embedder_parameters(self) -> dict[str, str]:
@@ -363,6 +361,7 @@ class NewVersion:
             "dtype": self.embedder.dtype or "",
             "weights_sha256": self.embedder.weights_sha256 or trained.weights_sha256 or "",
             "prompts": json.dumps({name: [*ids] for name, ids in self.embedder.prompts.items()}),
+            "alignment": self.alignment.to_json(),
         }
 
     def _fits(self, repository: Path, configs: dict[str, ModelConfig]) -> bool:

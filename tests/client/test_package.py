@@ -35,7 +35,7 @@ def test_every_public_class_is_exported():
 
 def test_every_error_is_a_client_error_and_nothing_else():
     errors = [getattr(ma_agiqa_client, name) for name in ma_agiqa_client.__all__ if "Error" in name]
-    assert len(errors) == 10
+    assert len(errors) == 12
     for error in errors:
         assert error is ma_agiqa_client.ClientError or error.__bases__ == (
             ma_agiqa_client.ClientError,

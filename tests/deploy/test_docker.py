@@ -30,7 +30,10 @@ def sources(dockerfile: str) -> list[str]:
     """What is copied from the repository."""
     copies = [arguments.split() for word, arguments in instructions(dockerfile) if word == "COPY"]
     paths = [path for copy in copies for path in copy[:-1]]
-    return [path.replace("${MODEL_REPOSITORY}", "model_repository") for path in paths]
+    arguments = dict(
+        words.split("=", 1) for word, words in instructions(dockerfile) if word == "ARG"
+    )
+    return [re.sub(r"\$\{(\w+)\}", lambda name: arguments[name[1]], path) for path in paths]
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES)
@@ -57,8 +60,15 @@ def test_what_is_copied_exists_and_reaches_the_builder(dockerfile):
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES)
 def test_no_image_runs_as_root(dockerfile):
-    users = [arguments for word, arguments in instructions(dockerfile) if word == "USER"]
-    assert users == ["1000:1000"]
+    users, bases = {}, set()
+    for word, arguments in instructions(dockerfile):
+        if word == "FROM":
+            base, _, stage = arguments.partition(" AS ")
+            bases.add(base)
+            users[stage] = "root"
+        elif word == "USER":
+            users[stage] = arguments
+    assert {user for stage, user in users.items() if stage not in bases} == {"1000:1000"}
 
 
 def test_the_server_is_of_a_pinned_release():

@@ -51,6 +51,8 @@ CASES = {
     "weights.sha256=" + "ab" * 32,
     "bulk": "bulk.enabled=true bulk.input=s3://b/in?a=1&b=2 bulk.output=s3://b/out "
     "bulk.args={--retry-failed} bulk.env[0].name=A bulk.env[0].value=x",
+    "bulk on gpus": "gpu gpu.runtimeClass=nvidia bulk.enabled=true bulk.input=s3://b/in "
+    "bulk.output=s3://b/out bulk.checkpoint=/model bulk.gpus=2 bulk.memory=40Gi",
     "busy nodes": "gpu server.priorityClass=high server.nodeSelector.pool=gpus "
     "image.pullSecrets={r} server.tolerations[0].operator=Exists",
 }
@@ -173,6 +175,7 @@ def test_what_is_wrong_is_found():
         ("gpu gateway.auth=jwt", "gateway.jwt.issuer"),
         ("gateway.auth=password", "/gateway/auth"),
         ("bulk.enabled=true", "bulk.input: give the table"),
+        ("bulk.enabled=true bulk.gpus=1", "give bulk.checkpoint, too"),
     ],
 )
 def test_values_that_cannot_work_are_refused(case, said):
@@ -363,6 +366,29 @@ def test_a_bulk_job_may_call_the_servers_and_another_one_has_another_name():
         assert template["spec"]["securityContext"]["runAsNonRoot"] is True
     other = find(render(f"{CASES['bulk']} bulk.workers=3"), "RayJob", None)
     assert other["metadata"]["name"] != job["metadata"]["name"]
+
+
+def test_a_bulk_job_without_servers_loads_the_models_on_gpus():
+    resources = render("bulk on gpus")
+    job = find(resources, "RayJob", None)["spec"]
+    words = shlex.split(job["entrypoint"])
+    given = bulk_command.main.make_context("bulk", words[3:], resilient_parsing=False).params
+    assert (given["local"], given["gpus"], given["dtype"]) == ("/model", 1, "float16")
+    assert not given["url"]
+    server = server_pod(resources)
+    head, workers = bulk_pods(resources)
+    asked = [pod["spec"]["containers"][0]["resources"]["limits"] for pod in (head, workers)]
+    assert [limits.get("nvidia.com/gpu") for limits in asked] == [None, "2"]
+    (group,) = job["rayClusterSpec"]["workerGroupSpecs"]
+    assert group["rayStartParams"] == {"num-gpus": "2"}
+    for name in ("affinity", "runtimeClassName", "tolerations", "initContainers"):
+        assert workers["spec"][name] == server[name]
+    ours, theirs = (pod["containers"][0] for pod in (workers["spec"], server))
+    home = {each["name"]: each.get("value") for each in theirs["env"]}["HF_HOME"]
+    assert {"name": "HF_HOME", "value": home} in ours["env"]
+    (mount,) = ours["volumeMounts"]
+    assert mount in theirs["volumeMounts"]
+    assert all(volume in server["volumes"] for volume in workers["spec"]["volumes"])
 
 
 def changed(one: object, other: object, where: str = "") -> Iterator[tuple[str, object, object]]:

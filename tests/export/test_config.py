@@ -13,7 +13,9 @@ from exporter.config import DeploymentSettings, repository_configs
 from exporter.formats import BACKENDS
 from exporter.new_version import NewVersion, Source
 from ma_agiqa.checkpoints.embedder_binding import EmbedderIdentity
+from ma_agiqa.lmm.alignment import AlignmentMethod
 from ma_agiqa.tensors import GATE_ORDER, tensor_specs
+from ma_agiqa_client import Alignment
 from ma_agiqa_client._core import protocol
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
@@ -38,7 +40,9 @@ def test_the_ensemble_is_a_chain_whose_tensors_fit(backend, card):
     known = {tensor.name for tensor in ensemble.input}
     for step in ensemble.ensemble_scheduling.step:
         composing = configs[step.model_name]
-        assert set(step.input_map) == {t.name for t in composing.input if not t.optional}
+        needed = {tensor.name for tensor in composing.input if not tensor.optional}
+        asked = {"PROMPT_TEXT"} if step.model_name == "mplug_owl2" else set()
+        assert set(step.input_map) == needed | asked
         unused = {tensor.name for tensor in composing.output} - set(step.output_map)
         assert unused == ({"NEXT_TOKEN"} if step.model_name == "mplug_owl2" else set())
         assert set(step.input_map.values()) <= known
@@ -60,7 +64,7 @@ def test_a_version_without_calibration_is_served_next_to_one_that_has_it():
         assert with_it[name].input == without[name].input
     ensemble = without["ma_agiqa"]
     given = {tensor.name for tensor in ensemble.output}
-    assert given == {"SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT"}
+    assert given == {"SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT", "ALIGNMENT"}
     scorer, meter = ensemble.ensemble_scheduling.step[2:]
     assert set(meter.input_map.values()) <= set(scorer.output_map.values())
     assert set(meter.output_map) == {"SCORE", "GATE"}
@@ -164,3 +168,13 @@ def test_the_client_knows_the_same_tensors():
     assert set(client) <= set(specs)
     assert protocol.GATE_ORDER == GATE_ORDER
     assert protocol.MODEL_NAME in configs_of_the_paper()
+
+
+def test_the_card_says_how_the_embedder_compares_images_with_prompts(tmp_path):
+    method = AlignmentMethod('Is it "{prompt}"?', "Yes", "No")
+    source, embedder = Source.read(DEMO_CHECKPOINT), EmbedderIdentity.of("demo", "float32")
+    configs = NewVersion(source, tmp_path, embedder, gpu=False, alignment=method).configs(1)
+    for model in ("ma_agiqa", "mplug_owl2"):
+        written = configs[model].parameters["alignment"].string_value
+        assert AlignmentMethod.from_json(written) == method
+        assert Alignment(**json.loads(written)) == Alignment('Is it "{prompt}"?', "Yes", "No")

@@ -16,6 +16,7 @@ from exporter.formats import BACKENDS
 from exporter.new_version import NewVersion
 from ma_agiqa.checkpoints.official import load_official
 from ma_agiqa.errors import CheckpointError, ConfigError
+from ma_agiqa.networks import arithmetic as arithmetics
 from support.reference import GOLDEN, official_tensors
 
 SHIPPED = new_version.REPOSITORY
@@ -78,7 +79,7 @@ def test_what_is_served_tells_no_path_of_this_machine(exported):
 def test_the_scorer_is_served_in_the_arithmetic_asked_for(
     tmp_path, source, arithmetic, gpu, dtype, tolerance
 ):
-    chosen = formats.choose_arithmetic(source.scorer, arithmetic, gpu, 5.0)
+    chosen = arithmetics.choose_arithmetic(source.scorer, arithmetic, gpu, 5.0)
     BACKENDS["libtorch"].export(chosen, tmp_path, gpu)
     served = torch.jit.load(tmp_path / "model.pt")
     weights = {part.dtype for name, part in served.named_parameters() if ".swin." in name}
@@ -90,12 +91,12 @@ def test_the_scorer_is_served_in_the_arithmetic_asked_for(
 
 def test_scores_that_change_are_served_in_more_bits_or_exactly(source, monkeypatch):
     def chosen(arithmetic: str, gpu: bool) -> torch.nn.Module:
-        return formats.choose_arithmetic(source.scorer, arithmetic, gpu, 5.0)
+        return arithmetics.choose_arithmetic(source.scorer, arithmetic, gpu, 5.0)
 
-    monkeypatch.setattr(formats, "SCORE_TOLERANCE", -1.0)
+    monkeypatch.setattr(arithmetics, "SCORE_TOLERANCE", -1.0)
     stage = chosen("auto", gpu=True).maniqa.stage1
     assert {part.dtype for part in stage.parameters()} == {torch.float32}
-    monkeypatch.setattr(formats, "TORCHSCRIPT_TOLERANCE", -1.0)
+    monkeypatch.setattr(arithmetics, "ORDER_TOLERANCE", -1.0)
     for arithmetic, gpu in (("auto", False), ("auto", True), ("exact", True)):
         assert chosen(arithmetic, gpu) is source.scorer
     for arithmetic in ("float32", "bfloat16", "float16"):
@@ -107,7 +108,7 @@ def test_scores_that_change_are_served_in_more_bits_or_exactly(source, monkeypat
 @pytest.mark.skipif(not shutil.which("g++"), reason="g++ is missing")
 @torch.inference_mode()
 def test_a_pt2_archive_is_served_by_torch_aoti(tmp_path, source):
-    chosen = formats.choose_arithmetic(source.scorer, "auto", False, 5.0)
+    chosen = arithmetics.choose_arithmetic(source.scorer, "auto", False, 5.0)
     BACKENDS["torch_aoti"].export(chosen, tmp_path)
     package = torch._inductor.aoti_load_package(str(tmp_path / "model.pt2"))
     for expected, output in zip(source.scorer(*INPUTS), package(*INPUTS), strict=True):
@@ -142,7 +143,7 @@ def test_the_backend_of_the_scorer_is_kept(repository, source, new, copied_score
 def test_reference_weights_amplify_rounding_and_are_served_exactly():
     shapes = json.loads((GOLDEN / "ma_agiqa_full_parameters.json").read_text())
     model = load_official(official_tensors(shapes))
-    assert formats.choose_arithmetic(model, "auto", False, 5.0) is model
+    assert arithmetics.choose_arithmetic(model, "auto", False, 5.0) is model
 
 
 def test_the_next_export_is_the_next_version(repository, new, copied_scorer):

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ma_agiqa.data.degraded import degrade
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PROMPTS, EACH = 12, 2
 
 
@@ -94,6 +97,35 @@ def test_a_sequential_run_stops_early(stand_in, score_py, tmp_path):
     done = score_py("compare", tmp_path / "base", tmp_path / "worse", *options)
     assert done.exit_code == 10, done.stderr
     assert json.loads(done.stdout)["pairs"] < 100
+
+
+@pytest.mark.slow
+def test_the_shipped_model_finds_graded_damage(server, score_py, tmp_path):
+    """The stronger the blur of 24 crops of photographs, the larger the loss that is found."""
+    crops = {}
+    for path in sorted(EXAMPLES.glob("*_pristine.jpg")):
+        with Image.open(path) as image:
+            whole = np.asarray(image.convert("RGB").resize((448, 448)))
+        for row, column in np.ndindex(2, 4):
+            crop = whole[224 * row :][:224, 74 * column :][:, :224]
+            crops[f"{path.stem}_{row}{column}"] = crop
+    for strength in (0.0, 0.12, 0.35, 0.9):
+        folder = tmp_path / str(strength)
+        folder.mkdir()
+        for name, crop in crops.items():
+            if strength:
+                crop = degrade(crop, "blur", strength, np.random.default_rng(0))
+            Image.fromarray(crop).save(folder / f"{name}.png")
+    found = {}
+    for folder in sorted(tmp_path.iterdir()):
+        options = ("--url", server.grpc_url, "--json", "--margin", 0.1)
+        done = score_py("compare", tmp_path / "0.0", folder, *options)
+        found[folder.name] = json.loads(done.stdout)
+    means = [one["mean"] for one in found.values()]
+    assert means[0] == 0
+    assert means == sorted(means, reverse=True)
+    verdicts = [one["verdict"] for one in found.values()]
+    assert (verdicts[0], verdicts[-2:]) == ("not worse", ["worse", "worse"])
 
 
 def test_what_has_no_partner_or_no_score_is_reported(stand_in, sets, score_py, tmp_path):

@@ -13,14 +13,11 @@ import pytest
 import torch
 
 from embedded.server import EmbeddedTriton
-from exporter import versions
-from exporter.config import WARMUP_IMAGE, DeploymentSettings, repository_configs
 from ma_agiqa.images.views import decode, semantic_view
 from ma_agiqa.lmm import tokenizer as questions
 from ma_agiqa.lmm.answers import Answerer, language_head
 from ma_agiqa.lmm.sources import build_embedder
 from ma_agiqa.lmm.tokenizer import Tokenizer
-from ma_agiqa.tensors import tensor_specs
 from ma_agiqa_client import (
     AsyncScorer,
     CannotExplainError,
@@ -35,11 +32,10 @@ from ma_agiqa_client import (
 from ma_agiqa_client._core.plan import Core
 from ma_agiqa_client._programs.console import printable
 from support.answers import generate
-from support.llama_tokenizer import write_tokenizer
-from support.published_weights import write_mplug_owl2
-from support.servers import SHIPPED, serving
+from support.servers import serving
 from support.triton_requests import images_computed
 from support.waiting import wait_until
+from support.worded_repository import write_worded_owl, write_worded_repository
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = next((ROOT / "examples").glob("*.jpg"))
@@ -49,32 +45,14 @@ TOKENS = 16
 
 @pytest.fixture(scope="module")
 def mplug_owl2(tiny_owl, tmp_path_factory) -> Path:
-    """The small mPLUG-Owl2 as a folder of the hub, with a tokenizer. It never ends an answer."""
-    folder = tmp_path_factory.mktemp("mplug_owl2")
-    config = {**tiny_owl["config"], "max_position_embeddings": 2048}
-    write_mplug_owl2(folder, config, tiny_owl["state"])
-    write_tokenizer(folder)
-    return folder
-
-
-def write_repository(folder: Path, mplug_owl2: Path) -> Path:
-    """The shipped repository with another mPLUG-Owl2; the scorer takes embeddings of its width."""
-    shutil.copytree(SHIPPED, folder)
-    card = versions.card_of(folder, 1)
-    embedder = {"embedder": str(mplug_owl2), "dtype": "float32"}
-    settings = DeploymentSettings(embedder, False, 1000, warmup_batches=(1,))
-    configs = repository_configs(tensor_specs(112, 128, 224, 7), card, settings)
-    for config in configs.values():
-        versions.write_config(folder, config)
-    assert (folder / "preprocess" / "warmup" / WARMUP_IMAGE).is_file()
-    return folder
+    return write_worded_owl(tmp_path_factory.mktemp("mplug_owl2"), tiny_owl)
 
 
 @pytest.fixture(scope="module")
 def answering(mplug_owl2, tmp_path_factory):
     """A server whose language model has words, if random ones."""
-    repository = write_repository(tmp_path_factory.mktemp("answering") / "models", mplug_owl2)
-    with serving(repository, explain=True) as server:
+    folder = tmp_path_factory.mktemp("answering") / "models"
+    with serving(write_worded_repository(folder, mplug_owl2), explain=True) as server:
         yield server
 
 

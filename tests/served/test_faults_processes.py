@@ -71,7 +71,7 @@ class Job:
 def test_a_dead_stub_is_noticed_and_every_image_scored(supervised, model):
     lines, job = len(supervised.said), Job(supervised.url)
     job.wait_for(30)
-    (stub,) = [pid for pid in supervised.pids("stub") if pid in supervised.pids(f"/{model}/")]
+    stub, *_ = (pid for pid in supervised.pids("stub") if pid in supervised.pids(f"/{model}/"))
     killed = kill(stub)
     noticed = supervised.wait_for(f"The process of model {model} ended", lines) - killed
     back = supervised.wait_for("Serving again", lines) - killed

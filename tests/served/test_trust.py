@@ -4,13 +4,20 @@ import asyncio
 import csv
 import io
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from ma_agiqa_client import AsyncScorer, Interval, ModelCard, Score, WrongModelError
+from embedded.server import EmbeddedTriton
+from exporter.model_control import ModelControl, read_key
+from exporter.versions import read_config, write_config
+from ma_agiqa_client import AsyncScorer, Interval, ModelCard, Score, Scorer, WrongModelError
+from support.servers import serving
 from support.stand_in.repository import CALIBRATION
 
 
@@ -111,14 +118,79 @@ def test_the_familiarity_is_counted_for_drift(stand_in, scorer):
     assert moved["ma_agiqa_familiarity_sum"] == pytest.approx(0.6, abs=1e-4)
 
 
-def test_a_version_that_is_not_calibrated_says_so(server):
-    from ma_agiqa_client import Scorer
+def without_calibration(config: ModelConfig) -> ModelConfig:
+    """The ensemble of a version without calibration, as exports write it next to one with it."""
+    del config.parameters["calibration"]
+    for tensor in [one for one in config.output if one.name in ("INTERVAL", "FAMILIARITY")]:
+        config.output.remove(tensor)
+    for step in config.ensemble_scheduling.step:
+        for own, name in [(o, n) for o, n in step.output_map.items()]:
+            if name in ("INTERVAL", "FAMILIARITY"):
+                del step.output_map[own]
+    return config
 
-    with Scorer(server.grpc_url) as scorer:
-        score = scorer.score(gray(100))
-        if scorer.model().calibration is not None:
-            assert score.interval.low <= score.mos <= score.interval.high
-            return
-        assert (score.interval, score.familiarity) == (None, None)
+
+@pytest.fixture(scope="module")
+def mixed(stand_in_repository, tmp_path_factory) -> Iterator[EmbeddedTriton]:
+    """A server whose active version is calibrated, and whose kept version 2 is not."""
+    repository = tmp_path_factory.mktemp("mixed") / "models"
+    shutil.copytree(stand_in_repository, repository)
+    (repository / "ma_agiqa_v2" / "1").mkdir(parents=True)
+    other = without_calibration(read_config(repository, "ma_agiqa_v1"))
+    other.name, other.parameters["version"].string_value = "ma_agiqa_v2", "2"
+    write_config(repository, other)
+    with serving(repository) as server:
+        yield server
+
+
+def test_a_version_without_calibration_is_served_next_to_one_that_has_it(mixed):
+    async def ask() -> None:
+        async with AsyncScorer(mixed.grpc_url, version=2) as scorer:
+            assert (await scorer.score(gray(153))).interval is None
+            with pytest.raises(WrongModelError, match="was not calibrated"):
+                await scorer.compare(gray(100), gray(200))
+
+    with Scorer(mixed.grpc_url) as active, Scorer(mixed.grpc_url, version=2) as plain:
+        check(active.score(gray(153)), active.model())
+        assert plain.model().calibration is None
+        ranked = plain.rank([gray(153), gray(51)])
+        assert [one.mos for one in ranked] == pytest.approx([3, 1])
+        for one in ranked:
+            assert (one.interval, one.deviation, one.familiarity, one.lead) == (None,) * 4
         with pytest.raises(WrongModelError, match="was not calibrated"):
-            scorer.compare(gray(100), gray(200))
+            plain.compare(gray(100), gray(200))
+    asyncio.run(ask())
+
+
+def test_the_command_line_says_that_there_is_no_interval(mixed, folder, score_py, tmp_path):
+    page, options = tmp_path / "page.html", ("--url", mixed.grpc_url, "--model-version", 2)
+    done = score_py(folder, *options, "--report", page, "--group-by", "([a-z]+)_", "--top", 2)
+    assert done.exit_code == 0, done.stderr
+    for text in (done.stdout, page.read_text()):
+        assert "was not calibrated: its scores have no intervals" in text
+    assert "90%" not in done.stdout
+    assert "nan" not in done.stdout.lower()
+    assert '"interval":null' in page.read_text()
+    done = score_py(folder / "dog_1.png", *options, "--format", "csv")
+    row = next(csv.DictReader(io.StringIO(done.stdout)))
+    names = ("interval_low", "interval_high", "deviation", "familiarity")
+    assert [row[name] for name in names] == [""] * 4
+    done = score_py(folder / "dog_1.png", *options, "--format", "json")
+    found = json.loads(done.stdout)[0]
+    assert [found[name] for name in ("interval", "deviation", "familiarity")] == [None] * 3
+
+
+def test_a_scorer_follows_to_a_version_without_calibration_and_back(mixed):
+    """Its card is kept for a minute, so it asks the new version for what only the old one gives."""
+    config = read_config(mixed.repository, "ma_agiqa")
+    key = read_key(mixed.grpc_url, mixed.log_file.with_suffix(".key"))
+    with Scorer(mixed.grpc_url) as scorer, ModelControl(mixed.grpc_url, key) as control:
+        assert scorer.score(gray(153)).interval is not None
+        plain = ModelConfig()
+        plain.CopyFrom(config)
+        control.load("ma_agiqa", without_calibration(plain))
+        score = scorer.score(gray(153))
+        assert (score.mos, score.interval) == (pytest.approx(3), None)
+        control.load("ma_agiqa", config)
+        assert scorer.model().calibration is not None
+        assert scorer.score(gray(153)).interval is not None

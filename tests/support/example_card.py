@@ -18,4 +18,7 @@ PARAMETERS = {
     "note": "The demo model.",
 }
 
+ALIGNMENT = json.dumps({"question": 'Is it "{prompt}"?', "answer": "Yes", "against": None})
+"""The parameter of a server that compares images with prompts."""
+
 CARD = ModelCard.from_parameters(PARAMETERS)

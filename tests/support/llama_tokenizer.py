@@ -3,12 +3,14 @@
 import struct
 from pathlib import Path
 
-__all__ = ["write_tokenizer"]
+__all__ = ["NO", "YES", "write_tokenizer"]
 
 SIZE = 32_000
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 ASSISTANT = {29871: SPACE, 319: f"{SPACE}A", 1799: "SS", 9047: "IST", 13566: "ANT", 29901: ":"}
 """Pieces of " ASSISTANT:" by their ids in LLaMA-2."""
+YES, NO = 3869, 1939
+"""The words "Yes" and "No" in LLaMA-2."""
 
 _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6  # SentencePiece's types of pieces
 
@@ -23,7 +25,8 @@ def write_tokenizer(folder: Path, like_llama: bool = True) -> Path:
     pieces = [("<unk>", _UNKNOWN), ("<s>", _CONTROL), ("</s>", _CONTROL)]
     pieces += [(f"<0x{byte:02X}>", _BYTE) for byte in range(256)]
     pieces += [(f"{SPACE}w{id_}", _NORMAL) for id_ in range(len(pieces), SIZE)]
-    for id_, piece in ASSISTANT.items() if like_llama else ():
+    words = {YES: f"{SPACE}Yes", NO: f"{SPACE}No"}
+    for id_, piece in {**words, **(ASSISTANT if like_llama else {})}.items():
         pieces[id_] = (piece, _NORMAL)
     # Fields 3, 4 and 35 of the trainer's description: unigram, vocabulary size, byte fallback.
     trainer = b"\x18\x01" + b"\x20" + _varint(SIZE) + b"\x98\x02\x01"

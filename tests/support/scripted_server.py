@@ -16,7 +16,7 @@ from PIL import Image
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from ma_agiqa_client import Gate
-from support.example_card import PARAMETERS
+from support.example_card import ALIGNMENT, PARAMETERS
 
 GATE = Gate(semantic=0.25, coherence=0.25, quality=0.5)
 """The gate of every scripted answer."""
@@ -58,12 +58,13 @@ def numbers(count: int) -> list[bytes]:
 def ensemble_config(
     parameters: dict[str, str],
     inputs: Iterable[str] = ("IMAGE",),
-    outputs: Iterable[str] = ("SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT"),
+    outputs: Iterable[str] = ("SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT", "ALIGNMENT"),
 ) -> model_config_pb2.ModelConfig:
     """The ensemble's configuration with a card's parameters."""
     config = model_config_pb2.ModelConfig(name="ma_agiqa")
     for name in inputs:
         config.input.add(name=name)
+    config.input.add(name="PROMPT_TEXT", optional=True)
     for name in outputs:
         config.output.add(name=name)
     for name, value in parameters.items():
@@ -78,11 +79,12 @@ class ScriptedServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         """Listen, encrypted if there is a certificate.
 
         `answer` gives the score of an image. `speak` streams the answer to a question: pieces of
-        text, or an exception whose sentence is sent as Triton's own error.
+        text, or an exception whose sentence is sent as Triton's own error. An alignment is a
+        hundredth of the prompt's length.
         """
         self.answer: Answer = read_number
         self.speak: Speak = repeat
-        self.card = dict(PARAMETERS)
+        self.card = PARAMETERS | {"alignment": ALIGNMENT}
         self.cards: dict[str, dict[str, str] | None] = {}  # of other models; None: not served
         self.requests: list[service_pb2.ModelInferRequest] = []
         self.card_requests = 0
@@ -140,6 +142,8 @@ class ScriptedServer(service_pb2_grpc.GRPCInferenceServiceServicer):
                 self.in_flight -= 1
         maps = np.full((1, 14, 14), 0.5)
         arrays = {"SCORE": [[mos]], "GATE": [[-1, 1, 2]], "PATCH_SCORE": maps, "PATCH_WEIGHT": maps}
+        if len(request.inputs) > 1:
+            arrays["ALIGNMENT"] = [[len(request.raw_input_contents[1][4:].decode()) / 100]]
         response = service_pb2.ModelInferResponse(model_name="ma_agiqa")
         for output in request.outputs:
             array = np.asarray(arrays[output.name], np.float32)

@@ -9,13 +9,16 @@ import torch
 
 from ma_agiqa.benchmark import dtypes, embedder, machine, scorer
 from ma_agiqa.checkpoints import load_scorer
+from ma_agiqa.lmm.alignment import Aligner, AlignmentMethod
 from ma_agiqa.lmm.answers import Answerer
 from ma_agiqa.lmm.mplug_owl2 import IMAGE_TOKEN_ID
 from ma_agiqa.lmm.sources import DEMO_EMBEDDER, DTYPES, build_embedder, embedder_config
+from ma_agiqa.lmm.tokenizer import Tokenizer
 from ma_agiqa.networks.fast_maniqa import accelerate
 from ma_agiqa.networks.scorer import MAAGIQA
 from ma_agiqa.pipeline import ImageScorer
 from support.fake_gpu import DEVICE, fake_gpu
+from support.llama_tokenizer import write_tokenizer
 
 CHECKPOINT = Path(__file__).resolve().parents[2] / "training" / "checkpoints" / "demo"
 FLOATS = (None, torch.float32, torch.bfloat16, torch.float16)
@@ -51,7 +54,7 @@ def test_the_embedder(dtype):
             }
 
 
-def test_ways_through_the_embedder_that_are_not_recorded():
+def test_ways_through_the_embedder_that_are_not_recorded(tmp_path):
     with fake_gpu(reads=True):
         network = build_embedder(DEMO_EMBEDDER, DEVICE, "float16")
         images = views(2, network.image_size)
@@ -65,6 +68,12 @@ def test_ways_through_the_embedder_that_are_not_recorded():
         answerer = Answerer(network, head)
         for answer in ((), (1,)):  # the second time from kept keys and values
             assert answerer.next_token(images[0], [5, IMAGE_TOKEN_ID, 6, *answer]) == 1
+        tokenizer = Tokenizer(write_tokenizer(tmp_path))
+        aligner = Aligner(network.model, head, tokenizer, AlignmentMethod())
+        made, tokens = network.with_tokens(images)
+        alignments = aligner(tokens, [aligner.ask("a cat"), aligner.ask("a red cat at night")])
+        assert devices([*made.values(), alignments]) == {DEVICE}
+        assert alignments.shape == (2, 1)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

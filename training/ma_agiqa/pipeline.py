@@ -79,7 +79,6 @@ class ImageScorer:
             check_binding(card, identity, where, any_dtype=dtype is not None)
         return cls(loaded, scorer.to(device))
 
-    @torch.inference_mode()
     def __call__(self, images: Sequence[bytes | RGB]) -> ScorerOutput:
         """Score images as one batch.
 
@@ -92,7 +91,18 @@ class ImageScorer:
         Raises:
             ImageError: an image that cannot be scored.
         """
-        quality, semantic = make_views(images, self.embedder.image_size)
+        return self.score_views(*make_views(images, self.embedder.image_size))
+
+    @torch.inference_mode()
+    def score_views(self, quality: Tensor, semantic: Tensor) -> ScorerOutput:
+        """Score images whose views were made before, as one batch.
+
+        Args:
+            quality, semantic: views as `make_views` returns them, on any device.
+
+        Returns:
+            Float32 tensors on the scorer's device, in the order of the images.
+        """
         embeddings = self.embedder(semantic)
         quality = quality.to(embeddings["semantic"].device)
         return self.scorer(quality, embeddings["semantic"], embeddings["coherence"])

@@ -7,6 +7,10 @@
                                                       INTERVAL, FAMILIARITY if it is calibrated
     SCORE, GATE, FAMILIARITY --meter--> the same, unchanged and counted
 
+and, where an image comes with the text it was made from (`lmm/alignment.py`),
+
+    SEMANTIC_VIEW, PROMPT_TEXT --mplug_owl2--> SEMANTIC, COHERENCE, ALIGNMENT
+
 and, where images are explained in words (paper Fig. 5),
 
     IMAGE, QUESTION --mplug_owl2_answer--> TEXT, piece by piece, by way of
@@ -64,6 +68,8 @@ def tensor_specs(
         TensorSpec("PATCH_WEIGHT", "TYPE_FP32", (patch_grid, patch_grid)),
         TensorSpec("INTERVAL", "TYPE_FP32", (2,)),
         TensorSpec("FAMILIARITY", "TYPE_FP32", (1,)),
+        TensorSpec("PROMPT_TEXT", "TYPE_STRING", (1,), optional=True),
+        TensorSpec("ALIGNMENT", "TYPE_FP32", (1,)),
         TensorSpec("QUESTION", "TYPE_STRING", (1,)),
         TensorSpec("TEXT", "TYPE_STRING", (1,)),
         TensorSpec("PROMPT", "TYPE_INT32", (-1,), optional=True),

@@ -53,7 +53,7 @@ def best_first(
         shown = ranked if top is None else ranked[: top + 1]
         for place, (one, following) in enumerate(pairwise(shown)):
             if isinstance(one, Score) and isinstance(following, Score):
-                ranked[place] = replace(one, lead=calibration.probability(one, following))
+                ranked[place] = replace(one, lead=calibration.lead(one, following))
     return ranked[:top]
 
 

@@ -33,10 +33,12 @@ from tritonclient.utils import InferenceServerException
 from ma_agiqa_client._core import protocol
 from ma_agiqa_client._core.balancing import Balancer
 from ma_agiqa_client._core.operations import Encode, GetConfig, GetReady, Infer, Plan, Sleep
+from ma_agiqa_client._core.prompts import encode_prompt
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.comparison import Comparison, compare
 from ma_agiqa_client.connection import TrafficClass
 from ma_agiqa_client.errors import (
+    CannotAlignError,
     ClientError,
     DeadlineExceededError,
     RequestCancelledError,
@@ -82,7 +84,13 @@ class Core:
         self._clock_offset_us = 0
 
     def score(
-        self, image: Any, maps: bool, clock: Clock, source: Any, index: int | None = None
+        self,
+        image: Any,
+        maps: bool,
+        clock: Clock,
+        source: Any,
+        index: int | None = None,
+        prompt: str | None = None,
     ) -> Plan[Score]:
         """Score one image; every `ClientError` it raises has the request's id.
 
@@ -92,11 +100,13 @@ class Core:
             clock: the time that the call has left.
             source: what the caller gave, of which `image` may be a copy.
             index: position of the image among many.
+            prompt: the text that it is compared with; None for the score alone.
         """
         request_id = uuid.uuid4().hex
         try:
+            text = encode_prompt(prompt)
             data = yield Encode(image, clock.left_s())
-            card, result = yield from self._infer(data, maps, request_id, clock)
+            card, result = yield from self._infer(data, maps, request_id, clock, text)
             return protocol.read_score(
                 result,
                 card,
@@ -105,17 +115,24 @@ class Core:
                 latency_ms=clock.elapsed_ms(),
                 maps=maps,
                 request_id=request_id,
+                prompted=text is not None,
             )
         except ClientError as error:
             error.request_id = request_id
             raise
 
     def attempt(
-        self, image: Any, maps: bool, clock: Clock, source: Any, index: int
+        self,
+        image: Any,
+        maps: bool,
+        clock: Clock,
+        source: Any,
+        index: int,
+        prompt: str | None = None,
     ) -> Plan[Score | Failure]:
         """Score one image of many; a `ClientError` becomes a `Failure`."""
         try:
-            return (yield from self.score(image, maps, clock, source, index))
+            return (yield from self.score(image, maps, clock, source, index, prompt))
         except ClientError as error:
             return self.failure(error, clock, source, index)
 
@@ -166,10 +183,16 @@ class Core:
         return False
 
     def _infer(
-        self, image: bytes, maps: bool, request_id: str, clock: Clock
+        self, image: bytes, maps: bool, request_id: str, clock: Clock, prompt: bytes | None
     ) -> Plan[tuple[ModelCard, Any]]:
         def ask(server: int) -> Plan[tuple[ModelCard, Any]]:
             card = yield from self._card(server, clock)
+            if prompt is not None and card.alignment is None:
+                raise CannotAlignError(
+                    f"The server at {self._urls[server]} scores images without prompts only: its "
+                    "model was exported by an earlier version of export/to_triton.py. Export it "
+                    "again, or leave the prompts out."
+                )
             left_s = clock.left_s()
             deadline_us = self.server_deadline_us(left_s)
             request = protocol.InferRequest(
@@ -179,10 +202,11 @@ class Core:
                 deadline_us,
                 self._traffic_class,
                 calibrated=card.calibration is not None,
+                prompt=prompt,
             )
             return card, (yield Infer(server, request, left_s))
 
-        return (yield from self._try(ask, clock))
+        return (yield from self._try(ask, clock, prompted=prompt is not None))
 
     def _card(self, server: int, clock: Clock) -> Plan[ModelCard]:
         """Get the server's card; it is asked for again after a minute, to notice a new model."""
@@ -201,9 +225,11 @@ class Core:
         self._cards[server] = (card, time.monotonic())
         return card
 
-    def _try(self, ask: Callable[[int], Plan[_T]], clock: Clock) -> Plan[_T]:
+    def _try(
+        self, ask: Callable[[int], Plan[_T]], clock: Clock, prompted: bool = False
+    ) -> Plan[_T]:
         """Ask a server; retry until one answers, time is up or the retry budget is used up."""
-        tries, clock_corrected = 0, False
+        tries, clock_corrected, card_renewed = 0, False, False
         while clock.left_s() > 0:
             tries += 1
             server = self._balancer.acquire()
@@ -213,12 +239,17 @@ class Core:
                 if not clock_corrected and self.learns_clock(failure.message(), clock):
                     clock_corrected = True
                     continue
+                if not card_renewed and protocol.lacks_output(failure.message()):
+                    self._cards.pop(server, None)  # another version is active, not calibrated
+                    card_renewed = True
+                    continue
                 error = protocol.to_client_error(
                     failure.status(),
                     failure.message(),
                     self._urls[server],
                     clock.timeout_s,
                     self._version,
+                    prompted,
                 )
                 if isinstance(error, RequestCancelledError) and clock.left_s() < _DEADLINE_SLACK_S:
                     error = protocol.deadline_exceeded(self._urls[server], clock.timeout_s)

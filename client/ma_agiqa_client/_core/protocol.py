@@ -6,6 +6,7 @@
                                                                PATCH_SCORE, PATCH_WEIGHT [1, h, w]
                                                                and, if the model is calibrated,
                                                                INTERVAL [1, 2], FAMILIARITY [1, 1]
+    prompt, if any --> PROMPT_TEXT [1, 1]                  --> ALIGNMENT [1, 1]
 
 A request also has a deadline for its answer: the parameter `deadline_unix_us`, in
 microseconds of Unix time on the server's clock. Steps that would begin later refuse it. If it can
@@ -26,9 +27,11 @@ from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.connection import TrafficClass, proxy_advice
 from ma_agiqa_client.errors import (
     AuthenticationError,
+    CannotAlignError,
     ClientError,
     DeadlineExceededError,
     InvalidImageError,
+    InvalidPromptError,
     RequestCancelledError,
     ServerError,
     ServerUnavailableError,
@@ -44,6 +47,8 @@ PATCH_SCORE = "PATCH_SCORE"
 PATCH_WEIGHT = "PATCH_WEIGHT"
 INTERVAL = "INTERVAL"
 FAMILIARITY = "FAMILIARITY"
+PROMPT_TEXT = "PROMPT_TEXT"
+ALIGNMENT = "ALIGNMENT"
 GATE_ORDER = ("semantic", "coherence", "quality")
 """Order of the weights in GATE; the fields of `Gate`."""
 
@@ -74,6 +79,7 @@ class InferRequest:
         deadline_unix_us: until when the answer is wanted, on the server's clock.
         traffic_class: "bulk" if the request can wait.
         calibrated: whether interval and familiarity are asked for.
+        prompt: the text that the image is compared with, in UTF-8; None for the score alone.
     """
 
     image: bytes
@@ -82,6 +88,7 @@ class InferRequest:
     deadline_unix_us: int
     traffic_class: TrafficClass = "interactive"
     calibrated: bool = False
+    prompt: bytes | None = None
 
     def message(self, model: str) -> Any:
         """Return the protobuf `ModelInferRequest` to a model."""
@@ -89,7 +96,10 @@ class InferRequest:
         add_bytes(message, IMAGE, [1, 1], self.image)
         maps = (PATCH_SCORE, PATCH_WEIGHT) if self.maps else ()
         calibrated = (INTERVAL, FAMILIARITY) if self.calibrated else ()
-        for name in (SCORE, GATE, *maps, *calibrated):
+        aligned = () if self.prompt is None else (ALIGNMENT,)
+        if self.prompt is not None:
+            add_bytes(message, PROMPT_TEXT, [1, 1], self.prompt)
+        for name in (SCORE, GATE, *maps, *calibrated, *aligned):
             message.outputs.add(name=name)
         message.parameters[DEADLINE].int64_param = self.deadline_unix_us
         if self.traffic_class == "bulk":
@@ -121,7 +131,7 @@ def read_card(config: Any) -> ModelCard:
     Raises:
         WrongModelError: the inputs, outputs or parameters are not those of MA-AGIQA.
     """
-    inputs = {tensor.name for tensor in config.input}
+    inputs = {tensor.name for tensor in config.input if not tensor.optional}
     outputs = {tensor.name for tensor in config.output}
     if inputs != {IMAGE} or not {SCORE, GATE} <= outputs:
         raise WrongModelError(
@@ -131,6 +141,8 @@ def read_card(config: Any) -> ModelCard:
     parameters = {name: value.string_value for name, value in config.parameters.items()}
     if not {INTERVAL, FAMILIARITY} <= outputs:
         parameters.pop("calibration", None)
+    if not {PROMPT_TEXT, ALIGNMENT} <= outputs | {tensor.name for tensor in config.input}:
+        parameters.pop("alignment", None)
     return ModelCard.from_parameters(parameters)
 
 
@@ -143,6 +155,7 @@ def read_score(
     latency_ms: float,
     maps: bool,
     request_id: str,
+    prompted: bool = False,
 ) -> Score:
     """Read the answer for one image.
 
@@ -169,6 +182,7 @@ def read_score(
         model=card.name,
         request_id=request_id,
         index=index,
+        alignment=float(_output(result, ALIGNMENT, (1, 1))[0, 0]) if prompted else None,
         patch_score=_output(result, PATCH_SCORE, (1, None, None))[0] if maps else None,
         patch_weight=_output(result, PATCH_WEIGHT, (1, None, None))[0] if maps else None,
         **worth,
@@ -176,7 +190,12 @@ def read_score(
 
 
 def to_client_error(
-    status: str | None, message: str, url: str, timeout_s: float, version: int | None = None
+    status: str | None,
+    message: str,
+    url: str,
+    timeout_s: float,
+    version: int | None = None,
+    prompted: bool = False,
 ) -> ClientError:
     """Choose the error of a failed call.
 
@@ -186,6 +205,7 @@ def to_client_error(
         url: address of the server that was called.
         timeout_s: seconds that the whole call was allowed to take.
         version: the kept version that was asked for; None if it was the active one.
+        prompted: whether the image was to be compared with a prompt.
     """
     sentence = _sentence(message)
     if "protocol is restricted" in sentence:  # Triton says UNAVAILABLE, but retrying never helps
@@ -194,9 +214,18 @@ def to_client_error(
         status = "UNAVAILABLE"
     if sentence == "CANCELLED":  # gRPC's own word when a server shuts down
         status, sentence = "UNAVAILABLE", "it shut down while the request was in flight"
+    if lacks_output(sentence):  # Triton says INVALID_ARGUMENT, but not because of the image
+        return WrongModelError(
+            f"The server at {url} has another model than a moment ago: {sentence.rstrip('.')}. "
+            "Ask again."
+        )
     if _DEAD_STUB.search(sentence):  # Triton says INTERNAL; a supervisor restarts the server
         status = "UNAVAILABLE"
     match (status or "").removeprefix("StatusCode."):
+        case "INVALID_ARGUMENT" if prompted and sentence.startswith("The prompt"):
+            return InvalidPromptError(sentence)
+        case "UNIMPLEMENTED" if prompted:
+            return CannotAlignError(sentence)
         case "INVALID_ARGUMENT":
             return InvalidImageError(sentence)
         case "UNAVAILABLE":
@@ -241,6 +270,11 @@ def server_clock_us(message: str) -> int | None:
     """Return the server's Unix time in microseconds if it refused an expired request, or None."""
     found = _EXPIRED.search(message or "")
     return int(found[1]) if found else None
+
+
+def lacks_output(message: str) -> bool:
+    """Return whether a server refused a request because its model has no output of some name."""
+    return "unexpected inference output" in (message or "")
 
 
 def _output(result: Result, name: str, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:

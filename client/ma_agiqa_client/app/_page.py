@@ -17,6 +17,7 @@ from ma_agiqa_client.cli._report import data_uri
 from ma_agiqa_client.cli.maps import LEGEND, lay_over
 from ma_agiqa_client.cli.output import is_extrapolation, meaning
 from ma_agiqa_client.cli.rows import Row
+from ma_agiqa_client.comparison import DISTINCT
 from ma_agiqa_client.errors import ClientError, InvalidImageError
 from ma_agiqa_client.scorer import Scorer
 
@@ -124,6 +125,7 @@ class _Page:
                 .classes("drop")
             )
             self._toolbar()
+            self._tie = ui.label().classes("tie")
             self._shown = ui.element("div").classes("results")
             ui.label(meaning(self._card)).classes("text-sm opacity-70")
             ui.label(f"Maps: {LEGEND}; each has its own scale.").classes("text-sm opacity-70")
@@ -166,12 +168,26 @@ class _Page:
         for rank, card in enumerate(self._cards, 1):
             card.rank.set_text(f"#{rank}")
         self._tell()
+        self._tie.set_text(self._say_tie())
 
     def _tell(self) -> None:
         done = len(self._cards)
         waiting = f", {self._waiting} in flight" if self._waiting else ""
         images = "image" if done == 1 else "images"
         self._status.text = f"{done} {images}{waiting}" if done or waiting else "No images yet"
+
+    def _say_tie(self) -> str:
+        """A sentence if the best two images are not distinguishable, else nothing."""
+        calibration = self._card.calibration
+        if calibration is None or len(self._cards) < 2:
+            return ""
+        lead = calibration.lead(*(card.result.row for card in self._cards[:2]))
+        if lead is None or lead >= DISTINCT:
+            return ""
+        return (
+            "The best two are not distinguishable: people would rate the first one higher with a "
+            f"probability of {lead:.0%}."
+        )
 
     def _place(self, card: _Card) -> None:
         """Move a new card from the end to its rank."""

@@ -3,9 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-NUMBERS = ("mos", "normalized", "percentile")
+NUMBERS = ("mos", "normalized", "percentile", "deviation", "familiarity")
+ENDS = ("low", "high")
 GATE = ("semantic", "coherence", "quality")
-RESULTS = (*NUMBERS, *(f"gate_{name}" for name in GATE), "model", "error", "error_kind")
+RESULTS = (
+    *NUMBERS,
+    *(f"interval_{name}" for name in ENDS),
+    *(f"gate_{name}" for name in GATE),
+    *("model", "error", "error_kind"),
+)
 
 
 def name_conflict(columns: Sequence[str]) -> str | None:

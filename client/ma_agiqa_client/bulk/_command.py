@@ -1,6 +1,6 @@
 """The command line for bulk jobs: `python client/bulk.py IMAGES.parquet --output SCORES`.
 
-    Parquet files --split--> parts --Ray Data--> workers --gRPC--> servers
+    Parquet files --split--> parts --Ray Data--> workers --gRPC--> servers, or --local: the models
                                         each writes one Parquet file per part
 
 The file of a part has a fixed name and is written completely or not at all. So a part that is
@@ -10,17 +10,20 @@ scored twice, because a node died or the job was restarted, still has one row pe
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ma_agiqa_client._programs.console import Console
 from ma_agiqa_client._programs.server_options import (
     HELP_OPTIONS,
     Program,
     ServerOptions,
+    decorated,
     server_options,
     timeout_option,
 )
@@ -29,6 +32,7 @@ from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.errors import ClientError, WrongModelError
 
 if TYPE_CHECKING:
+    from ma_agiqa_client.bulk._local import LocalModels
     from ma_agiqa_client.bulk._parts import Job, Part
     from ma_agiqa_client.bulk._worker import WorkerSettings
 
@@ -42,6 +46,7 @@ Examples:
   PROGRAM s3://bucket/images/ --output s3://bucket/scores \\
       --url gpu-1:8001 --url gpu-2:8001 --ray auto --workers 16
   PROGRAM pixels.parquet --column png --output scores --keep id
+  PROGRAM images.parquet --output scores --local AGIQA_3k.pt --dtype bfloat16
 
 \b
 Exit status:
@@ -49,8 +54,47 @@ Exit status:
   1    some image has no score; the columns error and error_kind say why
   2    wrong usage, or Ray is not installed
   3    no server that can score, or it went away: run the same command again
-  4    the output belongs to another job, or the input cannot be read
+  4    the output belongs to another job, or the input or the models cannot be read
 """
+
+_LOCAL = (
+    click.option(
+        "--local",
+        metavar="CHECKPOINT",
+        help="Ask no server: each worker loads this scorer, a checkpoint folder or an authors' "
+        ".pt file, and its embedder.",
+    ),
+    click.option(
+        "--embedder",
+        metavar="SOURCE",
+        help="With --local: folder or hub name of mPLUG-Owl2. Default: the one of the checkpoint.",
+    ),
+    click.option(
+        "--dtype",
+        help="With --local: dtype of the embedder's weights, such as bfloat16. Default: the one "
+        "the scorer was trained with, else float32.",
+    ),
+    click.option(
+        "--gpus",
+        type=click.FloatRange(min=0),
+        metavar="N",
+        help="With --local: GPUs of each worker, or a share of one; 0 computes on the CPU. "
+        "Default: 1 where Ray finds GPUs, else 0.",
+    ),
+    click.option(
+        "--cores",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="With --local: cores of each worker, which decode that many images at once. Default: "
+        "an equal share of a node's.",
+    ),
+    click.option(
+        "--batch",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="With --local: images that are computed together. Default: 32.",
+    ),
+)
 
 
 @click.command(cls=Program, epilog=_EPILOG, context_settings=HELP_OPTIONS)
@@ -76,16 +120,16 @@ Exit status:
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    default=2,
-    show_default=True,
-    help="Processes that send images, on all nodes of the cluster together.",
+    help="Processes that send images, on all nodes of the cluster together. Default: 2; with "
+    "--local as many as have GPUs, or one for each node.",
 )
 @click.option(
     "--in-flight",
     type=click.IntRange(min=1),
     default=64,
     show_default=True,
-    help="Maximum number of images in flight per worker.",
+    help="Maximum number of images in flight per worker; with --local, those that are decoded "
+    "while a batch is computed.",
 )
 @timeout_option
 @click.option(
@@ -108,26 +152,35 @@ Exit status:
     metavar="ADDRESS",
     help="Address of a Ray cluster, or auto; by default Ray runs on this machine only.",
 )
+@lambda command: decorated(command, _LOCAL)
 @server_options
-def main(inputs: tuple[str, ...], ray_address: str | None, workers: int, **values: Any) -> None:
+def main(
+    inputs: tuple[str, ...], ray_address: str | None, workers: int | None, **values: Any
+) -> None:
     """Score the images of Parquet tables or WebDataset tars; Parquet out, one row per image.
 
     Run the same command again after any failure: finished parts are kept.
     """
     _require_ray()
+    from ma_agiqa_client.bulk._local import read_card
     from ma_agiqa_client.bulk._parts import Job
     from ma_agiqa_client.bulk._store import JobError
     from ma_agiqa_client.bulk._worker import WorkerSettings
 
     server = ServerOptions.take_from(values)
-    if not server.url:
-        raise click.UsageError("A bulk job needs a running server: give its address with --url.")
+    models = _models(values)
+    if models is None and not server.url:
+        raise click.UsageError(
+            "A bulk job needs a running server: give its address with --url. Or compute in the "
+            "workers, with --local CHECKPOINT."
+        )
     console = Console()
     try:
         tls = server.make_tls()
-        card, version = _card(server)
+        card, version = (read_card(models.local), None) if models else _card(server)
         checksum = card.checkpoint_sha256
         settings = WorkerSettings(
+            models=models,
             url=server.url,
             tls=tls,
             token=server.token,
@@ -181,6 +234,29 @@ def _require_ray() -> None:
         ) from error
 
 
+def _models(values: dict[str, Any]) -> "LocalModels | None":
+    """Return the models that the workers are to load; None if they ask servers.
+
+    Raises:
+        click.UsageError: there are options of both.
+    """
+    from ma_agiqa_client.bulk._local import LocalModels
+
+    names = [field.name for field in fields(LocalModels)]
+    given = {name: values[name] for name in names if values[name] is not None}
+    if "local" not in given:
+        for name in given:
+            raise click.UsageError(f"--{name} is for models that workers load: give --local, too.")
+        return None
+    source = click.get_current_context().get_parameter_source("url")
+    if source is ParameterSource.COMMANDLINE:
+        raise click.UsageError("Give either servers (--url) or models to load (--local).")
+    for name in ("local", "embedder"):  # workers run in another folder
+        if os.path.exists(given.get(name, "")):
+            given[name] = os.path.abspath(given[name])
+    return LocalModels(**given)
+
+
 def _card(server: ServerOptions) -> tuple[ModelCard, int | None]:
     """Return the card of the served model and the version to ask for, before the job starts."""
     with open_scorer(server, server.url, version=server.model_version) as scorer:
@@ -192,7 +268,7 @@ def _card(server: ServerOptions) -> tuple[ModelCard, int | None]:
 def _run(
     job: "Job",
     settings: "WorkerSettings",
-    workers: int,
+    workers: int | None,
     ray_address: str | None,
     console: Console,
 ) -> None:
@@ -210,7 +286,7 @@ def _run(
 def _scored(
     parts: Sequence["Part"],
     settings: "WorkerSettings",
-    workers: int,
+    workers: int | None,
     ray_address: str | None,
 ) -> Iterator[int]:
     """Score the parts; yield the number of rows of each once its file is written.
@@ -221,20 +297,28 @@ def _scored(
     """
     import ray
 
+    from ma_agiqa_client.bulk._local import placed
     from ma_agiqa_client.bulk._worker import PartScorer, cause
 
     ray.init(address=ray_address, include_dashboard=False, log_to_driver=False)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    records = [part.to_record() for part in parts]
-    scored = ray.data.from_items(records, override_num_blocks=len(parts)).map_batches(
-        PartScorer,
-        fn_constructor_args=(settings,),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(workers, len(parts))),
-        num_cpus=0.5,  # a worker mostly waits for answers
-    )
     try:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        models = settings.models
+        if models is not None:
+            nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
+            models, workers = placed(models, workers, nodes())
+            settings = replace(settings, models=models)
+        records = [part.to_record() for part in parts]
+        most = min(workers or 2, len(parts))
+        scored = ray.data.from_items(records, override_num_blocks=len(parts)).map_batches(
+            PartScorer,
+            fn_constructor_args=(settings,),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
+            num_cpus=models.cores if models else 0.5,  # one that asks servers mostly waits
+            num_gpus=(models and models.gpus) or None,
+        )
         for row in scored.iter_rows():
             yield int(row["rows"])
     except ray.exceptions.RayError as error:

@@ -4,13 +4,16 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ma_agiqa_client.bulk._columns import GATE, NUMBERS, identification, image_of
+from ma_agiqa_client._wire.images import Encoder
+from ma_agiqa_client.bulk._columns import ENDS, GATE, NUMBERS, identification, image_of
+from ma_agiqa_client.bulk._local import LocalModels, LocalScorer
 from ma_agiqa_client.bulk._parts import KEY, Part, failed_for_now
 from ma_agiqa_client.bulk._store import JobError, Store, StoreError, read, with_options
 from ma_agiqa_client.connection import Tls
@@ -34,7 +37,10 @@ _FATAL = (ServerUnavailableError, AuthenticationError, WrongModelError)
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Settings of every worker; the fields are named after the options of the command line."""
+    """Settings of every worker; the fields are named after the options of the command line.
+
+    With `models`, the worker computes by itself: there is no server, and `url` is empty.
+    """
 
     url: tuple[str, ...]
     column: str
@@ -48,16 +54,23 @@ class WorkerSettings:
     timeout_s: float = 300.0
     outage_s: float = 600.0
     retry_failed: bool = False
+    models: LocalModels | None = None
 
 
 class PartScorer:
     """An actor of Ray Data; each call scores one part."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        """Prepare; the first image opens the connection."""
+        """Prepare; the first part opens the connection, or loads the models."""
         self._settings = settings
         self._store = Store(settings.output)
-        self._scorer = Scorer(
+
+    @cached_property
+    def _scorer(self) -> Scorer | LocalScorer:
+        settings = self._settings
+        if settings.models is not None:
+            return LocalScorer(settings.models)
+        return Scorer(
             settings.url,
             version=settings.version,
             traffic_class="bulk",
@@ -107,8 +120,8 @@ class PartScorer:
         served = self._scorer.model().checkpoint_sha256
         if served != self._settings.checkpoint_sha256:
             raise WrongModelError(
-                f"The servers have changed to the model {served} from "
-                f"{self._settings.checkpoint_sha256} during the job."
+                f"The model is {served} here, and {self._settings.checkpoint_sha256} where the "
+                "job began: it has changed during the job, or differs between machines."
             )
 
     def _score_all(self, images: list[Any]) -> list[Score | Failure]:
@@ -130,13 +143,11 @@ class PartScorer:
             if isinstance(outcome.error, _FATAL):
                 raise outcome.error
             unread = failures.get(index)
-            yield Failure(images[index], unread) if unread else outcome
+            yield Failure(images[index], unread, model=outcome.model) if unread else outcome
 
-    def _sources(
-        self, images: list[Any], failures: dict[int, ClientError]
-    ) -> Iterator[bytes | str]:
-        """Yield paths and bytes unchanged; objects of a store are read ahead, several at a time."""
-        ahead: deque[Future[bytes | str]] = deque()
+    def _sources(self, images: list[Any], failures: dict[int, ClientError]) -> Iterator[bytes]:
+        """Yield the files, which are read ahead, several at a time."""
+        ahead: deque[Future[bytes]] = deque()
         with ThreadPoolExecutor(self._settings.in_flight) as pool:
             position = 0
             for index in range(len(images)):
@@ -156,6 +167,8 @@ class PartScorer:
         shown |= {name: table[name] for name in (KEY, *keep) if name in table.column_names}
         data = {name: values for name, values in shown.items() if values is not None}
         data |= {name: _floats(getattr(one, name, None) for one in outcomes) for name in NUMBERS}
+        ends = [getattr(one, "interval", None) for one in outcomes]
+        data |= {f"interval_{name}": _floats(getattr(e, name, None) for e in ends) for name in ENDS}
         gates = [None if one.error else one.gate for one in outcomes]
         data |= {f"gate_{name}": _floats(getattr(g, name, None) for g in gates) for name in GATE}
         errors = [one.error for one in outcomes]
@@ -181,17 +194,17 @@ def _may_succeed(outcome: Score | Failure) -> bool:
     return outcome.error is not None and not isinstance(outcome.error, lasting)
 
 
-def _source(image: str | bytes | None) -> bytes | str:
-    """Return what the scorer takes for a value of the column.
+def _source(image: str | bytes | None) -> bytes:
+    """Return the file of a value of the column.
 
     Raises:
-        InvalidImageError: the value is null, or there is no such object.
+        InvalidImageError: the value is null, or there is no such file or object.
         StoreError: the store does not give the object.
     """
     if image is None:
         raise InvalidImageError("The row has no image: the column is null there.")
     if isinstance(image, bytes) or "://" not in image:
-        return image
+        return Encoder().encode(image)
     try:
         return read(image)
     except (FileNotFoundError, ValueError, pa.ArrowInvalid) as error:

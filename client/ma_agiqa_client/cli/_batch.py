@@ -6,14 +6,18 @@ Only the images in flight are in memory.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import tee
 
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.cli._find import Found
 from ma_agiqa_client.cli._journal import Journal, Stamp, stamp
+from ma_agiqa_client.cli._prompts import PromptOf
 from ma_agiqa_client.cli.rows import Row
 from ma_agiqa_client.errors import (
+    CannotAlignError,
     ClientError,
     InvalidImageError,
+    InvalidPromptError,
     ServerUnavailableError,
     WrongModelError,
 )
@@ -30,9 +34,11 @@ class _Image(Found):
 
     Attributes:
         stamp: that of its file before it is read.
+        prompt: the text that it is compared with; None for the score alone.
     """
 
     stamp: Stamp | None = None
+    prompt: str | None = None
 
 
 @dataclass
@@ -46,6 +52,7 @@ class _Counts:
         unserved: images that failed because of the server, including those not tried.
         not_tried: those of them that were skipped after the server went away.
         unloaded: those of them for which the server had unloaded the model.
+        unprompted: images without a prompt.
     """
 
     scored: int = 0
@@ -54,6 +61,7 @@ class _Counts:
     unserved: int = 0
     not_tried: int = 0
     unloaded: int = 0
+    unprompted: int = 0
 
 
 class Batch:
@@ -68,6 +76,7 @@ class Batch:
         concurrency: int,
         maps: bool = False,
         journal: Journal | None = None,
+        prompt_of: PromptOf | None = None,
         on_failure: Callable[[str, ClientError], None],
     ) -> None:
         """Prepare; nothing is sent yet.
@@ -80,6 +89,7 @@ class Batch:
                 no server, the remaining images are not tried.
             maps: whether to ask for the patch maps.
             journal: finished scores of earlier runs; new scores are added to it.
+            prompt_of: finds the prompt of an image; None scores images alone.
             on_failure: called with the path and the reason for each image that failed.
         """
         self._scorer = scorer
@@ -88,6 +98,7 @@ class Batch:
         self._concurrency = concurrency
         self._maps = maps
         self._journal = journal
+        self._prompt_of = prompt_of or (lambda image: None)
         self._on_failure = on_failure
         self._unavailable = 0
         self.counts = _Counts()
@@ -97,12 +108,17 @@ class Batch:
 
         Raises:
             WrongModelError: the model changed during the run, or is no longer served.
+            CannotAlignError: the server does not compare images with prompts.
             OSError: the journal cannot be written.
         """
         yield from self._earlier_rows()
         listing, problems = iter(self._listing), list[Found]()
+        images, again = tee(self._to_send(listing, problems))
         outcomes = self._scorer.score_many(
-            self._to_send(listing, problems), max_in_flight=self._concurrency, maps=self._maps
+            images,
+            prompts=(image.prompt for image in again),
+            max_in_flight=self._concurrency,
+            maps=self._maps,
         )
         with closing(outcomes):
             for outcome in outcomes:
@@ -123,7 +139,9 @@ class Batch:
                 yield replace(row, image=found.path)
 
     def _earlier(self, found: Found) -> Row | None:
-        return None if self._journal is None or found.problem else self._journal.find(found.path)
+        if self._journal is None or found.problem:
+            return None
+        return self._journal.find(found.path, self._prompt_of(found.path))
 
     def _to_send(
         self, listing: Iterator[Found], problems: list[Found], *, anyway: bool = False
@@ -136,7 +154,10 @@ class Batch:
             if found.problem:
                 problems.append(found)
             elif not self._earlier(found):
-                yield _Image(found.path, stamp=stamp(found.path) if self._journal else None)
+                prompt = self._prompt_of(found.path)
+                self.counts.unprompted += prompt is None
+                now = stamp(found.path) if self._journal else None
+                yield _Image(found.path, stamp=now, prompt=prompt)
 
     def _finish(self, outcome: Score | Failure) -> Row:
         image: _Image = outcome.source
@@ -147,9 +168,11 @@ class Batch:
                 f"The run cannot continue with {self._card.name}, the model it began with: "
                 f"{outcome.error} Run it again: scores kept by --resume are not lost."
             ) from outcome.error
+        if isinstance(outcome.error, CannotAlignError):
+            raise outcome.error
         if outcome.error:
             return self._fail(image.path, outcome.error)
-        row = Row.from_score(image.path, outcome)
+        row = Row.from_score(image.path, outcome, image.prompt)
         if row.model != self._card.name:
             raise WrongModelError(
                 f"The server has changed from the model {self._card.name} to {row.model} during "
@@ -161,7 +184,7 @@ class Batch:
         return row
 
     def _fail(self, image: str, error: ClientError) -> Row:
-        if isinstance(error, InvalidImageError):
+        if isinstance(error, InvalidImageError | InvalidPromptError):
             self.counts.bad += 1
         else:
             self.counts.unserved += 1

@@ -22,7 +22,12 @@ from ma_agiqa_client.cli._explanations import Explanations
 from ma_agiqa_client.cli._find import EXTENSIONS, Listing, expand, split_list
 from ma_agiqa_client.cli._journal import Journal, JournalError
 from ma_agiqa_client.cli._options import Options, add_options
-from ma_agiqa_client.errors import CannotExplainError, ClientError, InvalidQuestionError
+from ma_agiqa_client.errors import (
+    CannotAlignError,
+    CannotExplainError,
+    ClientError,
+    InvalidQuestionError,
+)
 from ma_agiqa_client.retry import Retry
 
 EXIT_BAD_IMAGES = 1
@@ -44,6 +49,7 @@ Examples:
   PROGRAM imgs/ --group-by '([a-z]+)\\.png$' --top 3
   PROGRAM imgs/ --report report.html --maps maps/
   PROGRAM imgs/ --resume done.jsonl --min-mos 3.5
+  PROGRAM imgs/ --prompts prompts.csv --output scores.csv
   PROGRAM imgs/ --url triton.example.org:8001 --timeout 60
 
 \b
@@ -61,7 +67,7 @@ Exit status:
   3    no server that can score, or it went away; the scores so far are shown
   4    the --resume file belongs to a different run, or is in use
   5    a result could not be written
-  6    no explanations: the server gives none, or the question is not valid
+  6    no explanations, or no alignment: the server gives none, or the question is not valid
   130  interrupted; 141 the reader of standard output went away
 """
 
@@ -95,6 +101,11 @@ def main(**values: Any) -> None:
         raise click.UsageError(
             f"There are no images in {', '.join(map(printable, options.paths))}. "
             f"Expected files that end in {', '.join(EXTENSIONS)}. {listing.passed_over()}"
+        )
+    if options.prompts and not any(options.prompts(found.path) for found in listing):
+        raise click.UsageError(
+            "None of the images has a prompt by --prompts. Check that its names are those of the "
+            "files, such as cat.png or imgs/cat.png."
         )
     console = Console()
     if notice := listing.passed_over():
@@ -133,7 +144,7 @@ def exit_statuses(console: Console, kept: str | None = None) -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         sys.exit(EXIT_READER_GONE)
-    except (CannotExplainError, InvalidQuestionError) as error:
+    except (CannotAlignError, CannotExplainError, InvalidQuestionError) as error:
         console.print(str(error))
         sys.exit(EXIT_NOT_EXPLAINED)
     except ClientError as error:
@@ -171,6 +182,7 @@ def _run(options: Options, listing: Listing, expected: int, console: Console) ->
             concurrency=options.concurrency,
             maps=options.needs_maps,
             journal=journal,
+            prompt_of=options.prompts,
             on_failure=console.failure,
         )
         explanations = None
@@ -210,6 +222,8 @@ def _conclude(batch: Batch, card: ModelCard, options: Options, console: Console)
         console.print(f"{counts.resumed} of {counts.scored + failed} images were scored earlier.")
     if failed:
         console.print(f"{failed} of {counts.scored + failed} images could not be scored.")
+    if options.prompts and counts.unprompted:
+        console.print(f"{counts.unprompted} images have no prompt, and so no alignment.")
     if counts.not_tried:
         console.print(f"The server went away: {counts.not_tried} of these were not tried.")
     if counts.unloaded:

@@ -25,7 +25,14 @@ from ma_agiqa_client._programs.server_options import (
 from ma_agiqa_client._programs.serving import connect
 from ma_agiqa_client.cli import _command as command
 from ma_agiqa_client.cli._comparison_page import write_page
-from ma_agiqa_client.cli._difference import LEVEL, Difference, Pair, Verdict
+from ma_agiqa_client.cli._difference import (
+    LEVEL,
+    MIN_CLUSTERS,
+    MIN_SEQUENCE,
+    Difference,
+    Pair,
+    Verdict,
+)
 from ma_agiqa_client.cli._find import Listing
 from ma_agiqa_client.cli._options import writable
 from ma_agiqa_client.cli._select import Grouping, grouping_option_value
@@ -89,6 +96,12 @@ class _Run:
     pairs: list[Pair]
     failed: int = 0
 
+    @property
+    def worst(self) -> list[Pair]:
+        """The pairs whose candidate is worse, by how much: at most `WORST` of them."""
+        lost = [pair for pair in self.pairs if pair.difference < 0]
+        return sorted(lost, key=lambda pair: pair.difference)[:WORST]
+
 
 @click.command(cls=Program, epilog=_EPILOG, context_settings=HELP_OPTIONS)
 @click.argument("base")
@@ -148,7 +161,7 @@ def main(**values: Any) -> None:
             "the names have in common."
         )
     if alone:
-        console.print(f"{alone} pictures have no partner and were left out.")
+        console.print(f"Pictures without a partner, which were left out: {alone}.")
     clusters = _clusters(names, base, values["prompt"])
     with command.exit_statuses(console), ExitStack() as stack:
         score: Callable[[Iterable[str]], Iterator[tuple[str, float | None]]] = _no_scores
@@ -172,8 +185,7 @@ def main(**values: Any) -> None:
         run, difference = _compare(clusters, base, candidate, score, values)
         verdict = difference.verdict(values["margin"])
         if values["report"]:
-            worst = sorted(run.pairs, key=lambda pair: pair.difference)[:WORST]
-            write_page(values["report"], worst, _sentences(difference, values, verdict))
+            write_page(values["report"], run.worst, _sentences(difference, values, verdict))
         if values["as_json"]:
             click.echo(json.dumps(_record(difference, values, verdict, run, alone), indent=2))
         else:
@@ -327,7 +339,13 @@ def _sentences(difference: Difference, values: Mapping[str, Any], verdict: Verdi
     if difference.clusters == difference.pairs:
         count = f"{difference.pairs:,} pairs"
     away = difference.low > 0 or difference.high < 0
-    interval = f"[{difference.low:+.3f}, {difference.high:+.3f}]"
+    interval = (
+        f"{LEVEL:.0%} interval [{difference.low:+.3f}, {difference.high:+.3f}] ({how}), which "
+        f"{'excludes' if away else 'includes'} 0."
+    )
+    if math.isinf(difference.low):
+        needed = MIN_SEQUENCE if values["sequential"] else MIN_CLUSTERS
+        interval = f"no interval, which needs {needed} prompts."
     conclusion = {
         "not worse": f"Not worse: the mean MOS is not lower by {values['margin']:g} or more.",
         "worse": f"Worse: the mean MOS is lower by more than {values['margin']:g}.",
@@ -335,8 +353,7 @@ def _sentences(difference: Difference, values: Mapping[str, Any], verdict: Verdi
         "are needed.",
     }
     return [
-        f"{count}. Candidate - base: {difference.mean:+.3f} MOS, {LEVEL:.0%} interval {interval} "
-        f"({how}), which {'excludes' if away else 'includes'} 0.",
+        f"{count}. Candidate - base: {difference.mean:+.3f} MOS, {interval}",
         f"The candidate is better in {difference.wins:.0%} of the pairs and worse in "
         f"{difference.losses:.0%}.",
         conclusion[verdict],
@@ -354,7 +371,6 @@ def _record(
     numbers = {
         name: value if math.isfinite(value) else None for name, value in asdict(difference).items()
     }
-    worst = sorted(run.pairs, key=lambda pair: pair.difference)[:WORST]
     return {
         **numbers,
         "level": LEVEL,
@@ -364,5 +380,5 @@ def _record(
         "different": difference.low > 0 or difference.high < 0,
         "without_score": run.failed,
         "without_partner": alone,
-        "worst": [{**asdict(pair), "difference": pair.difference} for pair in worst],
+        "worst": [{**asdict(pair), "difference": pair.difference} for pair in run.worst],
     }

@@ -60,7 +60,12 @@ class Delivery:
         )
         ranked = self._selection.ranks
         self._writer = make_writer(
-            options.writes, output, card, ranked=ranked, grouped=options.group_by is not None
+            options.writes,
+            output,
+            card,
+            ranked=ranked,
+            grouped=options.group_by is not None,
+            prompted=options.prompts is not None,
         )
         self._maps = MapFolder(options.maps) if options.maps else None
         self._best = BestFolder(options.copy_best, ranked=ranked) if options.copy_best else None

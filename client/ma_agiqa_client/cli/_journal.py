@@ -2,7 +2,7 @@
 
 It has one JSON object per line, written when the image is scored, so a killed run loses only the
 images in flight. A line has the row, and what decides whether it is still valid: the model's
-checksum, and the size and modification time of the file.
+checksum, the reach of its intervals, and the size and modification time of the file.
 """
 
 import hashlib
@@ -48,6 +48,7 @@ class Journal:
         """
         self._path = path
         self._card = card
+        self._reach = card.calibration.reach if card.calibration else None
         self._offsets: dict[_Key, int] = {}
         self._file = open(path, "a+b", buffering=0)  # noqa: SIM115
         try:
@@ -57,10 +58,13 @@ class Journal:
             self._file.close()
             raise
 
-    def find(self, image: str) -> Row | None:
-        """Return the finished row of an image, or None if there is none or the file changed."""
+    def find(self, image: str, prompt: str | None = None) -> Row | None:
+        """Return the finished row of an image, or None if there is none or the file changed.
+
+        A row of another prompt, or of one that was compared in another way, is none.
+        """
         now = stamp(image)
-        offset = None if now is None else self._offsets.get(_key(image, now))
+        offset = None if now is None else self._offsets.get(_key(image, now, self._asked(prompt)))
         if offset is None:
             return None
         with open(self._path, "rb") as file:
@@ -77,11 +81,14 @@ class Journal:
         record = {
             **row.to_dict(),
             "checkpoint_sha256": self._card.checkpoint_sha256,
+            "reach": self._reach,
             "size": size,
             "modified_ns": modified_ns,
         }
         if row.map is not None:
             record["map"] = pack_map(row.map)
+        if row.prompt is not None:
+            record["asked"] = self._asked(row.prompt)
         line = memoryview(json.dumps(record, allow_nan=False).encode("ascii") + b"\n")
         while line:
             line = line[self._file.write(line) :]
@@ -97,6 +104,10 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _asked(self, prompt: str | None) -> str:
+        """Describe how an image is compared with a prompt; empty without one."""
+        return "" if prompt is None else f"{self._card.alignment}\0{prompt}"
 
     def _lock(self) -> None:
         if sys.platform == "win32":
@@ -133,7 +144,7 @@ class Journal:
             row = Row.from_dict(record)
             when = (int(record["size"]), int(record["modified_ns"]))
             model, checksum = row.model, str(record["checkpoint_sha256"])
-            key = _key(row.image, when)
+            key = _key(row.image, when, str(record.get("asked", "")))
         except Exception as error:  # whatever a line of another file leads to
             reason = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise self._malformed(number, reason) from error
@@ -143,7 +154,8 @@ class Journal:
                 f"the server has {self._card.name} ({self._card.checkpoint_sha256[:12]}). Scores "
                 "of two models cannot be compared: serve the first model, or give another file."
             )
-        if not maps or row.map is not None:
+        # Intervals of another calibration are not kept: the image is scored again.
+        if record.get("reach") == self._reach and (not maps or row.map is not None):
             self._offsets[key] = offset
 
     def _malformed(self, number: int, reason: str) -> JournalError:
@@ -162,7 +174,7 @@ def stamp(image: str) -> Stamp | None:
     return status.st_size, status.st_mtime_ns
 
 
-def _key(image: str, stamp: Stamp) -> _Key:
+def _key(image: str, stamp: Stamp, asked: str) -> _Key:
     """Compute a digest, so that a million finished images fit in memory."""
-    text = f"{os.path.abspath(image)}\0{stamp[0]}\0{stamp[1]}"
+    text = f"{os.path.abspath(image)}\0{stamp[0]}\0{stamp[1]}\0{asked}"
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()

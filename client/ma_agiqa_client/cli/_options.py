@@ -13,6 +13,7 @@ from ma_agiqa_client._programs.server_options import (
     server_options,
     timeout_option,
 )
+from ma_agiqa_client.cli._prompts import PromptOf, prompts_option_value
 from ma_agiqa_client.cli._select import Grouping, grouping_option_value
 from ma_agiqa_client.cli.output import FORMATS, format_of
 
@@ -30,6 +31,7 @@ class Options:
     top: int | None
     min_mos: float | None
     group_by: Grouping | None
+    prompts: PromptOf | None
     copy_best: str | None
     maps: str | None
     tag: bool
@@ -140,6 +142,14 @@ _OPTIONS = (
         callback=grouping_option_value,
         help="Best of N: compare only images in the same folder (parent), or whose paths have the "
         "same REGEX groups. Shows the best of each group, or --top K.",
+    ),
+    click.option(
+        "--prompts",
+        metavar="FILE.csv|REGEX",
+        callback=prompts_option_value,
+        help="Also compare each image with the text it was made from: FILE.csv has the columns "
+        "name and prompt, or the groups of REGEX find it in the path. Adds the column alignment. "
+        "Not available with the demo model.",
     ),
     click.option(
         "--copy-best",

@@ -119,6 +119,4 @@ class Selection:
     def _with_lead(self, row: Row, following: Row | None) -> Row:
         if self._calibration is None or following is None:
             return row
-        if row.deviation is None or following.deviation is None:  # kept by an earlier run
-            return row
-        return replace(row, lead=self._calibration.probability(row, following))
+        return replace(row, lead=self._calibration.lead(row, following))

@@ -29,7 +29,15 @@ class Writer:
     streams = False
     """Whether a row is written as soon as it is added."""
 
-    def __init__(self, file: IO[str], card: ModelCard, *, ranked: bool, grouped: bool) -> None:
+    def __init__(
+        self,
+        file: IO[str],
+        card: ModelCard,
+        *,
+        ranked: bool,
+        grouped: bool,
+        prompted: bool = False,
+    ) -> None:
         """Prepare.
 
         Args:
@@ -37,11 +45,13 @@ class Writer:
             card: the model that gave the scores.
             ranked: whether the rows are added in order of rank.
             grouped: whether the rows have groups.
+            prompted: whether images were compared with prompts.
         """
         self._file = file
         self._card = card
         self._ranked = ranked
         self._grouped = grouped
+        self._prompted = prompted
         self._kept: list[Row] = []
 
     def add(self, row: Row) -> None:
@@ -77,12 +87,14 @@ class CsvWriter(Writer):
 
     streams = True
 
-    def __init__(self, file: IO[str], card: ModelCard, *, ranked: bool, grouped: bool) -> None:
+    def __init__(self, file: IO[str], card: ModelCard, **rows: bool) -> None:
         """Write the header."""
-        super().__init__(file, card, ranked=ranked, grouped=grouped)
-        columns = ["image", *(["group"] if grouped else []), "mos", "normalized", "percentile"]
+        super().__init__(file, card, **rows)
+        columns = ["image", *(["group"] if self._grouped else [])]
+        columns += ["mos", "normalized", "percentile"]
         columns += ["interval_low", "interval_high", "deviation", "familiarity"]
-        columns += ["lead"] if ranked and card.calibration else []
+        columns += ["lead"] if self._ranked and card.calibration else []
+        columns += ["alignment", "prompt"] if self._prompted else []
         columns += ["gate_semantic", "gate_coherence", "gate_quality", "model", "error"]
         self._columns = columns
         self._write_line(dict(zip(columns, columns, strict=True)))
@@ -96,7 +108,7 @@ class CsvWriter(Writer):
         cells |= {f"gate_{name}": share for name, share in gate.items()}
         if row.image.startswith(_FORMULA):
             cells["image"] = f"./{row.image}"
-        for name in ("group", "model", "error"):
+        for name in ("group", "prompt", "model", "error"):
             if (cells.get(name) or "").startswith(_FORMULA):
                 cells[name] = f"'{cells[name]}"
         self._write_line(cells)
@@ -134,7 +146,9 @@ class TableWriter(Writer):
             console.width = max(console.width, 80 + longest)
         console.print(self._table(rows, 1 if console.width < _NARROW else None))
         console.print()
-        for line in (model_line(self._card), meaning(self._card), *self._remarks(rows)):
+        lines = [model_line(self._card), meaning(self._card)]
+        lines += [alignment_meaning(self._card)] if self._prompted else []
+        for line in (*lines, *self._remarks(rows)):
             console.print(Text(printable(line)), soft_wrap=True)
 
     def _table(self, rows: list[Row], numbers: int | None) -> Table:
@@ -145,12 +159,15 @@ class TableWriter(Writer):
         known = self._card.calibration
         interval = [f"{known.level:.0%} interval"] if known else []
         headings = ["MOS", *interval, "0-1", "percentile", "semantic", "coherence", "quality"]
+        headings += ["alignment"] if self._prompted else []
         for heading in headings[:numbers]:
             table.add_column(heading, justify="right", no_wrap=True)
         for row in rows:
             names = [row.group or "", row.image] if self._grouped else [row.image]
-            cells = _cells(row, self._card)[:numbers]
-            table.add_row(*(Text(printable(name)) for name in names), *cells)
+            cells = _cells(row, self._card)
+            if self._prompted:
+                cells.append("-" if row.alignment is None else f"{row.alignment:.3f}")
+            table.add_row(*(Text(printable(name)) for name in names), *cells[:numbers])
         return table
 
     def _remarks(self, rows: list[Row]) -> list[str]:
@@ -178,11 +195,9 @@ def format_of(path: str | None) -> str:
     return next(endings, "table")
 
 
-def make_writer(
-    name: str, file: IO[str], card: ModelCard, *, ranked: bool, grouped: bool
-) -> Writer:
+def make_writer(name: str, file: IO[str], card: ModelCard, **rows: bool) -> Writer:
     """Make the writer of one of `FORMATS`; for the other arguments, see `Writer`."""
-    return _WRITERS[name](file, card, ranked=ranked, grouped=grouped)
+    return _WRITERS[name](file, card, **rows)
 
 
 def model_line(card: ModelCard) -> str:
@@ -200,9 +215,21 @@ def meaning(card: ModelCard) -> str:
     )
 
 
+def alignment_meaning(card: ModelCard) -> str:
+    """Return a sentence that explains the alignment."""
+    asked = card.alignment
+    if asked is None:
+        return ""
+    over = f", against {asked.against!r}" if asked.against else ""
+    return (
+        f"Alignment: probability that the served language model answers {asked.answer!r}{over} to: "
+        f"{asked.question} Not validated against people; MOS does not depend on it."
+    )
+
+
 def _interval_meaning(card: ModelCard) -> str:
     if card.calibration is None:
-        return ""
+        return " The model was not calibrated: its scores have no intervals and no familiarity."
     return f" Interval: holds people's MOS with a probability of {card.calibration.level:.0%}."
 
 

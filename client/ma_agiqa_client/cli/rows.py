@@ -28,6 +28,7 @@ class Row:
         mos, normalized, percentile, gate, model: as in `Score`; None if there is an error.
         interval, deviation, familiarity: as in `Score`; None, too, if the model is not calibrated.
         lead: as in `Score`, over the next image of the ranking; None where nothing is ranked.
+        prompt, alignment: the text it was compared with, and as in `Score`; None without one.
         error: a sentence, or None.
         group: name of the group in which it is compared; None without grouping.
         map: the patch map, if it was asked for.
@@ -46,11 +47,14 @@ class Row:
     deviation: float | None = None
     familiarity: float | None = None
     lead: float | None = None
+    prompt: str | None = None
+    alignment: float | None = None
 
     @classmethod
-    def from_score(cls, image: str, score: Score) -> "Row":
+    def from_score(cls, image: str, score: Score, prompt: str | None = None) -> "Row":
         """Make the row of a score."""
-        given = {name: getattr(score, name) for name in (*_NUMBERS, *_WORTH, "gate", "model")}
+        names = (*_NUMBERS, *_WORTH, "alignment", "gate", "model")
+        given = {"prompt": prompt, **{name: getattr(score, name) for name in names}}
         if score.patch_score is not None and score.patch_weight is not None:
             given["map"] = (score.patch_score * score.patch_weight).astype(np.float32)
         return cls(image, **given)
@@ -71,6 +75,7 @@ class Row:
             gate=Gate(*(_number(record["gate"], name) for name in _SHARES)),
             model=_text(record, "model"),
             map=_unpack_map(record["map"]) if record.get("map") else None,
+            **_compared(record),
         )
 
     def without_map(self) -> "Row":
@@ -80,11 +85,11 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """Return the row for JSON; `gate` is an object or null, `error` a sentence or null.
 
-        `group` is included only if images are grouped, and `lead` only if they are ranked. The map
-        is left out.
+        `group` is included only if images are grouped, `lead` only if they are ranked, and `prompt`
+        and `alignment` only if there is a prompt. The map is left out.
         """
         record = {name: getattr(self, name) for name in _FIELDS}
-        for name in ("group", "lead"):
+        for name in ("group", "lead", "prompt", "alignment"):
             if record[name] is None:
                 del record[name]
         record["interval"] = None if self.interval is None else list(self.interval)
@@ -94,7 +99,8 @@ class Row:
 _NUMBERS = ("mos", "normalized", "percentile")
 _SHARES = ("semantic", "coherence", "quality")
 _WORTH = ("interval", "deviation", "familiarity")
-_FIELDS = ("image", "group", *_NUMBERS, *_WORTH, "lead", "gate", "model", "error")
+_COMPARED = ("alignment", "prompt")
+_FIELDS = ("image", "group", *_NUMBERS, *_WORTH, "lead", *_COMPARED, "gate", "model", "error")
 
 
 def best_first(rows: Iterable[Row]) -> list[Row]:
@@ -123,6 +129,13 @@ def _worth(record: Mapping[str, Any]) -> dict[str, Any]:
     low, high = map(float, record["interval"])
     numbers = {name: _number(record, name) for name in ("deviation", "familiarity")}
     return {"interval": Interval(low, high), **numbers}
+
+
+def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the prompt and the alignment; nothing where there is no prompt."""
+    if record.get("prompt") is None:
+        return {}
+    return {"prompt": _text(record, "prompt"), "alignment": _number(record, "alignment")}
 
 
 def _number(record: Mapping[str, Any], name: str) -> float:

@@ -9,7 +9,7 @@
 
 A reward is `Score.normalized`: the predicted MOS on 0-1, higher is better. Prompts and metadata are
 ignored, because MA-AGIQA does not use them: combine it with a reward that compares the image with
-its prompt.
+its prompt, such as `alignment` of the reward server.
 
 An image without a score is an error, unless a `fallback` reward is given; it is never silently 0.
 The fallback is used for images that cannot be scored and for a server that is not available, and

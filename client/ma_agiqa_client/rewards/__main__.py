@@ -17,8 +17,8 @@ from ma_agiqa_client._programs.server_options import (
     warn_if_open,
 )
 from ma_agiqa_client._programs.serving import connect
-from ma_agiqa_client.errors import ClientError
-from ma_agiqa_client.rewards._batch import check_fallback
+from ma_agiqa_client.errors import CannotAlignError, ClientError
+from ma_agiqa_client.rewards._batch import ALIGNMENT, check_fallback
 from ma_agiqa_client.rewards._parts import reward_set
 
 EXIT_NO_SERVER = 3
@@ -30,7 +30,7 @@ Examples:
   python -m ma_agiqa_client.rewards
   python -m ma_agiqa_client.rewards --url triton.example.org:8001 --port 9000
   python -m ma_agiqa_client.rewards --fallback 0.1
-  python -m ma_agiqa_client.rewards --reward mos --reward sharpness=0.5
+  python -m ma_agiqa_client.rewards --reward mos --reward alignment=0.5
   python -m ma_agiqa_client.rewards --add faces=my_rewards:count_faces
   python -m ma_agiqa_client.rewards --add hpsv3=http://gpu-1:8080/score
 
@@ -75,7 +75,8 @@ Exit status:
     "weights",
     metavar="NAME[=WEIGHT]",
     multiple=True,
-    help="Reward to sum, with weight 1 by default: mos, compressibility, incompressibility, "
+    help="Reward to sum, with weight 1 by default: mos, alignment (with the prompt), "
+    "compressibility, incompressibility, "
     "sharpness, colorfulness, resolution, or one of --add. With weight 0 it is only reported. "
     "Without this option: mos.",
 )
@@ -135,6 +136,11 @@ def main(
             suppress(KeyboardInterrupt),
             connect(server, timeout_s=timeout, notify=console.print) as (scorer, card),
         ):
+            if ALIGNMENT in rewards.weights and card.alignment is None:
+                raise CannotAlignError(
+                    f"{card.name} does not compare images with prompts. Export it again, or leave "
+                    "--reward alignment out."
+                )
             rewarding = RewardServer(
                 host,
                 port,

@@ -15,9 +15,11 @@ from PIL import Image
 from ma_agiqa_client._wire.images import check_sources
 from ma_agiqa_client._wire.pictures import open_picture
 from ma_agiqa_client.errors import (
+    CannotAlignError,
     ClientError,
     DeadlineExceededError,
     InvalidImageError,
+    InvalidPromptError,
     ServerError,
     ServerUnavailableError,
 )
@@ -30,6 +32,12 @@ TIMEOUT_S = 300.0
 MOS = "mos"
 """Name of the reward that is the predicted mean opinion score, normalized to 0-1."""
 
+ALIGNMENT = "alignment"
+"""Name of the reward that is `Score.alignment`: how well the image shows its prompt, 0-1."""
+
+SERVED = (MOS, ALIGNMENT)
+"""The rewards that the served MA-AGIQA gives, both with one request for an image."""
+
 EXPECTED = (
     "Expected one or more decoded pictures: image files such as PNG or JPEG, or RGB pixels, uint8 "
     "in 0-255 or floating point in 0-1, with 3 channels that are first or last; not latents, not "
@@ -37,7 +45,13 @@ EXPECTED = (
 )
 """What every reward takes: the last sentence of each refusal of another kind of input."""
 
-_FALLS_BACK = (InvalidImageError, ServerUnavailableError, DeadlineExceededError, ServerError)
+_FALLS_BACK = (
+    InvalidImageError,
+    InvalidPromptError,
+    ServerUnavailableError,
+    DeadlineExceededError,
+    ServerError,
+)
 _ANY_SIDE = 2**16  # pixels: no picture is scaled down
 
 Value: TypeAlias = float | ClientError
@@ -93,7 +107,7 @@ class RewardSet:
 
     Attributes:
         weights: of each reward by its name; 0 to compute and report it only.
-        parts: how the rewards are computed, except for MOS.
+        parts: how the rewards are computed, except for those of `SERVED`.
     """
 
     weights: Mapping[str, float] = field(default_factory=lambda: {MOS: 1.0})
@@ -183,9 +197,15 @@ def evaluate(
     """
     asked = list(rewards.weights if names is None else dict.fromkeys(names))
     with ThreadPoolExecutor(len(asked) or 1, thread_name_prefix="part") as pool:
-        pending = {name: pool.submit(rewards.parts[name], batch) for name in asked if name != MOS}
-        outcomes = _scored(scorer, batch.images, max_in_flight) if MOS in asked else []
-        values = {name: list(future.result()) for name, future in pending.items()}
+        added = [name for name in asked if name not in SERVED]
+        pending = {name: pool.submit(rewards.parts[name], batch) for name in added}
+        values: dict[str, list[Value]] = {}
+        outcomes: list[Score | Failure] = []
+        if ALIGNMENT in asked:
+            outcomes, values[ALIGNMENT] = _compared(scorer, batch, max_in_flight)
+        elif MOS in asked:
+            outcomes = _scored(scorer, batch.images, max_in_flight)
+        values |= {name: list(future.result()) for name, future in pending.items()}
     if MOS in asked:
         values[MOS] = [one.error or one.normalized for one in outcomes]
     parts = {
@@ -246,13 +266,45 @@ def refuse_wrong_array(error: ClientError | None) -> None:
         raise WrongInputError(str(error).partition(" Expected")[0]) from error
 
 
-def _scored(scorer: Scorer, images: Any, max_in_flight: int) -> list[Score | Failure]:
+def _compared(
+    scorer: Scorer, batch: Batch, max_in_flight: int
+) -> tuple[list[Score | Failure], list[Value]]:
+    """Score images and compare them with their prompts; return the outcomes and the alignments.
+
+    An image whose prompt cannot be used is scored all the same.
+    """
+    given = batch.prompts or [""] * len(batch.images)
+    prompts = [prompt if prompt.strip() else None for prompt in given]
+    outcomes = _scored(scorer, batch.images, max_in_flight, prompts)
+    missing: ClientError = (
+        InvalidPromptError("The image has an empty prompt, and so no alignment. Send its text.")
+        if batch.prompts
+        else RewardError(
+            f"The reward {ALIGNMENT!r} needs prompts, and the request has none. Send one for each "
+            "image."
+        )
+    )
+    alignments: list[Value] = [
+        one.error or (missing if one.alignment is None else one.alignment) for one in outcomes
+    ]
+    unusable = (InvalidPromptError, CannotAlignError)
+    again = [place for place, one in enumerate(outcomes) if isinstance(one.error, unusable)]
+    if again:
+        images = [batch.images[place] for place in again]
+        for place, one in zip(again, _scored(scorer, images, max_in_flight), strict=True):
+            outcomes[place] = one
+    return outcomes, alignments
+
+
+def _scored(
+    scorer: Scorer, images: Any, max_in_flight: int, prompts: Sequence[str | None] | None = None
+) -> list[Score | Failure]:
     try:
         several = check_sources(images)
     except TypeError as error:  # one image, or an array of other dimensions
         raise WrongInputError(str(error)) from error
     outcomes = list[Score | Failure]()
-    for outcome in scorer.score_many(several, max_in_flight=max_in_flight):
+    for outcome in scorer.score_many(several, prompts=prompts, max_in_flight=max_in_flight):
         refuse_wrong_array(outcome.error)
         outcomes.append(outcome)
     if not outcomes:

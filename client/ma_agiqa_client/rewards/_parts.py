@@ -24,6 +24,7 @@ from ma_agiqa_client.errors import (
 from ma_agiqa_client.retry import Outage, Retry
 from ma_agiqa_client.rewards._batch import (
     MOS,
+    SERVED,
     TIMEOUT_S,
     Batch,
     Part,
@@ -54,22 +55,23 @@ def reward_set(weights: Sequence[str], added: Sequence[str]) -> RewardSet:
     others = dict[str, float]()
     for text in added:
         name, _, where = text.partition("=")
-        if not name or not where or name in parts or name == MOS:
+        if not name or not where or name in parts or name in SERVED:
             raise ValueError(f"{text!r} is not NAME=MODULE:FUNCTION or NAME=URL with a new name.")
         parts[name] = _Remote(name, where) if "://" in where else _Function(name, _imported(where))
         others[name] = 1.0
     chosen = dict[str, float]()
     for text in weights:
         name, given, weight = text.partition("=")
-        if name != MOS and name not in parts:
-            raise ValueError(f"There is no reward {name!r}; known are {', '.join((MOS, *parts))}.")
+        if name not in SERVED and name not in parts:
+            known = ", ".join((*SERVED, *parts))
+            raise ValueError(f"There is no reward {name!r}; known are {known}.")
         if name in chosen:
             raise ValueError(f"The reward {name!r} is given twice; expected one weight for each.")
         chosen[name] = _number(weight, text) if given else 1.0
     every = {**({} if chosen else {MOS: 1.0}), **others, **chosen}
     if not any(every.values()):
         raise ValueError("The weights of all rewards are 0; expected one that is not.")
-    return RewardSet(every, {name: parts[name] for name in every if name != MOS})
+    return RewardSet(every, {name: parts[name] for name in every if name not in SERVED})
 
 
 @dataclass(frozen=True)

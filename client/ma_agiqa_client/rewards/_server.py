@@ -27,6 +27,7 @@ from ma_agiqa_client.errors import (
     ClientError,
     DeadlineExceededError,
     InvalidImageError,
+    InvalidPromptError,
     RequestCancelledError,
     ServerUnavailableError,
 )
@@ -53,6 +54,7 @@ _STATUSES: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (protocols.MalformedRequestError, HTTPStatus.BAD_REQUEST),
     (WrongInputError, HTTPStatus.BAD_REQUEST),
     (InvalidImageError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (InvalidPromptError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (ServerUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
     (RequestCancelledError, HTTPStatus.SERVICE_UNAVAILABLE),
     (DeadlineExceededError, HTTPStatus.GATEWAY_TIMEOUT),

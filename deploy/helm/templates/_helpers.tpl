@@ -74,34 +74,15 @@ imagePullSecrets:
 {{ .Values.weights.claim | default (printf "%s-weights" (include "ma-agiqa.name" .)) }}
 {{- end }}
 
-{{- /* The servers' pod; KServe wants names of its own for the container and the ports. */}}
-{{- define "ma-agiqa.pod" -}}
-{{- $container := ternary "kserve-container" "triton" .Values.kserve -}}
-{{- $server := .Values.server -}}
-{{ include "ma-agiqa.pod-security" . }}
-# preStop, the same time for requests in flight (DRAIN_S) and again for what is still computed, and 30 s
-# to unload the models.
-terminationGracePeriodSeconds: {{ add (mul 3 $server.drainSeconds) 30 }}
-{{- with $server.priorityClass }}
-priorityClassName: {{ . }}
-{{- end }}
-{{- with .Values.gpu.runtimeClass }}
+{{- /* On which nodes a pod may run, by the number of its GPUs. */}}
+{{- define "ma-agiqa.gpu-nodes" -}}
+{{- $gpu := .root.Values.gpu -}}
+{{- $tolerations := .tolerations }}
+{{- if .gpus }}
+{{- $tolerations = append $tolerations (dict "key" "nvidia.com/gpu" "operator" "Exists" "effect" "NoSchedule") }}
+{{- with $gpu.runtimeClass }}
 runtimeClassName: {{ . }}
 {{- end }}
-topologySpreadConstraints:
-  {{- range $key := ternary (list "kubernetes.io/hostname" "topology.kubernetes.io/zone") (list "kubernetes.io/hostname") $server.zones }}
-  - maxSkew: 1
-    topologyKey: {{ $key }}
-    whenUnsatisfiable: ScheduleAnyway
-    matchLabelKeys: [pod-template-hash]
-    labelSelector: {matchLabels: {{ include "ma-agiqa.selector" $ | fromYaml | toJson }}}
-  {{- end }}
-{{- with $server.nodeSelector }}
-nodeSelector: {{ toJson . }}
-{{- end }}
-{{- $tolerations := $server.tolerations }}
-{{- if .Values.gpu.count }}
-{{- $tolerations = append $tolerations (dict "key" "nvidia.com/gpu" "operator" "Exists" "effect" "NoSchedule") }}
 affinity:
   nodeAffinity:
     requiredDuringSchedulingIgnoredDuringExecution:
@@ -109,16 +90,18 @@ affinity:
         # Labels of NVIDIA's GPU feature discovery. A GPU that is too small, too old, or has an old driver
         # would restart for ever.
         - matchExpressions:
-            - {key: nvidia.com/cuda.driver-version.major, operator: Gt, values: [{{ sub (int .Values.gpu.driver) 1 | quote }}]}
-            - {key: nvidia.com/gpu.compute.major, operator: Gt, values: [{{ sub (int .Values.gpu.computeMajor) 1 | quote }}]}
-            {{- if and .Values.gpu.memoryGiB (eq .Values.gpu.resource "nvidia.com/gpu") }}
-            - {key: nvidia.com/gpu.memory, operator: Gt, values: [{{ sub (mul 1024 (int .Values.gpu.memoryGiB)) 1 | quote }}]}
+            - {key: nvidia.com/cuda.driver-version.major, operator: Gt, values: [{{ sub (int $gpu.driver) 1 | quote }}]}
+            - {key: nvidia.com/gpu.compute.major, operator: Gt, values: [{{ sub (int $gpu.computeMajor) 1 | quote }}]}
+            {{- if and $gpu.memoryGiB (eq $gpu.resource "nvidia.com/gpu") }}
+            - {key: nvidia.com/gpu.memory, operator: Gt, values: [{{ sub (mul 1024 (int $gpu.memoryGiB)) 1 | quote }}]}
             {{- end }}
 {{- end }}
 {{- with $tolerations }}
 tolerations: {{ toJson . }}
 {{- end }}
-{{- if .Values.weights.enabled }}
+{{- end }}
+
+{{- define "ma-agiqa.wait-for-weights" -}}
 initContainers:
   - name: wait-for-weights
     image: {{ include "ma-agiqa.image" . }}
@@ -136,6 +119,33 @@ initContainers:
       {{- include "ma-agiqa.container-security" . | nindent 6 }}
     volumeMounts:
       - {name: weights, mountPath: /weights, readOnly: true}
+{{- end }}
+
+{{- /* The servers' pod; KServe wants names of its own for the container and the ports. */}}
+{{- define "ma-agiqa.pod" -}}
+{{- $container := ternary "kserve-container" "triton" .Values.kserve -}}
+{{- $server := .Values.server -}}
+{{ include "ma-agiqa.pod-security" . }}
+# preStop, the same time for requests in flight (DRAIN_S) and again for what is still computed, and 30 s
+# to unload the models.
+terminationGracePeriodSeconds: {{ add (mul 3 $server.drainSeconds) 30 }}
+{{- with $server.priorityClass }}
+priorityClassName: {{ . }}
+{{- end }}
+topologySpreadConstraints:
+  {{- range $key := ternary (list "kubernetes.io/hostname" "topology.kubernetes.io/zone") (list "kubernetes.io/hostname") $server.zones }}
+  - maxSkew: 1
+    topologyKey: {{ $key }}
+    whenUnsatisfiable: ScheduleAnyway
+    matchLabelKeys: [pod-template-hash]
+    labelSelector: {matchLabels: {{ include "ma-agiqa.selector" $ | fromYaml | toJson }}}
+  {{- end }}
+{{- with $server.nodeSelector }}
+nodeSelector: {{ toJson . }}
+{{- end }}
+{{- include "ma-agiqa.gpu-nodes" (dict "root" . "gpus" .Values.gpu.count "tolerations" $server.tolerations) }}
+{{- if .Values.weights.enabled }}
+{{ include "ma-agiqa.wait-for-weights" . }}
 {{- end }}
 containers:
   - name: {{ $container }}
@@ -312,35 +322,60 @@ spec:
       emptyDir: {sizeLimit: 1Gi}
 {{- end }}
 
-{{- /* A pod of a bulk job; Ray writes to its own file system. */}}
+{{- /* A pod of a bulk job, by the number of its GPUs; Ray writes to its own file system. */}}
 {{- define "ma-agiqa.bulk-pod" -}}
+{{- $bulk := .root.Values.bulk -}}
+{{- $weights := and $bulk.checkpoint .root.Values.weights.enabled -}}
 metadata:
   labels:
     ma-agiqa/client: "true" # the servers' network policy lets it call them
     app.kubernetes.io/name: ma-agiqa
-    app.kubernetes.io/instance: {{ .Release.Name }}
+    app.kubernetes.io/instance: {{ .root.Release.Name }}
     app.kubernetes.io/component: bulk
 spec:
-  {{- include "ma-agiqa.pod-security" . | nindent 2 }}
+  {{- include "ma-agiqa.pod-security" .root | nindent 2 }}
+  {{- include "ma-agiqa.gpu-nodes" (dict "root" .root "gpus" .gpus "tolerations" list) | nindent 2 }}
+  {{- if $weights }}
+  {{- include "ma-agiqa.wait-for-weights" .root | nindent 2 }}
+  {{- end }}
   containers:
     - name: ray
-      image: {{ .Values.bulk.image }}
-      {{- with .Values.bulk.env }}
+      image: {{ $bulk.image }}
+      {{- $env := $bulk.env }}
+      {{- if $weights }}
+      {{- $env = concat $env (list (dict "name" "HF_HOME" "value" (include "ma-agiqa.weights-folder" .root)) (dict "name" "HF_HUB_OFFLINE" "value" "1")) }}
+      {{- end }}
+      {{- with $env }}
       env: {{ toJson . }}
       {{- end }}
       resources:
-        {{- include "ma-agiqa.resources" (dict "cores" .Values.bulk.cores "memory" .Values.bulk.memory "disk" "4Gi") | nindent 8 }}
+        {{- include "ma-agiqa.resources" (dict "cores" $bulk.cores "memory" $bulk.memory "disk" "4Gi" "gpus" .gpus "resource" .root.Values.gpu.resource) | nindent 8 }}
       securityContext:
         allowPrivilegeEscalation: false
         capabilities: {drop: [ALL]}
+      {{- if $weights }}
+      volumeMounts:
+        - {name: weights, mountPath: /weights, readOnly: true}
+  volumes:
+    - name: weights
+      persistentVolumeClaim: {claimName: {{ include "ma-agiqa.weights-claim" .root }}}
+      {{- end }}
 {{- end }}
 
 {{- define "ma-agiqa.bulk-spec" -}}
 {{- $bulk := .Values.bulk -}}
+{{- if and $bulk.gpus (not $bulk.checkpoint) }}
+{{- fail "bulk.gpus: only workers that load models need GPUs; give bulk.checkpoint, too." }}
+{{- end -}}
 entrypoint: >-
   python -m ma_agiqa_client.bulk {{ required "bulk.input: give the table of the images." $bulk.input | squote }}
-  --output {{ required "bulk.output: give the folder of the scores." $bulk.output | squote }}
-  --url dns:///{{ include "ma-agiqa.name" . }}-pods.{{ .Release.Namespace }}:8001 --ray auto --workers {{ mul $bulk.workers $bulk.cores }}
+  --output {{ required "bulk.output: give the folder of the scores." $bulk.output | squote }} --ray auto
+  {{- if $bulk.checkpoint }}
+  --local {{ squote $bulk.checkpoint }} --gpus {{ ternary 1 0 (gt (int $bulk.gpus) 0) }}
+  {{- if .Values.weights.enabled }} --dtype {{ .Values.weights.dtype | default "float16" }}{{ end }}
+  {{- else }}
+  --url dns:///{{ include "ma-agiqa.name" . }}-pods.{{ .Release.Namespace }}:8001 --workers {{ mul $bulk.workers $bulk.cores }}
+  {{- end }}
   {{- range $bulk.args }} {{ squote . }}{{ end }}
 # The operator sends the job itself: pods of its own kind would not keep the restricted standard.
 submissionMode: HTTPMode
@@ -352,13 +387,14 @@ rayClusterSpec:
   headGroupSpec:
     rayStartParams: {num-cpus: "0"}
     template:
-      {{- include "ma-agiqa.bulk-pod" . | nindent 6 }}
+      {{- include "ma-agiqa.bulk-pod" (dict "root" . "gpus" 0) | nindent 6 }}
   workerGroupSpecs:
     - groupName: workers
       replicas: {{ $bulk.workers }}
       minReplicas: {{ $bulk.workers }}
       maxReplicas: {{ $bulk.workers }}
-      rayStartParams: {}
+      # Ray itself counts no slices of GPUs.
+      rayStartParams: {{ ternary (dict "num-gpus" (toString $bulk.gpus)) dict (gt (int $bulk.gpus) 0) | toJson }}
       template:
-        {{- include "ma-agiqa.bulk-pod" . | nindent 8 }}
+        {{- include "ma-agiqa.bulk-pod" (dict "root" . "gpus" $bulk.gpus) | nindent 8 }}
 {{- end }}

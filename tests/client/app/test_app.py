@@ -88,6 +88,11 @@ def test_dropped_images_are_ranked_with_maps_and_failures(page, stand_in, tmp_pa
     )
     assert widths == pytest.approx([100 * part for part in vars(ranked[0].gate).values()], abs=0.01)
     assert note in page.locator("body").text_content()
+    facts = page.locator(".result").first.text_content()
+    low, high = ranked[0].interval
+    assert f"90% interval {low:.2f} to {high:.2f}" in facts
+    assert "extrapolation" not in facts
+    assert page.locator(".tie").text_content() == ""  # 204 is far from 102
     pictures = "[...document.querySelectorAll('.result img')].slice(0, 3)"
     drawn = f"{pictures}.every(i => i.naturalWidth > 100 && getComputedStyle(i).opacity == 1)"
     page.wait_for_function(drawn)
@@ -95,6 +100,12 @@ def test_dropped_images_are_ranked_with_maps_and_failures(page, stand_in, tmp_pa
     page.get_by_role("switch", name="Maps").click()
     page.wait_for_function(f"{pictures}[0].src != {before!r} && {drawn}")
     assert colors_on(page, tmp_path / "maps.png") > 100
+    for level in (206, 1):
+        Image.new("RGB", (64, 64), (level, level, level)).save(tmp_path / f"gray_{level}.png")
+    page.set_input_files("input[type=file]", [tmp_path / "gray_206.png", tmp_path / "gray_1.png"])
+    page.wait_for_function("document.querySelector('.status').textContent == '6 images'")
+    assert "best two are not distinguishable" in page.locator(".tie").text_content()
+    assert "extrapolation" in page.locator(".result", has_text="gray_1.png").text_content()
     page.get_by_role("button", name="Clear").click()
     page.wait_for_function("document.querySelectorAll('.result').length == 0")
 

@@ -12,9 +12,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from click.testing import CliRunner
 
+from ma_agiqa_client import Scorer
 from ma_agiqa_client.bulk import _command
 from ma_agiqa_client.errors import ServerUnavailableError
 
@@ -28,6 +30,7 @@ from ma_agiqa_client.bulk._store import JobError  # noqa: E402
 from ma_agiqa_client.bulk._worker import PartScorer, WorkerSettings, cause  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[3]
+DEMO = str(ROOT / "training" / "checkpoints" / "demo")
 EXAMPLES = sorted((ROOT / "examples").glob("*.jpg"))
 COLUMNS = ("image", "id")
 SHA = "0" * 64
@@ -137,8 +140,6 @@ def test_the_reason_behind_rays_errors_is_found():
 
 
 def settings(server, output: Path, **changes: object) -> WorkerSettings:
-    from ma_agiqa_client import Scorer
-
     with Scorer(server.grpc_url) as scorer:
         checksum = scorer.model().checkpoint_sha256
     given = {"column": "image", "output": str(output), "keep": ("id",)} | changes
@@ -157,10 +158,17 @@ def test_a_worker_writes_one_row_per_image_and_says_what_is_bad(server, tmp_path
     job = open_job(tmp_path, write(tmp_path / "images.parquet", images))
     worker = PartScorer(settings(server, tmp_path / "scores"))
     assert worker(batch(job.parts[0])) == {"rows": [7]}
-    rows = job.store.table(job.parts[0].name, ["image", "id", "mos", "error", "error_kind"])
+    rows = job.store.table(job.parts[0].name)
     assert rows["image"].to_pylist() == images
     assert rows["id"].to_pylist() == list(range(7))
     assert [mos is None for mos in rows["mos"].to_pylist()] == [False, *[True] * 4, False, False]
+    with Scorer(server.grpc_url) as scorer:
+        score = scorer.score(EXAMPLES[0])
+    worth = {"interval_low": score.interval.low, "interval_high": score.interval.high}
+    worth |= {name: getattr(score, name) for name in ("deviation", "familiarity")}
+    for name, expected in worth.items():
+        assert rows[name][0].as_py() == pytest.approx(expected, abs=1e-5)
+        assert rows[name].to_pylist()[1:5] == [None] * 4
     assert rows["error_kind"].to_pylist()[1:5] == ["InvalidImageError"] * 4
     assert "absent.png cannot be read" in rows["error"][3].as_py()
     assert "null" in rows["error"][4].as_py()
@@ -248,18 +256,23 @@ def cluster() -> Iterator[Cluster]:
     cluster.shutdown()
 
 
-def start(server, cluster: Cluster, images: Path, output: Path) -> "subprocess.Popen[str]":
+def start(cluster: Cluster, images: Path, output: Path, *how: str) -> "subprocess.Popen[str]":
     command = [
-        *(sys.executable, ROOT / "client" / "bulk.py", images, "--output", output),
-        *("--url", server.grpc_url, "--keep", "id", "--rows-per-part", 20, "--workers", 3),
-        *("--in-flight", 4, "--ray", cluster.address),
+        *(sys.executable, ROOT / "client" / "bulk.py", images, "--output", output, *how),
+        *("--keep", "id", "--rows-per-part", 20, "--workers", 3, "--ray", cluster.address),
     ]
     pipe = subprocess.PIPE
     return subprocess.Popen(list(map(str, command)), stdout=pipe, stderr=pipe, text=True)
 
 
+def kill_a_worker(cluster: Cluster) -> None:
+    raylets = [node.all_processes["raylet"][0].process.pid for node in cluster.list_all_nodes()]
+    children = [child for raylet in raylets for child in psutil.Process(raylet).children()]
+    next(child for child in children if "PartScorer" in " ".join(child.cmdline())).kill()
+
+
 def wait_for_parts(process: "subprocess.Popen[str]", output: Path, count: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while len(list(output.glob("part-*.parquet"))) < count:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -267,25 +280,31 @@ def wait_for_parts(process: "subprocess.Popen[str]", output: Path, count: int) -
 
 
 @pytest.mark.slow
-def test_a_killed_job_and_a_killed_node_leave_one_row_per_image(server, cluster, tmp_path):
+@pytest.mark.parametrize("models", ["served", "local"])
+def test_killed_jobs_workers_and_nodes_leave_one_row_per_image(models, request, cluster, tmp_path):
+    how = ["--local", DEMO, "--gpus", "0", "--cores", "1", "--batch", "8"]
+    if models == "served":
+        how = ["--url", request.getfixturevalue("server").grpc_url, "--in-flight", "4"]
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no image")
     images = [str(bad if i % 50 == 7 else EXAMPLES[i % len(EXAMPLES)]) for i in range(600)]
     table, output = write(tmp_path / "images.parquet", images, 64), tmp_path / "scores"
 
-    job = start(server, cluster, table, output)
+    job = start(cluster, table, output, *how)
     wait_for_parts(job, output, 3)
     job.send_signal(signal.SIGKILL)
     job.communicate()
     done = len(list(output.glob("part-*.parquet")))
     assert 3 <= done < 30
 
-    job = start(server, cluster, table, output)
+    job = start(cluster, table, output, *how)
+    wait_for_parts(job, output, done + 2)
+    kill_a_worker(cluster)
     wait_for_parts(job, output, done + 4)
     cluster.remove_node(cluster.list_all_nodes()[1], allow_graceful=False)
     at_death = len(list(output.glob("part-*.parquet")))
     assert at_death < 30
-    printed, said = job.communicate(timeout=240)
+    printed, said = job.communicate(timeout=600)
     assert job.returncode == 1, said  # some images are bad
     summary = json.loads(printed)
     assert (summary["images"], summary["failed_by_kind"]) == (600, {"InvalidImageError": 12})

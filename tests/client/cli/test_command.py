@@ -362,10 +362,11 @@ def test_a_full_disk_is_reported(run):
 
 def test_the_examples_of_the_help_run(run, images):
     (images / "cat.png").write_bytes(b"70")
+    (images / "prompts.csv").write_text("name,prompt\nlow.png,a dog\n")
     text = invoke("--help", prog_name="python client/score.py").stdout
     examples = [line.strip() for line in text.splitlines() if "python client/score.py " in line]
     examples = [line for line in examples if not line.startswith("Usage")]
-    assert len(examples) == 10
+    assert len(examples) == 11
     for line in examples:
         before, _, command = line.rpartition("python client/score.py ")
         arguments = shlex.split(command)
@@ -376,6 +377,7 @@ def test_the_examples_of_the_help_run(run, images):
         result = run(*arguments, input=listed.stdout)
         assert result.exit_code == 0, line
     assert sorted(path.name for path in images.iterdir() if path.suffix in (".csv", ".html")) == [
+        "prompts.csv",
         "report.html",
         "scores.csv",
     ]

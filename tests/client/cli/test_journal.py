@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ma_agiqa_client.card import Calibration
 from ma_agiqa_client.cli._journal import Journal, JournalError, stamp
 from ma_agiqa_client.cli.rows import Row
+from ma_agiqa_client.score import Interval
 from support.example_card import CARD
 from support.scripted_server import GATE
 
@@ -45,6 +47,18 @@ def test_a_changed_image_is_not_done(images):
     os.remove("c.png")
     with Journal("done.jsonl", CARD) as journal:
         assert [journal.find(image) for image in images] == [None, None, None]
+
+
+def test_intervals_of_another_calibration_are_not_kept(images):
+    """The weights are the same, so that the rest of the file may stay."""
+    worth = {"deviation": 0.5, "familiarity": 0.5}
+    fill(images, interval=Interval(6.0, 8.0), **worth)
+    calibrated = replace(CARD, calibration=Calibration(0.9, 2.0, {}, (0.0,), 0.02, {}))
+    with Journal("done.jsonl", calibrated) as journal:
+        assert journal.find("a.png") is None
+        journal.add(row("a.png", interval=Interval(5.0, 9.0), **worth), stamp("a.png"))
+    with Journal("done.jsonl", calibrated) as journal:
+        assert journal.find("a.png").interval == Interval(5.0, 9.0)
 
 
 @pytest.mark.parametrize("cut", [1, 30, 10_000])

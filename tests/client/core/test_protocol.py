@@ -74,6 +74,12 @@ DEAD = "in ensemble 'ma_agiqa', Stub process 'mplug_owl2_0_0' is not healthy."
     ("status", "message", "expected", "said"),
     [
         ("INVALID_ARGUMENT", "Send more.", InvalidImageError, "Send more."),
+        (
+            "INVALID_ARGUMENT",
+            "unexpected inference output 'INTERVAL' for model 'ma_agiqa'",
+            WrongModelError,
+            "host:8001 has another model than a moment ago",
+        ),
         ("UNAVAILABLE", "Gone.", ServerUnavailableError, "certificates"),
         ("DEADLINE_EXCEEDED", "", DeadlineExceededError, "within 2 s"),
         ("NOT_FOUND", "No.", WrongModelError, "does not serve the model `ma_agiqa`: No."),

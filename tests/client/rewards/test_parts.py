@@ -207,7 +207,7 @@ def test_another_server_that_answers_nonsense(serve, body):
 @pytest.mark.parametrize(
     ("weights", "others", "said"),
     [
-        (["beauty"], [], "There is no reward 'beauty'; known are mos, comp"),
+        (["beauty"], [], "There is no reward 'beauty'; known are mos, alignment, comp"),
         (["mos=high"], [], "no weight"),
         (["mos=nan"], [], "no weight"),
         (["mos", "mos=2"], [], "twice"),

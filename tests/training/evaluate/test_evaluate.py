@@ -176,7 +176,10 @@ def test_folds_are_tested_on_their_own_parts_and_averaged(place, tmp_path):
     assert document["mean"]["srcc"] == pytest.approx(np.mean(srcc))
     assert document["standard_deviation"]["srcc"] == pytest.approx(np.std(srcc, ddof=1))
     assert f"{np.mean(srcc):.4f} ± {np.std(srcc, ddof=1):.4f}" in printed
-    assert "mean ± standard deviation of 3 checkpoints" in printed
+    rmse = [result["rmse_raw"] for result in document["results"]]
+    assert document["mean"]["rmse_raw"] == pytest.approx(np.mean(rmse))
+    assert f"{np.mean(rmse):.4f} ± {np.std(rmse, ddof=1):.4f}" in printed
+    assert printed.count("mean ± standard deviation of 3 checkpoints") == 2
 
 
 def test_files_of_predictions_stand_in_the_same_table(place, tmp_path):

@@ -24,7 +24,7 @@ from ma_agiqa.networks.calibration import (
 )
 from ma_agiqa.networks.scorer import ScorerOutput
 from ma_agiqa.train import calibrate
-from ma_agiqa.train.calibrate import Observed, auroc, fit, measure_intervals, reach
+from ma_agiqa.train.calibrate import Observed, auroc, fit, measure_intervals, measure_pairs, reach
 from support.tiny_scorer import CARD, make_scorer
 
 TOKENS = 12
@@ -74,6 +74,25 @@ def test_intervals_are_wide_where_errors_are_large():
     assert wide / narrow == pytest.approx(0.55 / 0.15, rel=0.4)
     middle = found.interval.mean(1, keepdim=True)
     torch.testing.assert_close(middle, truth.output.score, rtol=0, atol=1e-5)
+
+
+def test_comparisons_come_out_as_often_as_their_probability_says():
+    """Of 2,000 pictures, most in pairs of clear order; one sigma of each tenth is about 1.5 %."""
+    calibration, record = fitted(count=1000)
+    found = measure_pairs(calibration, observed(2000, 98), record["errors"])
+    assert found["count"] > 15_000
+    assert found["largest_miss"] < 0.05
+    shifted = dataclasses.replace(observed(2000, 98), mos=observed(2000, 97).mos)
+    assert measure_pairs(calibration, shifted, record["errors"])["largest_miss"] > 0.2
+    one_group = measure_pairs(calibration, observed(5, 98), record["errors"])
+    assert one_group == {"count": 0, "largest_miss": None}
+
+
+def test_pictures_of_one_group_are_calibrated_as_if_each_stood_alone():
+    together = dataclasses.replace(observed(400, 0), groups=["a prompt"] * 400)
+    _, record = fit(tokens(500, 1000), together, {"far": tokens(100, 7, 5.0)})
+    assert record["groups"] == 1
+    assert 1 < record["reach"] < 3
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The card of a scorer: facts that its users need and that travel with its weights."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -63,6 +64,29 @@ class ModelCard:
     git_commit: str | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
+
+    def parameters(self, checkpoint_sha256: str, gate_activation: str) -> dict[str, str]:
+        """What clients read of the card, as strings: parameters of the served ensemble.
+
+        Args:
+            checkpoint_sha256: hash of the scorer's weights.
+            gate_activation: of the scorer's configuration.
+        """
+        metrics = json.loads(json.dumps(dict(self.metrics)), parse_constant=lambda _: None)  # NaN
+        return {
+            "name": self.name,
+            "preset": self.preset,
+            "dataset": self.dataset,
+            "mos_min": repr(float(self.mos_min)),
+            "mos_max": repr(float(self.mos_max)),
+            "metrics": json.dumps(metrics),
+            "mos_quantiles": json.dumps([round(float(q), 4) for q in self.mos_quantiles]),
+            "checkpoint_sha256": checkpoint_sha256,
+            "created": self.created,
+            "gate_activation": gate_activation,
+            "note": self.note,
+            **({"calibration": json.dumps(self.calibration)} if self.calibration else {}),
+        }
 
 
 def official_card() -> ModelCard:

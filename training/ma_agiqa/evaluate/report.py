@@ -47,7 +47,7 @@ def report(results: Sequence[Result]) -> str:
         "sign.",
         "The scores as they are, as a server gives them, in units of MOS; coverage is the share of "
         "the MOS that are in the intervals of their scores:\n\n"
-        + markdown([_raw_row(result) for result in results]),
+        + markdown(list(_raw_rows(results))),
         _fifths(results),
         _paired(results),
         _group_tables("By generator", [(r.name, r.generators, ()) for r in results]),
@@ -102,14 +102,24 @@ def _main_rows(results: Sequence[Result], titled: bool) -> Iterator[Mapping[str,
             if result.paper[0] == f"{OURS}, paper Table 1":
                 reported = REPORTED_BY_USERS.get(result.tested_on or "", {})
                 yield from ({"scorer": n, **metric_cells(m)} for n, m in reported.items())
+    yield from _mean_row(results, METRIC_HEADINGS)
+
+
+def _raw_rows(results: Sequence[Result]) -> Iterator[Mapping[str, str]]:
+    for result in results:
+        errors = {h: number(getattr(result.overall.metrics, n)) for n, h in RAW_HEADINGS.items()}
+        yield {"scorer": result.name, **errors, **coverage_cells(result.overall.coverage)}
+    yield from _mean_row(results, {**RAW_HEADINGS, "coverage": "coverage", "width": "width"})
+
+
+def _mean_row(
+    results: Sequence[Result], headings: Mapping[str, str]
+) -> Iterator[Mapping[str, str]]:
+    """Mean and standard deviation of several checkpoints, such as seeds or folds."""
     if len(runs := _runs(results)) > 1:
-        cells = {METRIC_HEADINGS[name]: spread(values) for name, values in _values(runs).items()}
+        values = {name: found for name, found in _values(runs).items() if name in headings}
+        cells = {headings[name]: spread(found) for name, found in values.items()}
         yield {"scorer": f"mean ± standard deviation of {len(runs)} checkpoints", **cells}
-
-
-def _raw_row(result: Result) -> dict[str, str]:
-    errors = {h: number(getattr(result.overall.metrics, n)) for n, h in RAW_HEADINGS.items()}
-    return {"scorer": result.name, **errors, **coverage_cells(result.overall.coverage)}
 
 
 def _fifths(results: Sequence[Result]) -> str:
@@ -150,7 +160,14 @@ def _runs(results: Sequence[Result]) -> list[Result]:
 
 
 def _values(results: Sequence[Result]) -> dict[str, list[float]]:
-    return {name: [getattr(r.overall.metrics, name) for r in results] for name in METRIC_HEADINGS}
+    """The numbers of each result, by name; of intervals if all results have them."""
+    names = (*METRIC_HEADINGS, *RAW_HEADINGS)
+    found = {name: [getattr(r.overall.metrics, name) for r in results] for name in names}
+    coverages = [r.overall.coverage for r in results if r.overall.coverage]
+    if len(coverages) == len(results):
+        found["coverage"] = [coverage.share for coverage in coverages]
+        found["width"] = [coverage.width for coverage in coverages]
+    return found
 
 
 def _group_tables(

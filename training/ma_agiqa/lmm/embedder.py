@@ -102,6 +102,17 @@ class PromptEmbedder:
             embeddings = self._embed(images)
         return dict(zip(self._ids, embeddings, strict=True))
 
+    @torch.inference_mode()
+    def with_tokens(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Embed a batch as `__call__` does, without CUDA graphs; keep the images' tokens.
+
+        Returns:
+            The embeddings, and the language model's tokens of the images, (B, queries + 1, hidden),
+            as `MPlugOwl2Model.encode_images` gives them.
+        """
+        tokens = self.model.encode_images(self.pixels(images))
+        return dict(zip(self._ids, self._embed_tokens(tokens), strict=True)), tokens
+
     def embed_pixels(self, pixels: Tensor) -> dict[str, Tensor]:
         """Embed a batch of images, differentiably with respect to their pixels.
 
@@ -122,7 +133,10 @@ class PromptEmbedder:
 
     def _embed_normalized(self, pixels: Tensor) -> Tensor:
         """Embed the model's input (B, 3, S, S): float32 (P, B, hidden)."""
-        tokens = self.model.encode_images(pixels)  # (B, I, hidden)
+        return self._embed_tokens(self.model.encode_images(pixels))
+
+    def _embed_tokens(self, tokens: Tensor) -> Tensor:
+        """Embed images by their tokens (B, I, hidden): float32 (P, B, hidden)."""
         prompts, batch = len(self._ids), len(tokens)
         sequence = torch.cat(
             [

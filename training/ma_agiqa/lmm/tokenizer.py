@@ -40,11 +40,15 @@ ASSISTANT_IDS = (29871, 319, 1799, 9047, 13566, 29901)
 
 DEMO_CANNOT_ANSWER = (
     "The demo's language model has random weights and no tokenizer, so it cannot answer "
-    "questions. Serve the paper's mPLUG-Owl2 to have images explained."
+    "questions. Serve the paper's mPLUG-Owl2 to have images explained, or compared with prompts."
 )
 
 _DEMO = "demo"  # `ma_agiqa.lmm.sources.DEMO_EMBEDDER`, whose module imports torch
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+_EMPTY = {
+    "question": "Ask something about the image.",
+    "prompt": "Send the text that the image was made from, or none for the score alone.",
+}
 
 
 class Tokenizer:
@@ -117,21 +121,58 @@ class Tokenizer:
             QuestionError: nothing but white space, or more than `MAX_QUESTION_CHARACTERS`
                 characters or `MAX_QUESTION_TOKENS` tokens.
         """
-        question = question.strip()
-        if not question:
-            raise QuestionError("The question is empty. Ask something about the image.")
-        if len(question) > MAX_QUESTION_CHARACTERS:
+        ids = self._encode("USER: ", question, "\n", "question")
+        return [self._pieces.bos_id(), *ids, IMAGE_ID, *ASSISTANT_IDS]
+
+    def about_prompt(self, before: str, prompt: str, after: str) -> list[int]:
+        """Put a question about the prompt of an image behind it, as mPLUG-Owl2's own examples do.
+
+            USER: <image>{before}{prompt}{after} ASSISTANT:
+
+        Args:
+            before, after: the question around the prompt.
+            prompt: the text that the image was made from.
+
+        Returns:
+            Token ids, with `IMAGE_ID` once; those up to it are the same for every question.
+
+        Raises:
+            QuestionError: as in `prompt`, with "the prompt" in place of "the question".
+        """
+        ids = self._encode(before, prompt, f"{after} ASSISTANT:", "prompt")
+        return [self._pieces.bos_id(), *self._pieces.encode("USER: "), IMAGE_ID, *ids]
+
+    def word(self, text: str) -> int:
+        """The token that an answer of one word begins with.
+
+        Raises:
+            CannotAnswerError: the word takes several tokens.
+        """
+        ids = self._pieces.encode(text)
+        if len(ids) != 1:
+            raise CannotAnswerError(
+                f"The tokenizer writes the answer {text!r} as {len(ids)} tokens; expected one. "
+                "Export with another --alignment-answer."
+            )
+        return int(ids[0])
+
+    def _encode(self, before: str, text: str, after: str, what: str) -> list[int]:
+        """Split a text, and what is around it, into tokens; `what` names the text in errors."""
+        text = text.strip()
+        if not text:
+            raise QuestionError(f"The {what} is empty. {_EMPTY[what]}")
+        if len(text) > MAX_QUESTION_CHARACTERS:
             raise QuestionError(
-                f"The question has {len(question):,} characters; at most "
+                f"The {what} has {len(text):,} characters; at most "
                 f"{MAX_QUESTION_CHARACTERS:,} are accepted. Shorten it."
             )
-        ids = self._pieces.encode(f"USER: {question}\n")
+        ids: list[int] = self._pieces.encode(f"{before}{text}{after}")
         if len(ids) > MAX_QUESTION_TOKENS:
             raise QuestionError(
-                f"The question has {len(ids):,} tokens; at most {MAX_QUESTION_TOKENS:,} are "
+                f"The {what} has {len(ids):,} tokens; at most {MAX_QUESTION_TOKENS:,} are "
                 "accepted. Shorten it."
             )
-        return [self._pieces.bos_id(), *ids, IMAGE_ID, *ASSISTANT_IDS]
+        return ids
 
     def text(self, ids: list[int]) -> str:
         """Write token ids as text."""

@@ -57,6 +57,8 @@ _FOREIGN = 100  # pictures of each kind
 _QUANTILES = np.linspace(0, 1, 101)
 _ERRORS = (np.arange(41) + 0.5) / 41  # quantiles of the errors that the card states
 _RIDGE = 0.02
+_PAIRS = 20_000  # pairs of test pictures on which comparisons are measured
+_MIN_PAIRS = 100  # of a tenth of the probabilities
 
 _Array = NDArray[np.float64]
 
@@ -129,10 +131,11 @@ def calibrate(
     calibration, record = fit(parts["train"].description, parts["validation"], foreign, level)
     record["familiarity"]["auroc"] = {
         kind: auroc(calibration, parts["test"].description, found)
-        for kind, found in foreign.items()
+        for kind, found in describe_foreign(scorer, seed=1).items()  # others than were chosen by
     }
     for part in ("validation", "test"):
         record[part] = measure_intervals(calibration, parts[part])
+    record["test"]["pairs"] = measure_pairs(calibration, parts["test"], record["errors"])
     record["weights_sha256"] = checkpoint_sha256(folder)
     save_calibration(folder, calibration, record)
     _logger.info(
@@ -163,7 +166,7 @@ def observe(
 
 
 @torch.inference_mode()
-def describe_foreign(scorer: MAAGIQA, batch_size: int = 32) -> dict[str, Tensor]:
+def describe_foreign(scorer: MAAGIQA, seed: int = 0, batch_size: int = 32) -> dict[str, Tensor]:
     """Pooled tokens of pictures unlike those of the training, by kind."""
     device = next(scorer.parameters()).device
     nothing = torch.zeros(batch_size, scorer.config.semantic_dim, device=device)
@@ -176,7 +179,7 @@ def describe_foreign(scorer: MAAGIQA, batch_size: int = 32) -> dict[str, Tensor]
                 for part in torch.from_numpy(pictures).split(batch_size)
             ]
         )
-        for kind, pictures in foreign_pictures(_FOREIGN, scorer.config.image_size).items()
+        for kind, pictures in foreign_pictures(_FOREIGN, scorer.config.image_size, seed).items()
     }
 
 
@@ -291,6 +294,39 @@ def measure_intervals(calibration: Calibration, observed: Observed) -> dict[str,
     }
 
 
+@torch.inference_mode()
+def measure_pairs(
+    calibration: Calibration, observed: Observed, errors: Sequence[float]
+) -> dict[str, Any]:
+    """How far the probability that one picture is better than another is from how often it is.
+
+    Args:
+        calibration: gives the deviations.
+        observed: the pictures; those of a pair are of different groups, as errors in one are alike.
+        errors: quantiles of the errors in deviations, from which clients compute probabilities.
+
+    Returns:
+        "count" of pairs, and "largest_miss", the largest difference between the mean probability
+        and the share of pairs in that order, over tenths of the probability; None of few pairs.
+    """
+    interval = calibration(observed.output, observed.description).interval.double().numpy()
+    deviation = (interval[:, 1] - interval[:, 0]) / (2 * float(calibration.reach))
+    plausible = interval.mean(1)[:, None] + deviation[:, None] * np.asarray(errors)
+    groups = np.unique(observed.groups, return_inverse=True)[1]
+    first, second = np.random.default_rng(0).integers(len(groups), size=(2, _PAIRS))
+    apart = (groups[first] != groups[second]) & (observed.mos[first] != observed.mos[second])
+    first, second = first[apart], second[apart]
+    told = (plausible[first][:, :, None] > plausible[second][:, None]).mean((1, 2))
+    happened = observed.mos[first] > observed.mos[second]
+    tenth = np.minimum((10 * told).astype(int), 9)
+    misses = [
+        abs(float(told[own].mean() - happened[own].mean()))
+        for own in (tenth == number for number in range(10))
+        if own.sum() >= _MIN_PAIRS
+    ]
+    return {"count": len(told), "largest_miss": max(misses, default=None)}
+
+
 def _axes(tokens: Tensor) -> tuple[Tensor, Tensor]:
     """The mean (F,) of pooled tokens (N, F), and axes (F, K) on which their variance is 1."""
     center = tokens.double().mean(0)
@@ -314,6 +350,8 @@ def _with_distances(numbers: Mapping[str, Tensor], nearest: int, held_out: Tenso
 def _cross_fitted(facts: _Array, errors: _Array, groups: Sequence[str]) -> _Array:
     """The deviation of each picture (N,), learned from the other groups' errors."""
     names, group = np.unique(groups, return_inverse=True)
+    if len(names) < 2:  # such as one prompt for all pictures
+        names, group = np.unique(range(len(errors)), return_inverse=True)
     fold = np.random.default_rng(0).permutation(len(names))[group] % min(_FOLDS, len(names))
     found = np.empty(len(errors))
     for number in np.unique(fold):

@@ -311,6 +311,7 @@ const open = (image) => {
   $("span").style.width = `${100 * (normalize(high) - normalize(low))}%`;
   $("detail-interval").textContent = [
     ...(image.interval ? [`${Math.round(100 * report.level)} % interval: ${number(low, 2)} to ${number(high, 2)}.`] : []),
+    ...(report.level ? [] : ["No interval: the model was not calibrated."]),
     ...remarksOf(image),
   ].join(" ");
   $("detail-percentile").textContent = `Better than ${Math.round(image.percentile)} % of the model's training images.`;
