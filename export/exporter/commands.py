@@ -17,6 +17,7 @@ from exporter.new_version import KEEP, REPOSITORY, NewVersion, Source
 from ma_agiqa.checkpoints.embedder_binding import EmbedderIdentity
 from ma_agiqa.errors import ConfigError, MAAGIQAError
 from ma_agiqa.lmm.alignment import AlignmentMethod
+from ma_agiqa.lmm.mplug_owl2.quantization import QUANTIZED
 from ma_agiqa.lmm.sources import DEMO_EMBEDDER, DTYPE_ALIASES, DTYPES, PAPER_EMBEDDER
 from ma_agiqa.networks.arithmetic import ARITHMETICS
 
@@ -240,6 +241,13 @@ def export(
         f"Wrote version {version} of {source.card.name} to {repository} "
         f"(mPLUG-Owl2: {embedder}, {served}, on the {'GPU' if gpu else 'CPU'})."
     )
+    if served in QUANTIZED and served != trained.get("dtype"):
+        click.echo(
+            "Before you serve it, see what that dtype does to the scores of your images:\n"
+            f"python -m ma_agiqa benchmark dtypes --embedder {embedder} --checkpoint "
+            f"{checkpoint or DEMO_CHECKPOINT} --dtype {served} IMAGES...",
+            err=True,
+        )
 
 
 def _long_name(dtype: str | None) -> str | None:

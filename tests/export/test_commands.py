@@ -49,6 +49,8 @@ def test_a_dtype_is_served_under_its_long_name(published, given, served):
     done = run("--dtype", given)
     assert [new.embedder.dtype for new in published] == [served]
     assert served in done.stdout
+    told = f"benchmark dtypes --embedder demo --checkpoint {commands.DEMO_CHECKPOINT} --dtype int8"
+    assert (told in done.stderr) == (given == "int8")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from ma_agiqa.benchmark import dtypes
 from ma_agiqa.commands.benchmark import main
 from ma_agiqa.lmm.mplug_owl2.loading import load_mplug_owl2
 
@@ -48,7 +49,7 @@ def test_random_weights_of_few_layers_are_made_where_asked(tmp_path):
     arguments = ["--random-weights", "--layers", "1", "--rounds", "1", "--dtype", "int8"]
     told = run("embedder", *arguments, "--embedder", str(tmp_path / "owl"), "--profile")
     assert re.search(r"weights in +int8", told)
-    assert re.search(r"aten::(mm|addmm) ", told)
+    assert re.search(r"aten::(mm|addmm) |onednn::qlinear_pointwise ", told)
     state = load_mplug_owl2(str(tmp_path / "owl"), "bfloat16").state_dict()
     assert not any(name.startswith("layers.1.") for name in state)
     vision = {
@@ -71,3 +72,18 @@ def test_what_cannot_be_measured_is_explained(arguments, said):
     done = CliRunner().invoke(main, arguments.split())
     assert done.exit_code != 0
     assert said in done.stderr
+
+
+def test_quantized_weights_are_judged_on_enough_images(monkeypatch):
+    monkeypatch.setitem(dtypes.MOST, dtypes.LARGEST, 1e-6)
+    demo = ["--checkpoint", str(Path(__file__).parents[3] / "training" / "checkpoints" / "demo")]
+    few = CliRunner().invoke(main, ["dtypes", *demo, "--dtype", "int4", *EXAMPLES.split()])
+    assert few.exit_code == 0
+    assert "Not judged: give 20 images or more" in few.stderr
+    enough = ["dtypes", *demo, "--dtype", "int8", *(10 * EXAMPLES.split())]
+    refused = CliRunner().invoke(main, enough)
+    assert refused.exit_code == 1
+    assert "int8 changes scores too much" in refused.stderr
+    assert "--accept-changes" in refused.stderr
+    accepted = CliRunner().invoke(main, [*enough, "--accept-changes"])
+    assert accepted.exit_code == 0

@@ -9,7 +9,7 @@ import psutil
 import pytest
 import torch
 
-from ma_agiqa.benchmark.dtypes import measure_dtypes
+from ma_agiqa.benchmark.dtypes import LARGEST, LEAST, compare_order, measure_dtypes, refusals
 from ma_agiqa.benchmark.embedder import load, measure_batch, random_images
 from ma_agiqa.benchmark.machine import (
     PeakMemory,
@@ -99,10 +99,29 @@ def test_dtypes_are_compared_on_images_and_scores():
     scorer, _ = load_scorer(ROOT / "training" / "checkpoints" / "demo")
     rows = measure_dtypes(images, DEMO_EMBEDDER, scorer, dtypes, "cpu", batch=2)
     exact, half, eight = rows
-    largest, mean = "score difference, largest", "score difference, mean"
+    largest, mean = LARGEST, "score difference, mean"
     assert exact[largest] == exact[mean] == 0
     assert exact["cosine, smallest"] == pytest.approx(1, abs=1e-6)
     assert 0.999 < eight["cosine, smallest"] < half["cosine, smallest"] < 1
     assert 0 < half[mean] <= half[largest] < 0.1
+    assert [exact[name] for name in LEAST] == [pytest.approx(1), 100, 100]
     sizes = [row["weights, GB"] for row in (exact, half, eight)]
     assert sizes[2] < sizes[1] == pytest.approx(sizes[0] / 2)
+
+
+def test_quantized_weights_that_change_scores_are_refused():
+    scores = torch.linspace(1, 4, 40)
+    swapped = scores[torch.arange(40).view(20, 2).flip(1).flatten()]
+    noisy = scores + 0.4 * torch.tensor([1.0, -1.0]).repeat(20)
+
+    def row(dtype: str, made: torch.Tensor) -> dict:
+        apart = (made - scores).abs().max().item()
+        return {"dtype": dtype, LARGEST: apart, **compare_order(scores, made)}
+
+    exact = row("bfloat16", scores)
+    assert row("int8", swapped)["pairs in the same order, %"] == pytest.approx(100 * (1 - 20 / 780))
+    assert refusals([exact, row("int8", swapped), row("float16", noisy)]) == []
+    (sentence,) = refusals([exact, row("int8", noisy)])
+    assert sentence.startswith("int8 changes scores too much: Pearson correlation of scores is 0.9")
+    assert "score difference, largest is 0.4, more than 0.25" in sentence
+    assert len(refusals([exact, row("int4", torch.full((40,), torch.nan))])) == 1

@@ -14,6 +14,7 @@ from ma_agiqa.lmm.mplug_owl2.quantization import (
     Float8Linear,
     Int4Linear,
     Int8Linear,
+    Int8ProductLinear,
     weight_format,
 )
 
@@ -111,6 +112,60 @@ def test_a_quantized_weight_is_within_half_a_step(kind, bits):
     torch.testing.assert_close(layer(hidden), expected)
     layer.block_bytes = 512 * 4 * 7  # seven outputs at a time
     torch.testing.assert_close(layer(hidden), expected)
+
+
+def int8_product_layer(width: int = 512) -> tuple[Int8ProductLinear, torch.Tensor]:
+    """A layer with a bias, and its weight after quantization (96, width)."""
+    if not Int8ProductLinear.is_fast():
+        pytest.skip("needs a CPU with VNNI instructions")
+    linear = torch.nn.Linear(width, 96, dtype=torch.bfloat16).requires_grad_(False)
+    layer = Int8ProductLinear(linear)
+    buffers = layer.quantize(linear.weight)
+    buffers["weight"] = layer.pack(buffers["weight"])
+    layer.load_state_dict(buffers, assign=True, strict=False)
+    return layer, layer.dequantize(0, 96, torch.float32)
+
+
+def relative_error(layer: Int8ProductLinear, weight: torch.Tensor, rows: torch.Tensor) -> float:
+    exact = torch.nn.functional.linear(rows.float(), weight, layer.bias.float())
+    return ((layer(rows).float() - exact).norm() / exact.norm()).item()
+
+
+def test_products_of_8_bits_are_close_and_each_token_has_its_own_scale():
+    layer, weight = int8_product_layer()
+    rows = torch.randn(2, 5, 512).bfloat16() * torch.logspace(-3, 3, 5)[:, None].bfloat16()
+    assert relative_error(layer, weight, rows) < 0.015
+    for index in range(5):
+        assert torch.equal(layer(rows[:, index : index + 1]), layer(rows)[:, index : index + 1])
+
+
+def test_a_token_with_outliers_is_multiplied_in_16_bits(monkeypatch):
+    """Measured on the other channels: the error that a large one leaves to them."""
+    layer, weight = int8_product_layer()
+    rows = torch.randn(9, 512).bfloat16()
+    rows[::2, 7] = 100
+    large = torch.zeros_like(rows)
+    large[::2, 7] = 100
+
+    def error_of_the_others() -> float:
+        exact = torch.nn.functional.linear((rows - large).float(), weight)
+        from_large = torch.nn.functional.linear(large.float(), weight, layer.bias.float())
+        made = layer(rows).float() - from_large
+        return ((made - exact)[::2].norm() / exact[::2].norm()).item()
+
+    assert error_of_the_others() < 0.03  # bfloat16 rounds the sum
+    monkeypatch.setattr(Int8ProductLinear, "outlier", torch.inf)
+    assert error_of_the_others() > 0.15
+
+
+def test_a_row_that_is_not_finite_stays_its_own():
+    layer, weight = int8_product_layer()
+    rows = torch.randn(6, 512).bfloat16()
+    rows[1, 3], rows[4, 5], rows[5] = float("nan"), float("inf"), 0
+    made = layer(rows)
+    assert not torch.isfinite(made[[1, 4]]).any()
+    assert relative_error(layer, weight, rows[[0, 2, 3]]) < 0.015
+    assert torch.equal(made[5], layer.bias)
 
 
 def test_int4_packs_two_weights_in_a_byte():

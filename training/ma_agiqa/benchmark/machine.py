@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -91,8 +92,12 @@ def count_operations(work: Callable[[], object]) -> tuple[int, Products]:
     def addmm(_: torch.Size, *sizes: torch.Size, **__: object) -> int:
         return mm(*sizes)
 
+    def int8(*sizes: Any, **_: object) -> int:
+        return mm(sizes[0], sizes[3])  # the codes and the packed weight
+
     aten = torch.ops.aten
-    counter = FlopCounterMode(display=False, custom_mapping={aten.mm: mm, aten.addmm: addmm})
+    mapping = {aten.mm: mm, aten.addmm: addmm, torch.ops.onednn.qlinear_pointwise: int8}
+    counter = FlopCounterMode(display=False, custom_mapping=mapping)
     with counter, sdpa_kernel(SDPBackend.MATH):  # not every fused kernel of attention is counted
         work()
     total = counter.get_total_flops()

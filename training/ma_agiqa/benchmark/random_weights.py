@@ -39,7 +39,7 @@ def write_random_weights(config: MPlugOwl2Config, folder: Path, dtype: torch.dty
             "visual_abstractor": vars(config.abstractor),
         },
     }
-    write_tensors(folder, settings, _tensors(config, dtype))
+    write_tensors(folder, settings, random_tensors(config, dtype))
 
 
 def cut_layers(config: MPlugOwl2Config, layers: int) -> MPlugOwl2Config:
@@ -54,7 +54,8 @@ def cut_layers(config: MPlugOwl2Config, layers: int) -> MPlugOwl2Config:
     return MPlugOwl2Config(**{**config.to_dict(), **sizes})
 
 
-def _tensors(config: MPlugOwl2Config, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+def random_tensors(config: MPlugOwl2Config, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """Make the weights by their published names, from their names."""
     with torch.device("meta"):
         model = MPlugOwl2Model(config)
     for name, parameter in model.named_parameters():

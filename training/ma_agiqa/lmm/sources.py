@@ -95,7 +95,8 @@ def build_embedder(
         source: `DEMO_EMBEDDER`, a hub id such as `PAPER_EMBEDDER`, or a local folder of it.
         device: device of the model.
         dtype: format of the weights, of `DTYPES`. float32, float16 and bfloat16 are the dtype of
-            the arithmetic, too; with int8 and int4 that is 16 bits wide.
+            the arithmetic, too; with int8 and int4 that is 16 bits wide, except that int8 layers
+            multiply 8-bit integers on a CPU that is fast at it.
 
     Raises:
         ConfigError: an unknown dtype, or one that the device or the model's sizes do not allow.

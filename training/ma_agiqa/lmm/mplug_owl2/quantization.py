@@ -2,18 +2,24 @@
 
 int4 and fp8 are for the decoder's layers, which hold nine tenths of mPLUG-Owl2's weights. With
 int4 all other linear layers are int8; with fp8 they keep 16 bits. A weight is quantized when it is
-loaded; nothing is calibrated. Activations stay in the model's dtype, except for fp8.
+loaded; nothing is calibrated. fp8 layers quantize their inputs, too, and so do int8 layers on a CPU
+with instructions for products of 8 bits (VNNI); other layers compute in the model's dtype.
 """
 
+import ctypes
+import logging
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ma_agiqa.errors import ConfigError
+from ma_agiqa.errors import CheckpointError, ConfigError
+
+logger = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 512  # while a weight is quantized: 8 MB of float32 at the paper's width
+_TOKENS_AT_ONCE = 64  # while inputs are quantized: 1 to 3 MB of float32
 
 
 class _WeightOnlyLinear(nn.Module):
@@ -69,6 +75,87 @@ class Int8Linear(_WeightOnlyLinear):
     def dequantize(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
         """Unpack a block of outputs of the weight, (stop - start, in)."""
         return self.weight[start:stop].to(dtype).mul_(self.scale[start:stop].to(dtype))
+
+
+class Int8ProductLinear(Int8Linear):
+    """Int8 weights and inputs, multiplied in integers by oneDNN on a CPU.
+
+    Each row of the input (a token) has its own scale, so that no token changes how another is
+    rounded. The largest value of a row decides its scale. Decoders have a few channels with values
+    far above all others, which would lose most of their bits; such a row gets 8 more: what rounding
+    left of it is multiplied as a second row.
+
+    The products have no gradient; where one is asked for, the weight is unpacked.
+    """
+
+    outlier = 12.0
+    """Largest value of a row, over the mean of its absolute values, from which it has 16 bits;
+    docs/benchmarks.md has the measurements. About 5 in normally distributed rows."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear)
+        shape = linear.in_features, linear.out_features  # as oneDNN has it, in a layout of its own
+        self.register_buffer("weight", torch.empty(shape, dtype=torch.int8, device="meta"))
+
+    @staticmethod
+    def is_fast() -> bool:
+        """Whether this CPU multiplies 8-bit integers faster than 16-bit numbers."""
+        return torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()
+
+    @staticmethod
+    def pack(codes: Tensor) -> Tensor:
+        """Bring codes (out, in) to oneDNN's layout: an opaque tensor (in, out)."""
+        return torch.ops.onednn.qlinear_prepack(codes.contiguous(), None)
+
+    def dequantize(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        """Unpack a block of outputs of the weight, (stop - start, in)."""
+        codes = self.weight.to_dense().t()[start:stop]
+        return codes.to(dtype) * self.scale[start:stop].to(dtype)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        if hidden.requires_grad and torch.is_grad_enabled():
+            weight = self.dequantize(0, len(self.scale), hidden.dtype)
+            return F.linear(hidden, weight, self.bias)
+        rows = hidden.flatten(0, -2)
+        codes, scale, outliers = self._rounded(rows)
+        if len(outliers):
+            left = (
+                rows[outliers].float() - (codes[outliers].float() - 128) * scale[outliers].float()
+            )
+            more, finer, _ = self._rounded(left)
+            codes, scale = torch.cat([codes, more]), torch.cat([scale, finer])
+        product = self._product(codes).mul_(scale)
+        if len(outliers):
+            product, added = product[: len(rows)], product[len(rows) :]
+            product.index_add_(0, outliers, added)
+        product = product.to(hidden.dtype).unflatten(0, hidden.shape[:-1])
+        return product if self.bias is None else product + self.bias
+
+    def _rounded(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Round rows (N, in): uint8 around 128, bfloat16 scales (N, 1), and which are outliers.
+
+        A row that is not finite gets a scale that is not, and so its products.
+        """
+        codes = torch.empty(rows.shape, dtype=torch.uint8)
+        scales, outliers = [], []
+        for start in range(0, len(rows), _TOKENS_AT_ONCE):
+            part = rows[start : start + _TOKENS_AT_ONCE]
+            sizes = part.abs()
+            largest = sizes.amax(dim=1, keepdim=True).float()
+            mean = sizes.mean(dim=1, keepdim=True, dtype=torch.float32)
+            scale = (largest / 127).clamp(min=1e-30).bfloat16()  # as of weights: exact in products
+            codes[start : start + len(part)] = (part / scale.float()).round_().add_(128)
+            scales.append(scale)
+            outliers.append(largest > self.outlier * mean)
+        return codes, torch.cat(scales), torch.cat(outliers).flatten().nonzero().flatten()
+
+    def _product(self, codes: Tensor) -> Tensor:
+        """Multiply rounded rows (N, in) by the weight: bfloat16 (N, out), to be scaled by row."""
+        scale = self.scale.flatten().float()
+        zeros = torch.zeros(len(scale), dtype=torch.int64)
+        return torch.ops.onednn.qlinear_pointwise(
+            codes, 1.0, 128, self.weight, scale, zeros, None, 1.0, 0, torch.bfloat16, "none", [], ""
+        )
 
 
 class Int4Linear(_WeightOnlyLinear):
@@ -173,6 +260,38 @@ class Float8Linear(nn.Module):
         return product if self.bias is None else product + self.bias
 
 
+def packed_layout(packed: Tensor) -> bytes:
+    """Describe the layout of a packed weight, which depends on the CPU and on oneDNN's version."""
+    return bytes(torch.ops.mkldnn._get_mkldnn_serialized_md(packed).tolist())
+
+
+def packed_bytes(packed: Tensor) -> Tensor:
+    """Copy a packed weight to bytes, uint8 (N,)."""
+    content = torch.empty(torch.ops.mkldnn._nbytes(packed), dtype=torch.uint8)
+    ctypes.memmove(content.data_ptr(), torch.ops.mkldnn.data_ptr(packed), len(content))
+    return content
+
+
+def packed_from_bytes(content: Tensor, example: Tensor) -> Tensor:
+    """Make a packed weight from what `packed_bytes` gave, much faster than from its codes.
+
+    Args:
+        content: uint8 (N,).
+        example: a packed weight of the same shape and layout (`packed_layout`).
+
+    Raises:
+        CheckpointError: the content has another size.
+    """
+    packed = example.clone()
+    if content.nbytes != torch.ops.mkldnn._nbytes(packed):
+        raise CheckpointError(
+            f"A quantized weight has {content.nbytes} bytes instead of "
+            f"{torch.ops.mkldnn._nbytes(packed)}. Delete the folder of quantized weights."
+        )
+    ctypes.memmove(torch.ops.mkldnn.data_ptr(packed), content.data_ptr(), len(content))
+    return packed
+
+
 QUANTIZED: dict[str, type[Int8Linear | Int4Linear | Float8Linear]] = {
     layer.kind: layer for layer in (Int8Linear, Int4Linear, Float8Linear)
 }
@@ -191,12 +310,13 @@ def quantize_weight(kind: str, weight: Tensor) -> dict[str, Tensor]:
     return made
 
 
-def replace_linears(model: nn.Module, kind: str) -> dict[str, str]:
+def replace_linears(model: nn.Module, kind: str, device: str | torch.device) -> dict[str, str]:
     """Replace linear layers by quantized ones without values.
 
     Args:
         model: mPLUG-Owl2; it is changed.
         kind: a format of `QUANTIZED`.
+        device: device that will compute.
 
     Returns:
         The format of each layer by its name.
@@ -206,9 +326,19 @@ def replace_linears(model: nn.Module, kind: str) -> dict[str, str]:
         for name, part in model.named_modules()
         if isinstance(part, nn.Linear) and (name.startswith("layers.") or kind != "fp8")
     }
+    layers = dict(QUANTIZED)
+    if torch.device(device).type == "cpu":
+        fast = Int8ProductLinear.is_fast()
+        layers["int8"] = Int8ProductLinear if fast else Int8Linear
+        logger.info(
+            "int8 layers multiply 8-bit integers."
+            if fast
+            else "int8 layers save memory only: this CPU has no VNNI instructions, so weights are "
+            "unpacked to 16 bits."
+        )
     for name, chosen in kinds.items():
         linear: Any = model.get_submodule(name)
-        model.set_submodule(name, QUANTIZED[chosen](linear))
+        model.set_submodule(name, layers[chosen](linear))
     return kinds
 
 

@@ -66,6 +66,15 @@ def weight_files(source: str) -> list[Path]:
     )
 
 
+def config_file(source: str) -> Path:
+    """Find a checkpoint's config.json.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    return _found(source, "config.json")
+
+
 def read_tensor(source: str, name: str) -> Tensor:
     """Read one tensor of a checkpoint, on the CPU; it stays in the mapped file.
 
@@ -89,7 +98,7 @@ def convert_weights(source: str, folder: Path, dtype: torch.dtype) -> None:
     Raises:
         CheckpointError: the source has no weights or no config.json.
     """
-    settings = json.loads(_found(source, "config.json").read_text(encoding="utf-8"))
+    settings = json.loads(config_file(source).read_text(encoding="utf-8"))
     settings["torch_dtype"] = str(dtype).removeprefix("torch.")
     tensors = (
         (name, value.to(dtype) if value.is_floating_point() else value)
