@@ -23,7 +23,7 @@ from embedded.guard import (
     remove_regions,
 )
 from embedded.launch import Launch, Ports, Tracing, metrics_address, server_options
-from embedded.processes import group_members, is_alive, model_of_stub, reap_orphans
+from embedded.processes import file_of_stub, group_members, is_alive, reap_orphans
 from embedded.runtime import TritonRuntime, find_runtime
 from embedded.security import Security, write_key
 
@@ -62,7 +62,7 @@ class TritonServer:
         runtime = find_runtime(launch.tritonserver)
         self._shm_prefix = launch.shm_prefix or f"ma-agiqa-{secrets.token_hex(6)}-"
         self._grace_s = _GRACE_FACTOR * launch.exit_timeout_s
-        self._stubs: dict[int, str] = {}
+        self._stubs: dict[int, Path] = {}
         self._key_files: list[Path] = []
         self._scratch = _scratch_folder()
         try:
@@ -113,15 +113,23 @@ class TritonServer:
     def note_processes(self) -> None:
         """Take the processes that are alive now for those that have to be."""
         members = group_members(self.pid) if self.pid else set()
-        names = {pid: model_of_stub(pid) for pid in members}
-        self._stubs = {pid: name for pid, name in names.items() if name}
+        files = {pid: file_of_stub(pid) for pid in members}
+        self._stubs = {pid: file for pid, file in files.items() if file}
 
     def dead_models(self) -> list[str]:
         """Models with a process that has ended since it was noted; Triton starts none again."""
-        if self.pid is None:
-            return []
+        return sorted({file.parent.parent.name for file in self._dead()})
+
+    def halved_models(self) -> list[str]:
+        """Models with such a process, of whose version another process is alive."""
+        dead = self._dead()
+        alive = {file for pid, file in self._stubs.items() if self.pid and is_alive(pid, self.pid)}
+        return sorted({file.parent.parent.name for file in dead & alive})
+
+    def _dead(self) -> set[Path]:
+        """Files of the models with a process that has ended."""
         stubs = self._stubs.items()
-        return sorted({name for pid, name in stubs if not is_alive(pid, self.pid)})
+        return {file for pid, file in stubs if self.pid and not is_alive(pid, self.pid)}
 
     def stop(self, failed: bool = False) -> None:
         """Have the guard stop and remove everything; do its work if it does not.

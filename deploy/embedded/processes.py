@@ -24,13 +24,19 @@ def is_alive(pid: int, group: int) -> bool:
 
 def model_of_stub(pid: int) -> str | None:
     """Name of the model that a python stub runs; None for another process."""
+    file = file_of_stub(pid)
+    return file and file.parent.parent.name
+
+
+def file_of_stub(pid: int) -> Path | None:
+    """File of the model that a python stub runs, model/version/file; None for another process."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return None
     if len(command) < 2 or not command[0].endswith(b"triton_python_backend_stub"):
         return None
-    return Path(command[1].decode(errors="replace")).parent.parent.name  # model/version/file
+    return Path(command[1].decode(errors="replace"))
 
 
 def reap_orphans(own_child: int) -> None:

@@ -207,9 +207,18 @@ class EmbeddedTriton:
             raise self._failure("tritonserver ended unexpectedly.")
         return server.dead_models()
 
-    def accept_processes(self) -> None:
-        """Expect the processes that are alive now, and no other: the server scores with them."""
-        self._require_running().note_processes()
+    def accept_processes(self) -> list[str]:
+        """Expect the processes that are alive now, and no other: the server scores with them.
+
+        Returns:
+            Models of which a version has lost some of its processes, and not all as one that was
+            unloaded: what the lost ones get will fail. Then nothing is accepted.
+        """
+        server = self._require_running()
+        halved = server.halved_models()
+        if not halved:
+            server.note_processes()
+        return halved
 
     def _require_running(self) -> TritonServer:
         if self._server is None:

@@ -16,6 +16,8 @@ RECHECK_S = 1.0
 CHECK_TIMEOUT_S = 6.5
 ERRORS_ALLOWED = 3
 """One more failed check in a row means that the server has failed."""
+UNLOADING_S = 5.0
+"""Within this time all processes of a version end that is unloaded."""
 SILENCE_ALLOWED_S = 60.0
 """How long no image may get a score while images wait: a large batch takes long."""
 RESTART_WINDOW_S = 600.0
@@ -87,6 +89,7 @@ class _Watch:
         self._health = Health(server.http)
         self._errors = 0
         self._last_score_s = time.monotonic()
+        self._halved_s: float | None = None  # since when a model has lost some of its processes
 
     def run(self) -> NoReturn:
         """Look at the processes often, and score a test image at intervals.
@@ -107,7 +110,7 @@ class _Watch:
         """Score a test image; if that works, processes that have ended belonged to old versions."""
         try:
             if self._health.check(CHECK_TIMEOUT_S, deadline_s=SILENCE_ALLOWED_S):
-                self._server.accept_processes()
+                self._accept_processes()
         except NoAnswerError as error:
             silence_s = time.monotonic() - self._last_score_s
             if silence_s > SILENCE_ALLOWED_S:
@@ -120,6 +123,15 @@ class _Watch:
                 raise self._failure(str(error), dead) from error
         else:
             self._errors, self._last_score_s = 0, time.monotonic()
+
+    def _accept_processes(self) -> None:
+        halved, now_s = self._server.accept_processes(), time.monotonic()
+        if not halved:
+            self._halved_s = None
+        elif self._halved_s is None:
+            self._halved_s = now_s
+        elif now_s - self._halved_s > UNLOADING_S:
+            raise self._failure("what is sent to that process fails", halved)
 
     def _failure(self, reason: str, dead: list[str]) -> ServerFailedError:
         died = f"The process of model {', '.join(dead)} ended unexpectedly. " if dead else ""
