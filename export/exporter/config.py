@@ -53,6 +53,11 @@ class DeploymentSettings:
     scorer_backend: str = "libtorch"
     scorer_instances: int = 1
 
+    @property
+    def scorer_processes(self) -> int:
+        """Number of processes of the scorer, on each GPU if there is one."""
+        return 1 if self.gpu else self.scorer_instances
+
 
 def repository_configs(
     specs: Specs,
@@ -134,7 +139,11 @@ def _preprocess(specs: Specs, settings: DeploymentSettings) -> ModelConfig:
         inputs,
         [specs["QUALITY_VIEW"], specs["SEMANTIC_VIEW"]],
         # Not a max_queue_size: its rejections stall the batches of Triton 2.51.
-        parameters={"max_wait_ms": str(settings.max_wait_ms)},
+        parameters={
+            "max_wait_ms": str(settings.max_wait_ms),
+            # Those of the embedder, the scorer's processes and the meter.
+            "running_batches": str(2 + settings.scorer_processes),
+        },
         backend="python",
         # One process, which decodes on as many threads as there are cores.
         instance_group=_instances(gpu=False),
@@ -169,7 +178,7 @@ def _scorer(
         inputs,
         [_renamed(specs[name], own) for name, own in outputs],
         parameters=backend.parameters,
-        instance_group=_instances(settings.gpu, 1 if settings.gpu else settings.scorer_instances),
+        instance_group=_instances(settings.gpu, settings.scorer_processes),
         **backend.config,
         **_batched(inputs, settings),
     )

@@ -158,6 +158,7 @@ class Admission:
         fetch: Fetch | None = None,
         clock: Callable[[], float] = time.monotonic,
         url: str = _DEFAULT_URL,
+        running: int | None = None,
     ) -> None:
         """Start the thread.
 
@@ -170,8 +171,11 @@ class Admission:
             fetch: returns the metrics as text; default: reads them from `url`.
             clock: returns seconds, for tests.
             url: address of the server's metrics.
+            running: batches that the later steps compute at a time, which are in no queue; default:
+                one for each.
         """
         self._models, self._clock = models, clock
+        self._running = len(models) - 1 if running is None else running
         self._largest, self._max_wait_s = largest, max_wait_s
         self._fetch = fetch or (lambda: _get(url))
         self._backlog = _UNREAD
@@ -232,9 +236,9 @@ class Admission:
         # Batches do not get larger where this step is the slow one.
         here_s = here * self._images * self._here_s / max(self._here_images, 1.0)
         wait_s = max(self._seconds(ahead), here_s)
-        # It comes after the batch that each later step computes, which is in no queue, and the full
-        # ones that wait, in a batch of its own.
-        running_s = (len(self._models) - 1) * self._seconds(min(ahead, self._largest))
+        # It comes after the batches that the later steps compute, which are in no queue, and the
+        # full ones that wait, in a batch of its own.
+        running_s = self._running * self._seconds(min(ahead, self._largest))
         full_s = ahead // self._largest * self._seconds(self._largest)
         own_s = self._seconds(min(ahead + images, self._largest))
         many = ahead >= 3 * self._largest * share
@@ -365,11 +369,17 @@ def start_admission(models: Sequence[str], config: Mapping[str, Any]) -> Admissi
     Args:
         models: names of the step and of those after it, in their order.
         config: configuration of the step. Its parameter `max_wait_ms` limits how long requests may
-            wait; without it, only requests with a deadline are refused.
+            wait; without it, only requests with a deadline are refused. `running_batches` says how
+            many batches the later steps compute at a time; without it, each computes one.
     """
-    limit = config["parameters"].get("max_wait_ms", {}).get("string_value", "inf")
-    url = os.environ.get(METRICS_URL_VARIABLE, _DEFAULT_URL)
-    return Admission(models, config["max_batch_size"], float(limit) / 1000, url=url)
+    given = {name: value["string_value"] for name, value in config["parameters"].items()}
+    return Admission(
+        models,
+        config["max_batch_size"],
+        float(given.get("max_wait_ms", "inf")) / 1000,
+        url=os.environ.get(METRICS_URL_VARIABLE, _DEFAULT_URL),
+        running=int(given.get("running_batches", len(models) - 1)),
+    )
 
 
 def _get(url: str) -> str:
