@@ -19,10 +19,10 @@ from exporter import commands, rollout, versions
 from exporter.commands import DEMO_CHECKPOINT
 from exporter.golden import Golden, golden_images
 from exporter.model_control import ModelControl, ServedEmbedder, read_key
-from ma_agiqa.checkpoints import load_scorer, save_checkpoint
+from ma_agiqa.checkpoints import load_calibration, load_scorer, save_checkpoint
 from ma_agiqa.errors import CheckpointError, ConfigError
 from ma_agiqa.lmm.sources import build_embedder
-from ma_agiqa.networks.calibration import UncalibratedScorer
+from ma_agiqa.networks.calibration import CalibratedScorer
 from ma_agiqa_client import Scorer, WrongModelError
 from support.constant_load import ConstantLoad
 
@@ -71,9 +71,9 @@ def to_triton(*words: object) -> Result:
     return CliRunner().invoke(commands.main, [str(word) for word in words])
 
 
-def served_scorer(checkpoint: Path) -> UncalibratedScorer:
-    """A scorer as it is served next to the demo's, which is calibrated."""
-    return UncalibratedScorer(load_scorer(checkpoint)[0])
+def served_scorer(checkpoint: Path) -> CalibratedScorer:
+    """A scorer with the demo's calibration, of which the copied card speaks."""
+    return CalibratedScorer(load_scorer(checkpoint)[0], load_calibration(DEMO_CHECKPOINT)[0])
 
 
 def start_run(url: str, folder: Path) -> "subprocess.Popen[str]":

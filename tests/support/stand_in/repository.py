@@ -59,9 +59,9 @@ def put_in_stand_ins(folder: Path, seconds_per_image: float = 0.0) -> None:
         if model == "maniqa_moe":
             config.platform, config.backend = "", "python"
             config.instance_group[0].count = 1
+            config.parameters["seconds_per_image"].string_value = str(seconds_per_image)
         if model == "preprocess":
             config.parameters["running_batches"].string_value = "3"  # one of each later step
-            config.parameters["seconds_per_image"].string_value = str(seconds_per_image)
         file.write_text(text_format.MessageToString(config))
     for model in NETWORKS:
         for version in (folder / model).glob("[0-9]*"):

@@ -30,11 +30,16 @@ def criteria(state: TrainerState) -> list[float]:
     return [entry[name] for entry in state.log_history if name in entry]
 
 
+_ROUNDING = 1e-9  # of a correlation, computed from the same scores in another order
+
+
 def has_no_patience_left(values: Sequence[float], patience: int | None) -> bool:
-    """Whether the last `patience` epochs were not better than the best one before them."""
+    """Whether the last `patience` epochs were no better, beyond rounding, than one before them."""
     if patience is None or not values:
         return False
-    return len(values) - 1 - values.index(max(values)) >= patience
+    best = max(values)
+    first = next((i for i, value in enumerate(values) if value >= best - _ROUNDING), 0)
+    return len(values) - 1 - first >= patience
 
 
 class Patience(TrainerCallback):
