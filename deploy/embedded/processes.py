@@ -25,7 +25,7 @@ def is_alive(pid: int, group: int) -> bool:
 def model_of_stub(pid: int) -> str | None:
     """Name of the model that a python stub runs; None for another process."""
     file = file_of_stub(pid)
-    return file and file.parent.parent.name
+    return file.parent.parent.name if file else None
 
 
 def file_of_stub(pid: int) -> Path | None:
