@@ -6,6 +6,7 @@ tests/served.
 
 import io
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -70,6 +71,16 @@ def ensemble_config(
     for name, value in parameters.items():
         config.parameters[name].string_value = value
     return config
+
+
+def after_a_moment(answer):
+    """The same answers, each so late that requests which are sent at once overlap."""
+
+    def late(image, context):
+        time.sleep(0.02)
+        return answer(image, context)
+
+    return late
 
 
 class ScriptedServer(service_pb2_grpc.GRPCInferenceServiceServicer):

@@ -25,7 +25,7 @@ from ma_agiqa_client import (
 )
 from ma_agiqa_client.rewards import _callables, _verl_omni
 from ma_agiqa_client.rewards._batch import EXPECTED
-from support.scripted_server import brightness
+from support.scripted_server import after_a_moment, brightness
 
 LEVELS = (51, 0, 255, 102)  # of 255; the scripted reward is the level as a share
 
@@ -207,6 +207,8 @@ def test_verl_omni_scores_one_image(batch_axis):
 
 
 def test_verl_omni_sends_many_at_once_over_one_connection(bright):
+    bright.answer = after_a_moment(brightness)
+
     async def rollout():
         images = torch.from_numpy(level_images()).permute(0, 3, 1, 2)
         return await asyncio.gather(*(verl(images[i % 4], url=bright.url) for i in range(200)))

@@ -26,6 +26,7 @@ from click.testing import CliRunner, Result
 
 from ma_agiqa_client import Scorer
 from ma_agiqa_client.rewards.__main__ import main
+from support.scripted_server import after_a_moment
 
 MODULE = [sys.executable, "-m", "ma_agiqa_client.rewards"]
 
@@ -283,6 +284,7 @@ def test_half_of_a_request_times_out_and_does_not_block_others(serve):
 
 def test_many_trainers_at_once(serve, scripted):
     server = serve(max_requests=4)
+    scripted.answer = after_a_moment(scripted.answer)
     with ThreadPoolExecutor(48) as pool:
         replies = list(pool.map(lambda n: ask(server, as_json(b"%d" % (n % 101))), range(300)))
     assert {reply.status_code for reply in replies} == {200}
