@@ -42,7 +42,8 @@ class DeploymentSettings:
         max_wait_ms: requests are refused when this many milliseconds of work wait for the
             networks, see `ma_agiqa.serving.admission`.
         scorer_backend: what serves the scorer, a name in `formats.BACKENDS`.
-        scorer_instances: processes of the scorer on a CPU; each has the weights.
+        scorer_instances: processes of the scorer, on each GPU if there is one. Each has the
+            weights.
     """
 
     embedder: Mapping[str, str]
@@ -52,11 +53,6 @@ class DeploymentSettings:
     max_wait_ms: int = 3000
     scorer_backend: str = "libtorch"
     scorer_instances: int = 1
-
-    @property
-    def scorer_processes(self) -> int:
-        """Number of processes of the scorer, on each GPU if there is one."""
-        return 1 if self.gpu else self.scorer_instances
 
 
 def repository_configs(
@@ -142,7 +138,7 @@ def _preprocess(specs: Specs, settings: DeploymentSettings) -> ModelConfig:
         parameters={
             "max_wait_ms": str(settings.max_wait_ms),
             # Those of the embedder, the scorer's processes and the meter.
-            "running_batches": str(2 + settings.scorer_processes),
+            "running_batches": str(2 + settings.scorer_instances),
         },
         backend="python",
         # One process, which decodes on as many threads as there are cores.
@@ -178,7 +174,7 @@ def _scorer(
         inputs,
         [_renamed(specs[name], own) for name, own in outputs],
         parameters=backend.parameters,
-        instance_group=_instances(settings.gpu, settings.scorer_processes),
+        instance_group=_instances(settings.gpu, settings.scorer_instances),
         **backend.config,
         **_batched(inputs, settings),
     )

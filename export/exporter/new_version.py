@@ -337,7 +337,7 @@ class NewVersion:
             warmup_batches=(32, 16, 8, 4, 2, 1) if self.gpu else (1, 8) if small else (1,),
             scorer_backend=self.backend,
             # Most of the demo's time is the scorer's, on one core; most of the paper's is not.
-            scorer_instances=2 if small else 1,
+            scorer_instances=2 if small and not self.gpu else 1,
         )
         card = self._card_parameters(version) | versions.bound_embedder(settings.embedder)
         wide = bool(self.source.calibration) or self._others_are_calibrated()

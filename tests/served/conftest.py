@@ -13,6 +13,13 @@ from ma_agiqa_client import Scorer
 from ma_agiqa_client.cli import main
 from support.servers import serving
 from support.stand_in.repository import write_stand_in
+from support.worded_repository import write_worded_owl
+
+
+@pytest.fixture(scope="session")
+def mplug_owl2(tiny_owl, tmp_path_factory) -> Path:
+    """The folder of a small mPLUG-Owl2 that has words. Only to read."""
+    return write_worded_owl(tmp_path_factory.mktemp("mplug_owl2"), tiny_owl)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from ma_agiqa_client import (
 )
 from support.servers import serving
 from support.triton_requests import image_tensor
-from support.worded_repository import write_worded_owl, write_worded_repository
+from support.worded_repository import write_worded_repository
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = [file.read_bytes() for file in sorted((ROOT / "examples").glob("*.jpg"))[:6]]
@@ -36,11 +36,6 @@ PROMPTS = [
     "x" * 300,
     "y",
 ]
-
-
-@pytest.fixture(scope="module")
-def mplug_owl2(tiny_owl, tmp_path_factory) -> Path:
-    return write_worded_owl(tmp_path_factory.mktemp("mplug_owl2"), tiny_owl)
 
 
 @pytest.fixture(scope="module")

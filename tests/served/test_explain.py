@@ -35,17 +35,12 @@ from support.answers import generate
 from support.servers import serving
 from support.triton_requests import images_computed
 from support.waiting import wait_until
-from support.worded_repository import write_worded_owl, write_worded_repository
+from support.worded_repository import write_worded_repository
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = next((ROOT / "examples").glob("*.jpg"))
 QUESTION = "What is wrong with this image?"
 TOKENS = 16
-
-
-@pytest.fixture(scope="module")
-def mplug_owl2(tiny_owl, tmp_path_factory) -> Path:
-    return write_worded_owl(tmp_path_factory.mktemp("mplug_owl2"), tiny_owl)
 
 
 @pytest.fixture(scope="module")

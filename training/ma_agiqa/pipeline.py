@@ -10,6 +10,7 @@ output.score  # (1, 1), a predicted MOS
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from ma_agiqa.images.tensor_views import quality_pixels, semantic_pixels
 from ma_agiqa.images.views import RGB, decode, quality_view, semantic_view
 from ma_agiqa.lmm.embedder import PromptEmbedder
 from ma_agiqa.lmm.sources import build_embedder
+from ma_agiqa.networks.calibration import CalibratedScorer
 from ma_agiqa.networks.scorer import MAAGIQA, ScorerOutput
 
 
@@ -31,16 +33,17 @@ class ImageScorer:
     Args:
         embedder: mPLUG-Owl2 with the paper's two prompts.
         scorer: the network; it is put into evaluation mode and frozen. A copy made by
-            `networks.fast_maniqa.accelerate` is faster.
+            `networks.fast_maniqa.accelerate` is faster; a `CalibratedScorer` also gives what its
+            scores are worth (`networks.calibration.CalibratedOutput`).
 
     Raises:
         ConfigError: the scorer takes embeddings of another width.
     """
 
-    def __init__(self, embedder: PromptEmbedder, scorer: MAAGIQA) -> None:
+    def __init__(self, embedder: PromptEmbedder, scorer: MAAGIQA | CalibratedScorer) -> None:
         require_width(scorer, embedder.hidden_size)
         self.embedder = embedder
-        self.scorer = scorer.eval().requires_grad_(False)
+        self.scorer: Any = scorer.eval().requires_grad_(False)
 
     @classmethod
     def load(
@@ -148,7 +151,7 @@ def make_views(images: Sequence[bytes | RGB], semantic_size: int) -> tuple[Tenso
     return torch.from_numpy(quality), torch.from_numpy(semantic)
 
 
-def require_width(scorer: MAAGIQA, width: int) -> None:
+def require_width(scorer: MAAGIQA | CalibratedScorer, width: int) -> None:
     """Refuse a scorer that takes embeddings of another width.
 
     Args:

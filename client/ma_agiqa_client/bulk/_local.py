@@ -142,9 +142,8 @@ class LocalScorer:
         self._encoder = Encoder()
         mos_range = self._card.mos_max - self._card.mos_min
         fast = choose_arithmetic(exact.scorer, "auto", device == "cuda", mos_range)
-        self._embedder = exact.embedder
-        calibrated = calibration and CalibratedScorer(fast, calibration[0]).to(device).eval()
-        self._scorer = calibrated or fast
+        scorer = CalibratedScorer(fast, calibration[0]).to(device) if calibration else fast
+        self._images = ImageScorer(exact.embedder, scorer)
         self._preparation = Preparation(exact.embedder.image_size, cores)
 
     def model(self) -> ModelCard:
@@ -226,10 +225,7 @@ class LocalScorer:
         quality = torch.from_numpy(np.stack([one.quality for one in views]))
         semantic = torch.from_numpy(np.stack([one.semantic for one in views]))
         try:
-            with torch.inference_mode():
-                embeddings = self._embedder(semantic)
-                quality = quality.to(embeddings["semantic"].device)
-                output = self._scorer(quality, embeddings["semantic"], embeddings["coherence"])
+            output = self._images.score_views(quality, semantic)
         except torch.OutOfMemoryError as error:
             raise JobError(
                 f"A batch of {len(views)} images does not fit the memory of the GPU. "

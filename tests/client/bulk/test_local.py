@@ -125,9 +125,9 @@ def test_what_is_not_the_images_fault_is_an_error_of_that_image_alone(scorer, mo
         first = torch.tensor([[torch.nan]])
         return output._replace(score=torch.cat([first, output.score[1:]]))
 
-    prepare, score_views = scorer._preparation._ordinary, scorer._scorer
+    prepare, score_views = scorer._preparation._ordinary, scorer._images.score_views
     monkeypatch.setattr(scorer._preparation, "_ordinary", fail)
-    monkeypatch.setattr(scorer, "_scorer", spoil)
+    monkeypatch.setattr(scorer._images, "score_views", spoil)
     errors = [one.error for one in scorer.score_many(FILES, max_in_flight=4)]
     assert [type(error) for error in errors] == [ServerError, ServerError, type(None), type(None)]
     assert "not finite" in str(errors[0])
@@ -138,7 +138,7 @@ def test_a_batch_that_does_not_fit_names_the_option(scorer, monkeypatch):
     def out_of_memory(*views):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(scorer, "_scorer", out_of_memory)
+    monkeypatch.setattr(scorer._images, "score_views", out_of_memory)
     with pytest.raises(JobError, match="Give a --batch below 5"):
         list(scorer.score_many(FILES, max_in_flight=1))
 

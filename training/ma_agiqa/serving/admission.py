@@ -373,12 +373,13 @@ def start_admission(models: Sequence[str], config: Mapping[str, Any]) -> Admissi
             many batches the later steps compute at a time; without it, each computes one.
     """
     given = {name: value["string_value"] for name, value in config["parameters"].items()}
+    running = given.get("running_batches")
     return Admission(
         models,
         config["max_batch_size"],
         float(given.get("max_wait_ms", "inf")) / 1000,
         url=os.environ.get(METRICS_URL_VARIABLE, _DEFAULT_URL),
-        running=int(given.get("running_batches", len(models) - 1)),
+        running=None if running is None else int(running),
     )
 
 

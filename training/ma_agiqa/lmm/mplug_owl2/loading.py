@@ -115,17 +115,13 @@ def _kept(
     )
     if kept is None or not packed:
         return kept
-    return (
-        (
-            name,
-            packed_from_bytes(value, examples[packed[name]])
-            if name in packed
-            else value.clone()
-            if name not in _LOOKED_UP
-            else value,
-        )
-        for name, value in kept
-    )
+
+    def restored(name: str, value: Tensor) -> Tensor:
+        if name in packed:
+            return packed_from_bytes(value, examples[packed[name]])
+        return value if name in _LOOKED_UP else value.clone()
+
+    return ((name, restored(name, value)) for name, value in kept)
 
 
 def quantize_model(model: MPlugOwl2Model, kind: str) -> MPlugOwl2Model:
