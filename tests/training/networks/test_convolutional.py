@@ -3,13 +3,14 @@
 from importlib.machinery import ModuleSpec
 
 import pytest
+import skimage.data
 import timm
 import torch
 
 from exporter.formats import BACKENDS
 from ma_agiqa.errors import ConfigError
 from ma_agiqa.networks import convolutional
-from ma_agiqa.networks.convolutional import PACKAGED, PACKAGES, CNNFeatures, packaged_weights
+from ma_agiqa.networks.convolutional import PACKAGED, CNNFeatures, packaged_weights
 from ma_agiqa.networks.fast_maniqa import accelerate
 from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
 
@@ -151,11 +152,9 @@ def test_packaged_weights_that_are_missing_or_changed_are_an_error(monkeypatch, 
 @torch.inference_mode()
 def test_packaged_weights_know_what_a_picture_shows():
     """The whole network with its classifier names a cat: the weights are in the right places."""
-    pytest.importorskip(PACKAGES[LITE][0], reason="needs the extra pretrained")
-    data = pytest.importorskip("skimage.data")
     net = timm.create_model(LITE).eval()
     net.load_state_dict(dict(zip(net.state_dict(), packaged_weights(LITE).values(), strict=True)))
-    view = torch.from_numpy(data.chelsea()[:, 75:375]).permute(2, 0, 1)[None].float()
+    view = torch.from_numpy(skimage.data.chelsea()[:, 75:375]).permute(2, 0, 1)[None].float()
     view = torch.nn.functional.interpolate(view, (224, 224), mode="bilinear", antialias=True)
     assert int(net(view / 127.5 - 1).argmax()) in range(281, 286)  # ImageNet's cats
     features = MAAGIQA(CONFIG, PACKAGED).maniqa.backbone
