@@ -21,6 +21,7 @@ WARMUP_IMAGE = "warmup_image"
 
 Specs = Mapping[str, TensorSpec]
 
+_PREPARED = ("QUALITY_VIEW", "SEMANTIC_VIEW", "ARRIVED")
 _EMBEDDINGS = ("SEMANTIC", "COHERENCE")
 _RESULTS = ("SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT")
 _CALIBRATED = (*_RESULTS, "INTERVAL", "FAMILIARITY")
@@ -99,7 +100,7 @@ def _ensemble(
 ) -> ModelConfig:
     read = {name: name for name in ("SEMANTIC_VIEW", "PROMPT_TEXT")}
     embeddings = {name: name for name in (*_EMBEDDINGS, "ALIGNMENT")}
-    views = {name: name for name in ("QUALITY_VIEW", "SEMANTIC_VIEW")}
+    views = {name: name for name in _PREPARED}
     given = _CALIBRATED if card.get("calibration") else _RESULTS
     uncounted = {name: _uncounted(name) for name in results if name in _COUNTED}
     backend = BACKENDS[settings.scorer_backend]
@@ -110,11 +111,12 @@ def _ensemble(
         if name in given or name in uncounted
     }
     # A chain: if two steps could run in parallel, a rejected one could freeze the other.
+    counted = {"ARRIVED": "ARRIVED"} | {name: name for name in uncounted.values()}
     steps = [
         _step("preprocess", {"IMAGE": "IMAGE"}, views),
         _step(EMBEDDER, read, embeddings),
         _step(SCORER, scorer_inputs, scorer_outputs, version),
-        _step("meter", {n: n for n in uncounted.values()}, {n: n for n in uncounted if n in given}),
+        _step("meter", counted, {n: n for n in uncounted if n in given}),
     ]
     return _model(
         ENSEMBLE,
@@ -133,7 +135,7 @@ def _preprocess(specs: Specs, settings: DeploymentSettings) -> ModelConfig:
     return _model(
         "preprocess",
         inputs,
-        [specs["QUALITY_VIEW"], specs["SEMANTIC_VIEW"]],
+        [specs[name] for name in _PREPARED],
         # Not a max_queue_size: its rejections stall the batches of Triton 2.51.
         parameters={
             "max_wait_ms": str(settings.max_wait_ms),
@@ -185,7 +187,8 @@ def _meter(specs: Specs, card: Mapping[str, str], results: Sequence[str]) -> Mod
     counted = [name for name in results if name in _COUNTED]
     return _model(
         "meter",
-        [_renamed(specs[name], _uncounted(name)) for name in counted],
+        # Optional: without it, only the time of a request is not counted.
+        [specs["ARRIVED"], *(_renamed(specs[name], _uncounted(name)) for name in counted)],
         [specs[name] for name in counted],
         # Without the quantiles (an empty list) drift is not measured.
         parameters={"mos_quantiles": card.get("mos_quantiles", "[]")},

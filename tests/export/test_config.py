@@ -41,7 +41,7 @@ def test_the_ensemble_is_a_chain_whose_tensors_fit(backend, card):
     for step in ensemble.ensemble_scheduling.step:
         composing = configs[step.model_name]
         needed = {tensor.name for tensor in composing.input if not tensor.optional}
-        asked = {"PROMPT_TEXT"} if step.model_name == "mplug_owl2" else set()
+        asked = {"mplug_owl2": {"PROMPT_TEXT"}, "meter": {"ARRIVED"}}.get(step.model_name, set())
         assert set(step.input_map) == needed | asked
         unused = {tensor.name for tensor in composing.output} - set(step.output_map)
         assert unused == ({"NEXT_TOKEN"} if step.model_name == "mplug_owl2" else set())
@@ -66,7 +66,7 @@ def test_a_version_without_calibration_is_served_next_to_one_that_has_it():
     given = {tensor.name for tensor in ensemble.output}
     assert given == {"SCORE", "GATE", "PATCH_SCORE", "PATCH_WEIGHT", "ALIGNMENT"}
     scorer, meter = ensemble.ensemble_scheduling.step[2:]
-    assert set(meter.input_map.values()) <= set(scorer.output_map.values())
+    assert set(meter.input_map.values()) <= {"ARRIVED", *scorer.output_map.values()}
     assert set(meter.output_map) == {"SCORE", "GATE"}
 
 
@@ -151,7 +151,10 @@ def quantiles(config: ModelConfig) -> str:
 
 def test_what_passes_the_meter_keeps_its_type_and_shape():
     meter = configs_of_the_paper()["meter"]
-    before = [(t.name.removeprefix("UNCOUNTED_"), t.data_type, list(t.dims)) for t in meter.input]
+    before = [
+        (t.name.removeprefix("UNCOUNTED_"), t.data_type, list(t.dims)) for t in meter.input[1:]
+    ]
+    assert meter.input[0].name == "ARRIVED"
     assert before == [(t.name, t.data_type, list(t.dims)) for t in meter.output]
     assert meter.dynamic_batching.max_queue_delay_microseconds == 0
 

@@ -7,6 +7,9 @@
                                                       INTERVAL, FAMILIARITY if it is calibrated
     SCORE, GATE, FAMILIARITY --meter--> the same, unchanged and counted
 
+Past the networks, `preprocess` gives `meter` ARRIVED, when it took the request, in seconds of the
+machine's monotonic clock.
+
 and, where an image comes with the text it was made from (`lmm/alignment.py`),
 
     SEMANTIC_VIEW, PROMPT_TEXT --mplug_owl2--> SEMANTIC, COHERENCE, ALIGNMENT
@@ -60,6 +63,7 @@ def tensor_specs(
         TensorSpec("IMAGE", "TYPE_STRING", (1,)),
         TensorSpec("QUALITY_VIEW", "TYPE_UINT8", (quality_size, quality_size, 3)),
         TensorSpec("SEMANTIC_VIEW", "TYPE_UINT8", (semantic_size, semantic_size, 3)),
+        TensorSpec("ARRIVED", "TYPE_FP64", (1,), optional=True),
         TensorSpec("SEMANTIC", "TYPE_FP32", (hidden_size,)),
         TensorSpec("COHERENCE", "TYPE_FP32", (hidden_size,)),
         TensorSpec("SCORE", "TYPE_FP32", (1,)),

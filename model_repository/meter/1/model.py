@@ -17,7 +17,8 @@ from ma_agiqa.tensors import GATE_ORDER
 class TritonPythonModel:
     """UNCOUNTED_SCORE float32 (B, 1), UNCOUNTED_GATE float32 (B, 3) -> SCORE, GATE.
 
-    With a calibrated scorer also UNCOUNTED_FAMILIARITY float32 (B, 1) -> FAMILIARITY.
+    With a calibrated scorer also UNCOUNTED_FAMILIARITY float32 (B, 1) -> FAMILIARITY. With ARRIVED
+    float64 (B, 1), the time since then is counted.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -44,10 +45,14 @@ class TritonPythonModel:
                 columns = (tensors["SCORE"], familiarity)
                 scores, familiar = (column[:, 0].tolist() for column in columns)
                 self._scores.count(scores, tensors["GATE"].tolist(), familiar)
+                if (arrived := _input(request, "ARRIVED")) is not None:
+                    self.metrics.note_request(float(arrived.min()))
         except Exception as error:  # no request fails because of its metrics
             self.metrics.report(error)
         return self._replies.tensors(tensors)
 
 
-def _input(request: Any, name: str) -> np.ndarray:
-    return pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+def _input(request: Any, name: str) -> Any:
+    """The values of an input; None if the request has none of this name."""
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    return None if tensor is None else tensor.as_numpy()

@@ -24,7 +24,10 @@ from ma_agiqa.serving.replies import Replies
 
 
 class TritonPythonModel:
-    """IMAGE (B, 1) bytes -> QUALITY_VIEW, SEMANTIC_VIEW uint8 (B, side, side, 3)."""
+    """IMAGE (B, 1) bytes -> QUALITY_VIEW, SEMANTIC_VIEW uint8 (B, side, side, 3).
+
+    Also ARRIVED float64 (B, 1), the time on the monotonic clock at which the request was taken.
+    """
 
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
@@ -38,10 +41,11 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Begin the work; return the refusals, and None for what is answered later."""
+        arrived_s = time.monotonic()
         self.metrics.count_batch(requests)
         # What waits, waits in the server's queue, which admission reads, and not here.
         self.preparation.wait_for_room()
-        return [self._begin(request) for request in requests]
+        return [self._begin(request, arrived_s) for request in requests]
 
     def finalize(self) -> None:
         self.preparation.close()  # answers everything in flight
@@ -72,13 +76,14 @@ class TritonPythonModel:
             self._busy_since_s = now_s
             self._in_flight += change
 
-    def _begin(self, request: Any) -> Any:
+    def _begin(self, request: Any, arrived_s: float) -> Any:
         """Begin a request, or return its refusal."""
         try:
             images = pb_utils.get_input_tensor_by_name(request, "IMAGE")
             response = self._refusal(request.parameters(), images.shape()[0])
             if response is None:
-                _Request(self, request).begin([bytes(file) for file in images.as_numpy().ravel()])
+                files = [bytes(file) for file in images.as_numpy().ravel()]
+                _Request(self, request, arrived_s).begin(files)
         except Exception as error:  # one request's failure must not reach its neighbors
             response = self.replies.failure(error, _FAILED)
         if response is not None:
@@ -98,8 +103,8 @@ class TritonPythonModel:
 class _Request:
     """A request in flight."""
 
-    def __init__(self, model: TritonPythonModel, request: Any) -> None:
-        self._model, self._request = model, request
+    def __init__(self, model: TritonPythonModel, request: Any, arrived_s: float) -> None:
+        self._model, self._request, self._arrived_s = model, request, arrived_s
         self._sender = request.get_response_sender()
         self._parameters = request.parameters()
         self._in_backlog = True
@@ -152,6 +157,7 @@ class _Request:
                 {
                     "QUALITY_VIEW": np.stack([each.quality for each in views]),
                     "SEMANTIC_VIEW": np.stack([each.semantic for each in views]),
+                    "ARRIVED": np.full((len(views), 1), self._arrived_s),
                 }
             )
         except ImageError as error:

@@ -1,6 +1,8 @@
 """What the steps count, against a recorder in place of Triton's metric functions."""
 
 import json
+import math
+import time
 from collections import defaultdict
 from types import SimpleNamespace
 
@@ -269,3 +271,13 @@ def test_the_training_data_itself_fills_every_tenth_equally(triton):
 )
 def test_canaries(parameters, expected):
     assert is_canary(SimpleNamespace(parameters=lambda: parameters)) is expected
+
+
+@pytest.mark.parametrize("arrived_s", [math.nan, math.inf, -math.inf, 1e30, -1e30])
+def test_only_times_of_this_server_are_counted(triton, arrived_s):
+    metrics = StepMetrics(triton, "meter", images="UNCOUNTED_SCORE")
+    metrics.note_request(time.monotonic() - 0.25)
+    metrics.note_request(arrived_s)
+    metrics.meter.close()
+    (seconds,) = triton.values["ma_agiqa_request_seconds",]
+    assert seconds >= 0.25

@@ -1,6 +1,7 @@
 """What the served steps count and measure for Prometheus, in addition to Triton's own metrics.
 
     ma_agiqa_images_total{outcome, step}     images scored, or where and why they were not
+    ma_agiqa_request_seconds                 time from taking a request to its scores
     ma_agiqa_batch_images{step}              images in one execution of a step
     ma_agiqa_busy_seconds_total{step}        time in which a step computed; its rate is the load
     ma_agiqa_decode_seconds                  time to decode one image file
@@ -55,6 +56,7 @@ MAX_WAITING = 100_000
 
 _SCORE_LIMIT = 1e6  # of scores, where the card does not say how the training data are distributed
 _GATE_LIMIT = 100.0  # gates without an activation are no shares, but not far from them
+_REQUEST_LIMIT_S = 3600.0  # no request takes longer
 _LABELS = tuple[tuple[str, str], ...]
 _COUNTERS = {
     "ma_agiqa_images_total": "Images by outcome, and the step that decided it",
@@ -62,6 +64,10 @@ _COUNTERS = {
     "ma_agiqa_gate_total": "Sum of the gates of the scored images, by input",
 }
 _HISTOGRAMS: Mapping[str, tuple[str, list[float]]] = {
+    "ma_agiqa_request_seconds": (
+        "Seconds from taking a request to its scores",
+        [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30],
+    ),
     "ma_agiqa_batch_images": (
         "Images in one execution of a step",
         [1, 2, 4, 8, 12, 16, 24, 32],
@@ -252,6 +258,17 @@ class StepMetrics:
         """Note the size of one image, and how long its decoding took."""
         self.meter.observe("ma_agiqa_decode_seconds", [seconds])
         self.meter.observe("ma_agiqa_image_megapixels", [pixels / 1e6])
+
+    def note_request(self, arrived_s: float) -> None:
+        """Note how long a request took that has its scores now.
+
+        Args:
+            arrived_s: when the first step took it, on the monotonic clock. Anyone can call the step
+                with any number: what is no time of this server is not counted.
+        """
+        seconds = time.monotonic() - arrived_s
+        if 0 <= seconds < _REQUEST_LIMIT_S:
+            self.meter.observe("ma_agiqa_request_seconds", [seconds])
 
     def report(self, error: Exception) -> None:
         """Write to the server's log that something could not be counted."""
