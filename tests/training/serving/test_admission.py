@@ -159,9 +159,12 @@ def test_where_decoding_is_slow_the_oldest_are_refused_until_the_rest_can_be_don
 
 
 def test_where_decoding_is_slow_small_batches_do_not_promise_larger_ones(server):
-    server.read(here=300)
+    server.read(here=4)
     for _ in range(40):  # 20 images a second, in batches of 2
+        assert [server.refuse(), server.refuse()] == [None, None]
+        server.admission.passed_on()
         server.read(0.1, images=server.images + 2, batches=server.batches + 1)
+    server.read(here=300)
     assert "299 requests are waiting, for about 14.9 s" in server.refuse()
     server.read(here=30)
     assert server.refuse(left_s=3.0) is None
@@ -184,8 +187,16 @@ def test_a_deadline_that_the_queue_does_not_leave_time_for(server):
     server.read(owl=70)  # after a running batch of each later step, it will be in the third
     refusal = server.refuse(left_s=4.5)
     assert re.search(r"70 requests are waiting, for about 2\.\d s; 4\.5 s are left", refusal)
-    assert server.refuse(left_s=5.5) is None
+    assert server.refuse(left_s=1.2 * 5.5) is None
     assert server.refuse() is None
+
+
+def test_the_later_steps_may_make_smaller_batches_than_they_could(server):
+    server.admission = Admission(STEPS, LARGEST, 3.0, server.fetch, lambda: server.now_s, batch=8)
+    server.work(batches=32, images=8, batch_s=0.25)
+    server.read(owl=32)  # as many as a full batch: 1 s, behind two running ones of 0.25 s
+    assert server.refuse(left_s=1.2 * 1.6)
+    assert server.refuse(left_s=1.2 * 1.9) is None
 
 
 def test_batches_that_take_longer_than_a_reading(server):
@@ -194,7 +205,7 @@ def test_batches_that_take_longer_than_a_reading(server):
         grown = {"images": number // 10 * 8, "batches": number // 10}
         server.read(0.1, owl=9, **grown)
     assert server.refuse(left_s=2.5)
-    assert server.refuse(left_s=3.5) is None
+    assert server.refuse(left_s=1.2 * 3.5) is None
 
 
 def test_answer_tokens_are_not_scores(server):

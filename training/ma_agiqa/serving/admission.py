@@ -44,6 +44,7 @@ _WINDOW_BATCHES = 32  # the time of a batch is learned from about this many
 _WINDOW_IMAGES = 64  # and the time of an image in the first step from about this many
 _ENOUGH_BATCHES = 4  # fewer say too little
 _PERHAPS_FASTER = 100.0  # times that batches are perhaps faster than before an idle time
+_MARGIN = 1.2  # an answer may take this much longer than estimated
 _PRIOR = 0.01  # in doubt, an image adds little to the time of a batch
 _IMAGES_WEIGHT = 1 / 32  # weight of the last request in the average number of images
 
@@ -159,6 +160,7 @@ class Admission:
         clock: Callable[[], float] = time.monotonic,
         url: str = _DEFAULT_URL,
         running: int | None = None,
+        batch: int | None = None,
     ) -> None:
         """Start the thread.
 
@@ -173,16 +175,19 @@ class Admission:
             url: address of the server's metrics.
             running: batches that the later steps compute at a time, which are in no queue; default:
                 one for each.
+            batch: images in a batch that the later steps make of many waiting requests; default:
+                as many as it may have.
         """
         self._models, self._clock = models, clock
         self._running = len(models) - 1 if running is None else running
         self._largest, self._max_wait_s = largest, max_wait_s
+        self._batch = batch or largest
         self._fetch = fetch or (lambda: _get(url))
         self._backlog = _UNREAD
         self._asked = self._asked_before = 0
         self._admitted = self._passed_on = self._passed_on_before = 0
         self._now, self._before = BatchTime(), BatchTime()  # of this busy time, and the last one
-        self._here_images, self._here_s = 0.0, 0.0  # computed while requests waited for this step
+        self._here_images, self._here_s = 0.0, 0.0  # passed on while requests waited for this step
         self._start = _UNREAD  # the reading at which this busy time began
         self._busy_since: Backlog | None = None  # the reading that the next interval begins with
         self._busy_until_s = float("-inf")
@@ -238,11 +243,11 @@ class Admission:
         wait_s = max(self._seconds(ahead), here_s)
         # It comes after the batches that the later steps compute, which are in no queue, and the
         # full ones that wait, in a batch of its own.
-        running_s = self._running * self._seconds(min(ahead, self._largest))
-        full_s = ahead // self._largest * self._seconds(self._largest)
-        own_s = self._seconds(min(ahead + images, self._largest))
+        running_s = self._running * self._seconds(min(ahead, self._batch))
+        full_s = ahead // self._batch * self._seconds(self._batch)
+        own_s = self._seconds(max(images, min(ahead + images, self._batch)))
         many = ahead >= 3 * self._largest * share
-        answer_s = max(running_s + full_s, here_s) + own_s
+        answer_s = _MARGIN * (max(running_s + full_s, here_s) + own_s)
         if answer_s <= left_s and not (many and wait_s > self._max_wait_s * share):
             return None
         until = "" if left_s == math.inf else f"; {left_s:.1f} s are left until the deadline"
@@ -254,8 +259,8 @@ class Admission:
     def _seconds(self, images: float) -> float:
         """Estimate how long images take."""
         if self._now.known or not self._before.known:
-            return self._now.seconds(images, self._largest)
-        return self._share() * self._before.seconds(images, self._largest)
+            return self._now.seconds(images, self._batch)
+        return self._share() * self._before.seconds(images, self._batch)
 
     def _share(self) -> float:
         """The least time that batches may take, as a share of what they took before an idle time.
@@ -263,8 +268,8 @@ class Admission:
         A server may have become faster meanwhile. But what it has done since, and a full batch that
         it computes now, have taken all the time since.
         """
-        images = self._backlog.images - self._start.images + self._largest
-        before_s = self._before.seconds(images, self._largest)
+        images = self._backlog.images - self._start.images + self._batch
+        before_s = self._before.seconds(images, self._batch)
         passed_s = self._backlog.time_s - self._start.time_s
         return min(max(passed_s / before_s, 1 / _PERHAPS_FASTER), 1.0)
 
@@ -290,14 +295,15 @@ class Admission:
             self._backlog, self._busy_since = _UNREAD, None
             return
         before, self._backlog = self._backlog, now
+        passed_on_since = (passed_on - self._passed_on_before) * self._images
         # Both were counted just before the reading: by then, these had left this step's queue ...
         self._asked_before = asked
         # ... and these were in a later queue (and so in `pending`), or done.
         self._passed_on_before = passed_on
-        self._learn(before, now)
+        self._learn(before, now, passed_on_since)
 
-    def _learn(self, before: Backlog, now: Backlog) -> None:
-        """Learn how long batches take from two readings."""
+    def _learn(self, before: Backlog, now: Backlog, passed_on: float) -> None:
+        """Learn how long batches take from two readings, between which images were passed on."""
         if self._busy_until_s < now.time_s - _FORGET_S:
             if self._now.known:
                 self._before = self._now
@@ -313,8 +319,8 @@ class Admission:
             batches, images = now.batches - since.batches, now.images - since.images
             self._now.learn(batches, images, now.time_s - since.time_s)
         if before.pending_here and now.pending_here and now.time_s - before.time_s <= _STALE_S:
-            keep = _WINDOW_IMAGES / (_WINDOW_IMAGES + now.images - before.images)
-            self._here_images = self._here_images * keep + now.images - before.images
+            keep = _WINDOW_IMAGES / (_WINDOW_IMAGES + passed_on)
+            self._here_images = self._here_images * keep + passed_on
             self._here_s = self._here_s * keep + now.time_s - before.time_s
         if not now.idle:
             self._busy_until_s = now.time_s
@@ -326,7 +332,7 @@ class Admission:
         """
         images = (now.images - before.images) * (ended - 1) / max(ended, 1)
         seconds = now.time_s - before.time_s
-        if ended > 1 and self._now.seconds(images, self._largest) > seconds:
+        if ended > 1 and self._now.seconds(images, self._batch) > seconds:
             self._now.learn(ended - 1, images, seconds)
 
     def close(self) -> None:
@@ -370,16 +376,19 @@ def start_admission(models: Sequence[str], config: Mapping[str, Any]) -> Admissi
         models: names of the step and of those after it, in their order.
         config: configuration of the step. Its parameter `max_wait_ms` limits how long requests may
             wait; without it, only requests with a deadline are refused. `running_batches` says how
-            many batches the later steps compute at a time; without it, each computes one.
+            many batches the later steps compute at a time; without it, each computes one. They are
+            taken to make batches of the largest preferred size, as the step itself does.
     """
     given = {name: value["string_value"] for name, value in config["parameters"].items()}
     running = given.get("running_batches")
+    preferred = config.get("dynamic_batching", {}).get("preferred_batch_size")
     return Admission(
         models,
         config["max_batch_size"],
         float(given.get("max_wait_ms", "inf")) / 1000,
         url=os.environ.get(METRICS_URL_VARIABLE, _DEFAULT_URL),
         running=None if running is None else int(running),
+        batch=max(preferred) if preferred else None,
     )
 
 
