@@ -131,18 +131,18 @@ def read_enqueued(body: bytes, max_bytes: int) -> Call:
     Raises:
         MalformedRequestError, WrongInputError: as in `read_score`.
     """
-    head, found, array = body.partition(b"\n")
-    if not found:
+    end = body.find(b"\n")  # no partition: the rest may be large
+    if end < 0:
         raise MalformedRequestError(
             "The request has no second line. Expected a line of JSON, and then an array as .npy."
         )
-    fields = _read_json(head)
+    fields = _read_json(body[:end])
     if fields.get("media_type") != "image":
         raise WrongInputError(f"Got media_type {fields.get('media_type')!r} in place of 'image'.")
     weights = fields.get("reward_fn")
     if not isinstance(weights, dict) or not weights:
         raise MalformedRequestError("Expected `reward_fn`, an object with the rewards' names.")
-    images = _read_array(array, max_bytes)
+    images = _read_array(body, end + 1, max_bytes)
     prompts = _prompts(fields.get("prompts"), len(images))
     return Call(Batch(images, prompts), lambda rewards: dict(rewards.parts), tuple(weights))
 
@@ -224,9 +224,30 @@ def _read_unirl(requests: Any, max_bytes: int) -> Call:
     )
 
 
-def _read_array(data: bytes, max_bytes: int) -> list[bytes]:
-    """Read uint8 (or floating point in 0-1) pixels of several images from the bytes of a .npy."""
+class _Files(Sequence[bytes]):
+    """The images of an array as files, each made when it is asked for, while others are scored."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __getitem__(self, index: Any) -> Any:
+        try:
+            return encode_array(self._array[index])
+        except InvalidImageError as error:
+            refuse_wrong_array(error)
+            raise
+
+
+def _read_array(data: bytes, start: int, max_bytes: int) -> Sequence[bytes]:
+    """Read uint8 (or floating point in 0-1) pixels of several images from a .npy, from `start` on.
+
+    The pixels are not copied.
+    """
     file = BytesIO(data)
+    file.seek(start)
     try:
         formats: Any = np.lib.format  # has no types
         version = formats.read_magic(file)
@@ -249,15 +270,11 @@ def _read_array(data: bytes, max_bytes: int) -> list[bytes]:
         raise _too_many(len(array))
     if array.size > max_bytes:
         raise _too_large(max_bytes)
-    return [_pixels(image) for image in array]
-
-
-def _pixels(image: Any) -> bytes:
-    try:
-        return encode_array(image)
-    except InvalidImageError as error:
-        refuse_wrong_array(error)
-        raise
+    files = _Files(array)
+    if array.dtype != np.uint8:  # any of the others may have values out of range
+        return list(files)
+    files[0]  # if the first is an image, all are
+    return files
 
 
 def _sentences(rewards: Rewards) -> list[dict[str, str]]:
