@@ -78,7 +78,7 @@ def executions(found) -> dict[int, int]:
 
 
 def test_200_concurrent_requests_of_mixed_sizes_are_batched(client, record_property):
-    sizes = np.random.default_rng(0).integers(16, 700, (200, 2))
+    sizes = np.random.default_rng(0).integers(16, 500, (200, 2))
     files = [encoded(noise(seed, height, width)) for seed, (height, width) in enumerate(sizes)]
     models = ("preprocess", "mplug_owl2", "maniqa_moe")
     before = {model: statistics(client, model) for model in models}

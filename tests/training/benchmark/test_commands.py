@@ -22,10 +22,11 @@ def run(*arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "columns", "names"),
     [
-        (
+        pytest.param(
             "embedder --dtype fp32 --rounds 1 --threads 1 --batch 1 --batch 2",
             2,
             ["batch", "s/image", "GFLOP/image", "share of that, %", "read from disk, GB"],
+            marks=pytest.mark.slow,
         ),
         (
             "scorer --preset demo --dtype bf16 --rounds 1 --batch 1 --batch 2",
