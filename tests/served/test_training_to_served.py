@@ -40,7 +40,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_a_table_becomes_a_served_scorer(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(calibrate, "_FOREIGN", 20)  # a fifth of the pictures, in a fifth of the time
+    monkeypatch.setattr(calibrate, "_FOREIGN", 20)  # a fifth of the usual pictures
     config = ("--config", "config.yaml")
     checkpoint = ("--checkpoint", "runs/agiqa_3k_small")
     assert "0 problems" in run(training.main, "datasets", "check", *config)
