@@ -110,8 +110,8 @@ def _ensemble(
         for own, name in zip(backend.outputs(results), results, strict=True)
         if name in given or name in uncounted
     }
-    # A chain: if two steps could run in parallel, a rejected one could freeze the other.
     counted = {"ARRIVED": "ARRIVED"} | {name: name for name in uncounted.values()}
+    # A chain: if two steps could run in parallel, a rejected one could freeze the other.
     steps = [
         _step("preprocess", {"IMAGE": "IMAGE"}, views),
         _step(EMBEDDER, read, embeddings),
