@@ -8,6 +8,7 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from load.overload import overload
+from load.rewards import rewards
 from load.served import served
 from load.soak import soak
 from load.throughput import throughput
@@ -18,7 +19,7 @@ def main() -> None:
     """Measure a served model; without --url, the embedded server is started for it."""
 
 
-for command in (overload, served, soak, throughput):
+for command in (overload, rewards, served, soak, throughput):
     main.add_command(command)
 
 if __name__ == "__main__":

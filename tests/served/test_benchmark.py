@@ -66,6 +66,15 @@ def test_score_many_is_compared_with_plain_clients(server):
 
 
 @pytest.mark.slow
+def test_the_reward_server_gives_what_score_many_gives(server):
+    options = ["--url", server.grpc_url, "--rounds", "1", "--batch", "8", "--side", "64"]
+    done = CliRunner().invoke(main, ["rewards", *options])
+    assert done.exit_code == 0, done.output
+    line = r"^[\w ]+ score_many [\d.]+ s   rewards [\d.]+ s   [+-][\d.]+%$"
+    assert len(re.findall(line, done.stdout, re.MULTILINE)) == 3, done.stdout
+
+
+@pytest.mark.slow
 def test_a_soak_sees_every_process():
     options = ["--minutes", "0.05", "--limit", "1000"]
     done = CliRunner().invoke(main, ["soak", *options])

@@ -32,7 +32,7 @@ class PlainPickleError(Exception):
     """The data is not a pickle of plain values."""
 
 
-def read_plain_pickle(data: bytes) -> Any:
+def read_plain_pickle(data: bytes | memoryview) -> Any:
     """Read a pickle of protocol 3 or later, as `pickle.dumps` writes it.
 
     Returns:
@@ -50,20 +50,25 @@ def read_plain_pickle(data: bytes) -> Any:
         raise PlainPickleError(f"The pickle is damaged ({error!r}). Send it again.") from error
 
 
-class _CountedBytes(io.BytesIO):
+class _CountedBytes(io.BufferedIOBase):
     """Bytes that can be read a million times, and never fewer at a time than asked for."""
 
-    left = _MAX_READS
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._data = memoryview(data)
+        self._at = 0
+        self._left = _MAX_READS
 
     def read(self, size: int | None = -1, /) -> bytes:
-        self.left -= 1
-        if self.left < 0:
+        self._left -= 1
+        if self._left < 0:
             raise PlainPickleError(
                 f"The pickle takes over {_MAX_READS:,} reads. Send fewer images at once."
             )
-        data = super().read(size)
-        if size is not None and len(data) < size:
+        end = self._at + (size or 0)
+        if not self._at <= end <= len(self._data):
             raise EOFError("it ends too early")
+        data = bytes(self._data[self._at : end])
+        self._at = end
         return data
 
 

@@ -61,7 +61,7 @@ _STATUSES: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (ClientError, HTTPStatus.BAD_GATEWAY),
 )
 
-_READERS: dict[str, Callable[[bytes, int], protocols.Call]] = {
+_READERS: dict[str, Callable[[protocols.Body, int], protocols.Call]] = {
     "/": protocols.read_score,
     "/score": protocols.read_score,
     "/compute": protocols.read_compute,
@@ -198,7 +198,7 @@ class RewardServer:
         return _reply(request, *await _unless_stopped(work))
 
     def _answer(
-        self, read: Callable[[bytes, int], protocols.Call], body: bytes
+        self, read: Callable[[protocols.Body, int], protocols.Call], body: protocols.Body
     ) -> tuple[int, dict[str, Any]]:
         call = self._checked(read(body, self._max_body_bytes))
         rewards = self._evaluate(call)
@@ -260,7 +260,7 @@ class RewardServer:
 
     async def _pull(self, request: Request) -> Response:
         """Answer with one reward of an enqueued batch, or 400 until it is known, as cosmos-rl."""
-        form = parse_qs((await self._body(request)).decode("utf-8", "replace"))
+        form = parse_qs(str(await self._body(request), "utf-8", "replace"))
         key = form.get("uuid", [""])[0]
         if key not in self._enqueued:
             raise HTTPException(404, f"There are no rewards for {key!r}. Enqueue the batch again.")
@@ -275,9 +275,10 @@ class RewardServer:
             )
         return _reply(request, HTTPStatus.OK, protocols.pulled_fields(rewards, name))
 
-    async def _body(self, request: Request) -> bytes:
+    async def _body(self, request: Request) -> memoryview:
         try:
-            return await _unless_stopped(asyncio.wait_for(request.body(), self._body_timeout_s))
+            arrived = asyncio.wait_for(_read_body(request), self._body_timeout_s)
+            return await _unless_stopped(arrived)
         except asyncio.TimeoutError as error:
             raise HTTPException(
                 408,
@@ -285,6 +286,15 @@ class RewardServer:
                 f"within {self._body_timeout_s:g} s. Send fewer images at once.",
                 {"Connection": "close"},
             ) from error
+
+
+async def _read_body(request: Request) -> memoryview:
+    """Read the body of a request, whose length `WebGuard` has checked."""
+    body, size = memoryview(bytearray(int(request.headers["content-length"]))), 0
+    async for chunk in request.stream():
+        body[size : size + len(chunk)] = chunk
+        size += len(chunk)
+    return body
 
 
 async def _unless_stopped(work: Awaitable[_T]) -> _T:
