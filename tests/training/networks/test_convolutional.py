@@ -11,7 +11,7 @@ from exporter.formats import BACKENDS
 from ma_agiqa.errors import ConfigError
 from ma_agiqa.networks import convolutional
 from ma_agiqa.networks.convolutional import PACKAGED, CNNFeatures, packaged_weights
-from ma_agiqa.networks.fast_maniqa import accelerate
+from ma_agiqa.networks.fast_maniqa import _CNN, accelerate
 from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
 
 LITE = "tf_efficientnet_lite0"
@@ -106,6 +106,16 @@ def test_the_fast_and_the_exact_scorer_are_the_same_function():
         torch.testing.assert_close(found.score, expected.score, atol=tolerance, rtol=0)
     alone = model(*(part[:1] for part in inputs)).score
     torch.testing.assert_close(alone, expected.score[:1], atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("side", [64, 75, 97, 100])
+def test_the_fast_backbone_pads_as_the_exact_one(side, unknown_statistics):
+    """Sides that halve to odd and even ones, so that one side or both are padded."""
+    features = CNNFeatures(LITE, (4,), side).double()
+    pixels = torch.randn(2, 3, side, side, dtype=torch.float64)
+    found = _CNN(features, torch.float64)(pixels)
+    torch.testing.assert_close(found, features(pixels).transpose(1, 2), atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["libtorch", pytest.param("onnxruntime", marks=pytest.mark.slow)])

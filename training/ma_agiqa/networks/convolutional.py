@@ -101,6 +101,7 @@ class CNNFeatures(nn.Module):
         self.blocks = nn.ModuleList(blocks[: max(stages) + 1])
         _merge_normalization(self.blocks)
         self.stages, self.at_a_time = list(stages), _AT_A_TIME
+        self.image_size: int = image_size
         with torch.no_grad():
             maps = self._maps(torch.zeros(1, 3, image_size, image_size))
         sides = [map_.shape[2] for map_ in maps]
