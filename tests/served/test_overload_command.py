@@ -15,7 +15,8 @@ from load.overload import on_cores
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "coffee_pristine.jpg"
 
 
-@pytest.mark.parametrize("images", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("images", [1, 3])
 def test_the_outcomes_add_up(server, images):
     options = ["--url", server.grpc_url, "--times", "2", "--seconds", "1", "--images", str(EXAMPLE)]
     options += ["--images-per-request", str(images)]

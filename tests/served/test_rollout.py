@@ -216,9 +216,13 @@ def test_a_run_of_the_command_line_has_one_version(
     ("fault", "reason"),
     [
         ("other weights", "gives another SCORE than the same weights in process"),
-        ("corrupt file", "not TorchScript"),
-        ("no file", "no file model.pt"),
-        ("not a number", "the largest difference over 4 golden images is nan"),
+        pytest.param("corrupt file", "not TorchScript", marks=pytest.mark.slow),
+        pytest.param("no file", "no file model.pt", marks=pytest.mark.slow),
+        pytest.param(
+            "not a number",
+            "the largest difference over 4 golden images is nan",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_failed_check_leaves_the_old_version_serving(

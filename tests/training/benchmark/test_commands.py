@@ -75,6 +75,7 @@ def test_what_cannot_be_measured_is_explained(arguments, said):
     assert said in done.stderr
 
 
+@pytest.mark.slow
 def test_quantized_weights_are_judged_on_enough_images(monkeypatch):
     monkeypatch.setitem(dtypes.MOST, dtypes.LARGEST, 1e-6)
     demo = ["--checkpoint", str(Path(__file__).parents[3] / "training" / "checkpoints" / "demo")]
