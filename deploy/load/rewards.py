@@ -26,6 +26,7 @@ from load.generator import LoadError
 from load.images import read_images
 from load.server import connect, images_option, report, repository_option, url_option
 from ma_agiqa_client import Scorer
+from ma_agiqa_client.rewards._plain_pickle import read_plain_pickle
 
 _Ask = Callable[[], Sequence[float]]
 
@@ -50,7 +51,7 @@ def _reward_server(url: str) -> Iterator[str]:
 def _post(url: str, body: bytes) -> Any:
     with urlopen(Request(url, body), timeout=600) as reply:
         data = reply.read()
-    return pickle.loads(data) if data[:1] == b"\x80" else json.loads(data)
+    return read_plain_pickle(data) if data[:1] == b"\x80" else json.loads(data)
 
 
 def _enqueue(url: str, body: bytes) -> Any:
