@@ -7,7 +7,7 @@ be counted before they take memory.
 
 import json
 import secrets
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,13 +23,13 @@ class PlainJsonError(Exception):
     """The data is not JSON, or has too many values."""
 
 
-def read_plain_json(data: bytes | memoryview, image_fields: Collection[str]) -> Any:
+def read_plain_json(data: bytes | memoryview, image_fields: Mapping[str, Any]) -> Any:
     """Read a JSON text.
 
     Args:
         data: the text.
         image_fields: names of the fields whose strings, also in lists, may be returned as views of
-            `data`, of their characters.
+            `data`, of their characters, with None; or with such a mapping for the fields in them.
 
     Raises:
         PlainJsonError: it is not JSON, or has over a million values.
@@ -78,22 +78,17 @@ def _without_images(data: bytes | memoryview) -> tuple[bytes, dict[str, memoryvi
 
 
 def _with_images(
-    value: Any,
-    images: dict[str, memoryview],
-    image_fields: Collection[str],
-    *,
-    of_image: bool = False,
+    value: Any, images: dict[str, memoryview], image_fields: Mapping[str, Any] | None
 ) -> Any:
     """Put back what was cut out: as a view in the fields of images, elsewhere as a string."""
     if isinstance(value, dict):
+        inside = image_fields or {}
         return {
-            _with_images(key, images, ()): _with_images(
-                one, images, image_fields, of_image=key in image_fields
-            )
+            _with_images(key, images, {}): _with_images(one, images, inside.get(key, {}))
             for key, one in value.items()
         }
     if isinstance(value, list):
-        return [_with_images(one, images, image_fields, of_image=of_image) for one in value]
+        return [_with_images(one, images, image_fields) for one in value]
     if isinstance(value, str) and value in images:
-        return images[value] if of_image else str(images[value], "utf-8")
+        return images[value] if image_fields is None else str(images[value], "utf-8")
     return value

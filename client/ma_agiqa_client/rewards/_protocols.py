@@ -34,7 +34,10 @@ _MAX_IMAGES = 4096  # of a request: each is scored, even if others fail
 _PICKLE_PROTOCOL = 4
 _FIRST_PICKLE_BYTE = b"\x80"  # no JSON text begins with it
 _ARRAYS = (b"\x93NUMPY", b"PK\x03\x04")  # files of numpy.save, torch.save
-_IMAGE_FIELDS = ("images", "image", "query", "image_b64")
+_IMAGE_FIELDS = {
+    **dict.fromkeys(("images", "image", "query")),
+    "requests": {"history": {"image_b64": None}},
+}
 _MAX_NPY_HEADER = 2**16  # bytes; NumPy reads at most 10,000
 
 Body: TypeAlias = bytes | memoryview

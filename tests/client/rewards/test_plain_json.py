@@ -24,7 +24,7 @@ def plain(value):
 
 def test_long_images_are_views_of_the_text():
     body = json.dumps({"images": [TEXT, "aGk=", f"data:image/png;base64,{TEXT}"]}).encode()
-    first, second, third = read_plain_json(body, ["images"])["images"]
+    first, second, third = read_plain_json(body, {"images": None})["images"]
     assert isinstance(first, memoryview)
     assert first.obj is body
     assert [first, second, bytes(third[-len(TEXT) :])] == [TEXT.encode(), "aGk=", TEXT.encode()]
@@ -44,15 +44,19 @@ def test_long_images_are_views_of_the_text():
 @pytest.mark.parametrize("ascii", [True, False])
 def test_other_long_strings_are_strings(value, ascii):
     body = json.dumps(value, ensure_ascii=ascii).encode()
-    assert plain(read_plain_json(body, ["images"])) == value
-    assert read_plain_json(body, []) == value
+    assert plain(read_plain_json(body, {"images": None})) == value
+    assert read_plain_json(body, {}) == value
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
 def test_other_encodings(encoding):
     value = {"images": [TEXT, "\u4122" + "\u4141" * 5_000]}
     assert (
-        plain(read_plain_json(json.dumps(value, ensure_ascii=False).encode(encoding), ["images"]))
+        plain(
+            read_plain_json(
+                json.dumps(value, ensure_ascii=False).encode(encoding), {"images": None}
+            )
+        )
         == value
     )
 
@@ -72,14 +76,14 @@ def test_any_text_reads_as_in_one_piece(monkeypatch):
             expected = json.loads(text)
         except ValueError:
             with pytest.raises(PlainJsonError, match="not JSON"):
-                read_plain_json(text.encode(), ["a"])
+                read_plain_json(text.encode(), {"a": None})
         else:
             right += 1
-            assert plain(read_plain_json(text.encode(), ["a"])) == expected
+            assert plain(read_plain_json(text.encode(), {"a": None})) == expected
     assert right > 100
 
 
 def test_values_are_counted_without_the_images():
-    assert read_plain_json(b'{"images": ["' + b"A" * 3_000_000 + b'"]}', [])
+    assert read_plain_json(b'{"images": ["' + b"A" * 3_000_000 + b'"]}', {})
     with pytest.raises(PlainJsonError, match="over 1,000,000 values"):
-        read_plain_json(b'["' + b"A" * 5_000 + b'"' + b",0" * 1_000_000 + b"]", [])
+        read_plain_json(b'["' + b"A" * 5_000 + b'"' + b",0" * 1_000_000 + b"]", {})

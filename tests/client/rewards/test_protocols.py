@@ -30,6 +30,14 @@ def test_images_in_json(text):
     assert (call.batch.images, call.batch.prompts) == ([IMAGE] * 2, ["a", ""])
 
 
+def test_long_texts_beside_the_images_stay_texts():
+    metadata = [{"image": "a" * 5_000, "images": ["a" * 5_000]}]
+    fields = {"images": [TEXT * 2_000], "prompts": ["b" * 5_000], "metadata": metadata}
+    batch = read_score(json.dumps(fields).encode(), MIB).batch
+    assert batch.images == [IMAGE * 2_000]
+    assert (batch.prompts, batch.metadata) == (["b" * 5_000], metadata)
+
+
 @pytest.mark.parametrize("container", [list, tuple])
 def test_images_in_a_pickle(container):
     body = pickle.dumps({"images": container([IMAGE, b"2"]), "meta_datas": [{"a": 1}, {}]})

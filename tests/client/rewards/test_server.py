@@ -370,7 +370,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch):
     assert "pip install './client[rewards]'" in result.stderr
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
 def test_the_shell_examples_of_the_help(serve, tmp_path):
     """The two lines for a shell, as they are printed, but for the port."""
     (tmp_path / "cat.png").write_bytes(b"75")
