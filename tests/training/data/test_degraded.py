@@ -92,6 +92,9 @@ def test_a_set_has_every_version_of_every_picture(made):
         "wall": 2 * (1 + 2 * 3),
         **{f"{name}_{i:02d}": 1 + 2 * 3 for name in PATTERNS for i in range(2)},
     }
+    pictures = table.groupby("picture")
+    assert pictures.source.nunique().max() == 1
+    assert pictures.degradations.agg(lambda damage: (damage == "none").sum()).eq(1).all()
     for row in table.itertuples():
         with Image.open(made / "set" / "images" / row.image) as image:
             assert min(image.size) >= 64

@@ -120,6 +120,24 @@ def test_rows_without_a_group_stand_alone(tmp_path):
     assert groups == ["x", "b.png", "c.png"]
 
 
+@pytest.mark.parametrize(
+    ("columns", "compared"),
+    [
+        (Columns(group="scene"), ["x", "x", "c.png"]),
+        (Columns(group="scene", compared="picture"), ["1", "2", "c.png"]),
+        (Columns(compared="picture"), ["1", "2", "c.png"]),
+        (Columns(), ["a.png", "b.png", "c.png"]),
+    ],
+)
+def test_what_a_ranking_compares(tmp_path, columns, compared):
+    csv = write(tmp_path, "image,mos,scene,picture\na.png,1,x,1\nb.png,2,x,2\nc.png,3,,\n")
+    assert [image.compared for image in read_table(csv, columns=columns)] == compared
+    csv = write(tmp_path, "image,mos,scene\na.png,1,x\n")
+    if columns.compared:
+        with pytest.raises(DataError, match=r"no column .*picture"):
+            read_table(csv, columns=columns)
+
+
 def test_rows_prompts_and_generators(tmp_path):
     text = "image,mos,prompt,model\na.png,1,a cat,SDXL\nb.png,2,,\nc.png,3, a dog ,IF\n"
     images = read_table(write(tmp_path, text))

@@ -325,7 +325,7 @@ def test_a_batch_of_a_ranking_holds_several_images_of_a_group():
 
 def test_a_ranking_loss_is_part_of_the_training(config, trained, tmp_path):
     ranked = tmp_path / "ranked"
-    grouped = ("--set", "data.columns={image: name, mos: mos_quality, group: name}")
+    grouped = ("--set", "data.columns={image: name, mos: mos_quality, compared: prompt}")
     done = run(config, "--output", ranked, "--set", "optimization.rank_weight=1", *grouped)
     assert done.exit_code == 0, done.output
     done = run(config, "--output", tmp_path / "no", "--set", "optimization.rank_weight=-1")

@@ -35,6 +35,8 @@ class Columns:
         generator: model that made the image; optional as long as it has its default name.
         group: what must stay together in a split; None if every image stands alone, as does a row
             where it is empty.
+        compared: what a ranking loss compares, such as the versions of one picture; None for the
+            images of a group. A row where it is empty is compared with none.
     """
 
     image: str = "image"
@@ -42,6 +44,7 @@ class Columns:
     prompt: str = "prompt"
     generator: str = "model"
     group: str | None = None
+    compared: str | None = None
 
     @property
     def required(self) -> list[str]:
@@ -49,7 +52,8 @@ class Columns:
         chosen = [
             name for name in (self.prompt, self.generator) if name not in (_PROMPT, _GENERATOR)
         ]
-        return [self.image, self.mos, *chosen] + ([self.group] if self.group else [])
+        chosen += [name for name in (self.group, self.compared) if name]
+        return [self.image, self.mos, *chosen]
 
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -69,6 +73,7 @@ class RatedImage:
         row: row in the table, as a spreadsheet shows it; for messages only.
         prompt: text that the image was made from, if known.
         generator: model that made the image, if known.
+        compared: a ranking loss compares the images that have the same.
     """
 
     name: str
@@ -78,6 +83,7 @@ class RatedImage:
     row: int = 0
     prompt: str | None = None
     generator: str | None = None
+    compared: str = ""
 
 
 def read_table(
@@ -112,13 +118,16 @@ def read_table(
     problems = [*_bad_scores(table[columns.mos], scores), *_bad_names(names, folder)]
     if problems:
         raise DataError(f"{csv}: {listed(f'row {row}: {text}' for row, text in sorted(problems))}")
-    groups = table[columns.group or columns.image].str.strip()
+    groups, compared = (
+        table[column or columns.image].str.strip()
+        for column in (columns.group, columns.compared or columns.group)
+    )
     generators = _generators(table, names, columns, generator_pattern)
     prompts = _optional(table, columns.prompt)
-    values = zip(names, scores, groups, prompts, generators, strict=True)
+    values = zip(names, scores, groups, prompts, generators, compared, strict=True)
     return tuple(
-        RatedImage(name, folder / name, score, group or name, row, prompt, generator)
-        for row, (name, score, group, prompt, generator) in _numbered(values)
+        RatedImage(name, folder / name, score, group or name, row, prompt, generator, with_ or name)
+        for row, (name, score, group, prompt, generator, with_) in _numbered(values)
     )
 
 

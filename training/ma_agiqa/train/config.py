@@ -48,9 +48,9 @@ class Optimization:
         patience: epochs without a better criterion after which the training ends; None trains all
             epochs.
         start: "random" (paper), or "average", see `networks.initialization.start_at_average`.
-        rank_weight: weight of a ranking loss beside the squared error: images of one group
-            (`data.columns.group`), such as versions of one picture, in the order of their MOS.
-            Batches then hold several images of a group.
+        rank_weight: weight of a ranking loss beside the squared error: images with one value of
+            the column `data.columns.compared`, such as versions of one picture, by default of one
+            group, in the order of their MOS. Batches then hold several of them.
         frozen: prefixes of the names of parameters that are not trained.
     """
 

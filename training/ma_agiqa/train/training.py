@@ -120,7 +120,8 @@ def part_datasets(
 ) -> dict[str, ScorerDataset]:
     """Make the samples of each part; only those of the train part are augmented."""
     position_of = {image.name: position for position, image in enumerate(images)}
-    number_of = {group: i for i, group in enumerate(sorted({image.group for image in images}))}
+    compared = sorted({image.compared for image in images})
+    number_of = {unit: number for number, unit in enumerate(compared)}
     return {
         part: ScorerDataset(
             features,
@@ -128,7 +129,7 @@ def part_datasets(
             [image.mos for image in members],
             config.augmentation if part == "train" else None,
             config.seed,
-            [number_of[image.group] for image in members],
+            [number_of[image.compared] for image in members],
         )
         for part, members in split.items()
     }

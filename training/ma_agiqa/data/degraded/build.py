@@ -21,7 +21,7 @@ from ma_agiqa.errors import DataError, ImageError
 from ma_agiqa.files import replace_folder
 from ma_agiqa.images.views import decode
 
-COLUMNS = ("image", "mos", "source", "degradations", "strengths")
+COLUMNS = ("image", "mos", "source", "picture", "degradations", "strengths")
 
 _STRENGTHS = ((0.02, 0.3), (0.3, 0.65), (0.65, 1.0))  # one of each range, of each degradation
 _IN_A_PAIR = (0.05, 0.8)
@@ -127,14 +127,15 @@ def _write(source: Source, crops: int, seed: int, folder: Path) -> list[tuple[st
     rows: list[tuple[str, ...]] = []
     photograph = _read(source.file) if source.file else None
     for number in range(crops):
+        unit = f"{source.name}_{number}"
         rng = np.random.default_rng([seed, zlib.crc32(f"{source.name}/{number}".encode())])
         picture = pattern(source.content, rng) if photograph is None else crop(photograph, rng)
         for index, (version, damage) in enumerate(_versions(picture, source.content, rng)):
-            name = _save(version, folder / f"{source.name}_{number}_{index:02d}", rng)
+            name = _save(version, folder / f"{unit}_{index:02d}", rng)
             names = "+".join(name for name, _ in damage) or "none"
             strengths = "+".join(f"{strength:.3f}" for _, strength in damage) or "0"
             mos = pseudo_mos(source.content, damage)
-            rows.append((name, f"{mos:.4f}", source.name, names, strengths))
+            rows.append((name, f"{mos:.4f}", source.name, unit, names, strengths))
     return rows
 
 
