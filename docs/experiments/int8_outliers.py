@@ -24,7 +24,8 @@ from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Config, MPlugOwl2Model
 from ma_agiqa.lmm.mplug_owl2.loading import quantize_model
 from ma_agiqa.lmm.mplug_owl2.quantization import Int8Linear, Int8ProductLinear
 
-LIMITS = (float("inf"), 32.0, Int8ProductLinear.outlier)
+NEVER = float("inf")
+LIMITS = ((NEVER, NEVER), (32.0, 32.0), (12.0, 12.0), Int8ProductLinear.outlier)
 CHANNELS, TIMES = 5, (20, 100)
 GIVING = ("up_proj.weight", "fc1.weight", "v_proj.multiway.0.weight", "v_proj.multiway.1.weight")
 
@@ -75,7 +76,10 @@ def table(config: MPlugOwl2Config, planted: bool, rounds: int) -> None:
             PromptEmbedder(weights_only(copy.deepcopy(network))),
             None,
         ),
-        **{f"int8, 16 bits from {limit:g}": (PromptEmbedder(narrow), limit) for limit in LIMITS},
+        **{
+            f"int8, 16 bits from {few:g} and {many:g}": (PromptEmbedder(narrow), (few, many))
+            for few, many in LIMITS
+        },
     }
     times: dict[str, list[float]] = {name: [] for name in kinds}
     cosines = {}

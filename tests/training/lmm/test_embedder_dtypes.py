@@ -114,16 +114,18 @@ def test_a_quantized_weight_is_within_half_a_step(kind, bits):
     torch.testing.assert_close(layer(hidden), expected)
 
 
-def int8_product_layer(width: int = 512) -> tuple[Int8ProductLinear, torch.Tensor]:
-    """A layer with a bias, and its weight after quantization (96, width)."""
+def int8_product_layer(
+    width: int = 512, outputs: int = 96
+) -> tuple[Int8ProductLinear, torch.Tensor]:
+    """A layer with a bias, and its weight after quantization (outputs, width)."""
     if not Int8ProductLinear.is_fast():
         pytest.skip("needs a CPU with VNNI instructions")
-    linear = torch.nn.Linear(width, 96, dtype=torch.bfloat16).requires_grad_(False)
+    linear = torch.nn.Linear(width, outputs, dtype=torch.bfloat16).requires_grad_(False)
     layer = Int8ProductLinear(linear)
     buffers = layer.quantize(linear.weight)
     buffers["weight"] = layer.pack(buffers["weight"])
     layer.load_state_dict(buffers, assign=True, strict=False)
-    return layer, layer.dequantize(0, 96, torch.float32)
+    return layer, layer.dequantize(0, outputs, torch.float32)
 
 
 def relative_error(layer: Int8ProductLinear, weight: torch.Tensor, rows: torch.Tensor) -> float:
@@ -154,8 +156,17 @@ def test_a_token_with_outliers_is_multiplied_in_16_bits(monkeypatch):
         return ((made - exact)[::2].norm() / exact[::2].norm()).item()
 
     assert error_of_the_others() < 0.03  # bfloat16 rounds the sum
-    monkeypatch.setattr(Int8ProductLinear, "outlier", torch.inf)
+    monkeypatch.setattr(Int8ProductLinear, "outlier", (torch.inf, torch.inf))
     assert error_of_the_others() > 0.15
+
+
+@pytest.mark.parametrize(("outputs", "more_bits"), [(96, 0), (1024, 1)])
+def test_products_of_a_gate_need_no_16_bits(outputs, more_bits):
+    """The largest value is 14 times the root of the mean square, without outlying channels."""
+    layer, _ = int8_product_layer(512, outputs)
+    row = torch.ones(1, 512).bfloat16()
+    row[0, 0] = 17.75
+    assert len(layer._rounded(row)[2]) == more_bits
 
 
 def test_a_row_that_is_not_finite_stays_its_own():

@@ -88,9 +88,11 @@ class Int8ProductLinear(Int8Linear):
     The products have no gradient; where one is asked for, the weight is unpacked.
     """
 
-    outlier = 12.0
-    """Largest value of a row, over the root of the mean square, from which it has 16 bits;
-    docs/benchmarks.md has the measurements. About 4 in normally distributed rows."""
+    outlier = 12.0, 16.0
+    """Largest value of a row, over the root of the mean square, from which it has 16 bits: in
+    general, and in layers with more inputs than outputs. docs/benchmarks.md has the measurements.
+    About 4 in normally distributed rows; the products of a gate, which `down_proj` gets, have
+    about 12 without any outlying channel."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
@@ -138,6 +140,7 @@ class Int8ProductLinear(Int8Linear):
         """
         codes = torch.empty(rows.shape, dtype=torch.int8)  # to which PyTorch converts faster
         scales, outliers = [], []
+        limit = self.outlier[rows.shape[1] > len(self.scale)]
         step = max(1, _VALUES_AT_ONCE // rows.shape[1])
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
@@ -147,7 +150,7 @@ class Int8ProductLinear(Int8Linear):
             usual = scaled.square().mean(dim=1, keepdim=True).sqrt_()
             codes[start : start + len(part)] = scaled.round_()
             scales.append(scale)
-            outliers.append(largest > self.outlier * usual * scale)
+            outliers.append(largest > limit * usual * scale)
         outlying = torch.cat(outliers).flatten().nonzero().flatten()
         return codes.view(torch.uint8).bitwise_xor_(128), torch.cat(scales), outlying
 
