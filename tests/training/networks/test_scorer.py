@@ -49,6 +49,7 @@ def worst_relative_difference(output: ScorerOutput, file: Path) -> float:
         )
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_full_size_equals_the_authors_code(official_state, inputs):
     model = load_official(official_state)
