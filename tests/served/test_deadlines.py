@@ -74,14 +74,14 @@ def test_every_step_refuses(client, model):
 
 def test_requests_whose_caller_is_gone_are_not_computed(server, client):
     before, views = images_computed(server, "mplug_owl2"), zeros(client, "mplug_owl2")
-    wanted = Burst(client, "mplug_owl2", zeros(client, "mplug_owl2", 32), [{}] * 8)  # keep it busy
+    wanted = Burst(client, "mplug_owl2", zeros(client, "mplug_owl2", 32), [{}] * 32)
     burst = Burst(client, "mplug_owl2", views, [{}] * 300)
-    for call in burst.calls:
+    for call in burst.calls:  # while the model is busy with what is wanted, for a second
         call.cancel()
     client.infer("mplug_owl2", views)  # behind all of them
     burst.refusals()
     assert wanted.refusals() == []
-    assert images_computed(server, "mplug_owl2") - before < 8 * 32 + 300
+    assert images_computed(server, "mplug_owl2") - before - 32 * 32 < 300
 
 
 def test_a_late_request_does_not_disturb_its_batch(client):

@@ -126,8 +126,8 @@ def read_table(
     prompts = _optional(table, columns.prompt)
     values = zip(names, scores, groups, prompts, generators, compared, strict=True)
     return tuple(
-        RatedImage(name, folder / name, score, group or name, row, prompt, generator, with_ or name)
-        for row, (name, score, group, prompt, generator, with_) in _numbered(values)
+        RatedImage(name, folder / name, score, group or name, row, prompt, generator, unit or name)
+        for row, (name, score, group, prompt, generator, unit) in _numbered(values)
     )
 
 
