@@ -18,17 +18,17 @@ IMAGE = next((Path(__file__).resolve().parents[2] / "examples").glob("*.jpg")).r
 TYPES = {"TYPE_UINT8": np.uint8, "TYPE_FP32": np.float32}
 
 
-def zeros(client, model: str, rows: int = 1) -> list[tritonclient.grpc.InferInput]:
-    """Every input of a model that it needs, rows of zeros each."""
+def zeros(client, model: str) -> list[tritonclient.grpc.InferInput]:
+    """Every input of a model that it needs, one row of zeros each."""
     tensors = []
     for given in client.get_model_config(model).config.input:
         if given.optional:
             continue
         dtype = TYPES[model_config_pb2.DataType.Name(given.data_type)]
         tensor = tritonclient.grpc.InferInput(
-            given.name, [rows, *given.dims], np_to_triton_dtype(dtype)
+            given.name, [1, *given.dims], np_to_triton_dtype(dtype)
         )
-        tensors.append(tensor.set_data_from_numpy(np.zeros((rows, *given.dims), dtype)))
+        tensors.append(tensor.set_data_from_numpy(np.zeros((1, *given.dims), dtype)))
     return tensors
 
 
@@ -74,14 +74,12 @@ def test_every_step_refuses(client, model):
 
 def test_requests_whose_caller_is_gone_are_not_computed(server, client):
     before, views = images_computed(server, "mplug_owl2"), zeros(client, "mplug_owl2")
-    wanted = Burst(client, "mplug_owl2", zeros(client, "mplug_owl2", 32), [{}] * 32)
     burst = Burst(client, "mplug_owl2", views, [{}] * 300)
-    for call in burst.calls:  # while the model is busy with what is wanted, for a second
+    for call in burst.calls:
         call.cancel()
     client.infer("mplug_owl2", views)  # behind all of them
     burst.refusals()
-    assert wanted.refusals() == []
-    assert images_computed(server, "mplug_owl2") - before - 32 * 32 < 300
+    assert images_computed(server, "mplug_owl2") - before < 300
 
 
 def test_a_late_request_does_not_disturb_its_batch(client):
