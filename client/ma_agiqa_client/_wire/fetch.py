@@ -31,7 +31,7 @@ def fetch(address: str, timeout_s: float, limit: int) -> bytes:
     download.join(min(timeout_s, threading.TIMEOUT_MAX))
     if download.is_alive():
         download.stop()
-        download.reason = f"it is not complete after {timeout_s:.3g} s"
+        download.reason = f"it is not complete after {round(timeout_s, 2):g} s"
     if download.reason is not None:
         raise InvalidImageError(
             f"The image at {address} cannot be fetched: {download.reason}. "

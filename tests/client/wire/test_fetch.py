@@ -103,7 +103,7 @@ def test_a_slow_peer_is_given_up_by_name_at_the_deadline(site, path):
     with (
         Scorer("127.0.0.1:1", fetch_urls=True) as scorer,
         pytest.raises(
-            InvalidImageError, match=rf"{site}{path} .* not complete after 0\.5 s"
+            InvalidImageError, match=rf"{site}{path} .* not complete after 0\.\d+ s"
         ) as caught,
     ):
         scorer.score(f"{site}{path}", timeout_s=0.5)
