@@ -324,12 +324,34 @@ def test_a_batch_of_a_ranking_holds_several_images_of_a_group():
 
 
 def test_a_ranking_loss_is_part_of_the_training(config, trained, tmp_path):
-    ranked = tmp_path / "ranked"
-    grouped = ("--set", "data.columns={image: name, mos: mos_quality, compared: prompt}")
-    done = run(config, "--output", ranked, "--set", "optimization.rank_weight=1", *grouped)
+    """With pairs to compare, another loss is minimized; the images of a step are others, too."""
+    data = config.parent / "data"
+    rows = read_rows(data / "data.csv")
+    with open(tmp_path / "data.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "picture"])
+        writer.writeheader()
+        writer.writerows({**row, "picture": index % 4} for index, row in enumerate(rows))
+    columns = "{image: name, mos: mos_quality, compared: picture}"
+    table = (f"data.csv={tmp_path / 'data.csv'}", f"data.image_folder={data / 'images'}")
+    ranking = ("optimization.rank_weight=1000", "optimization.epochs=1", f"data.columns={columns}")
+    options = [part for value in (*table, *ranking) for part in ("--set", value)]
+    done = run(config, "--output", tmp_path / "ranked", *options)
     assert done.exit_code == 0, done.output
+    losses = [
+        float(read_rows(folder / "history.csv")[0]["loss"])
+        for folder in (tmp_path / "ranked", trained)
+    ]
+    assert losses[0] > 100 * losses[1]
     done = run(config, "--output", tmp_path / "no", "--set", "optimization.rank_weight=-1")
     assert "must not be negative" in done.output
+
+
+def test_a_ranking_that_compares_nothing_is_refused(config, trained, tmp_path, caplog):
+    done = run(config, "--output", tmp_path / "no", "--set", "optimization.rank_weight=1")
+    assert "no two images of the train part are compared: name a column" in done.output
+    compared = ("--set", "data.columns={image: name, mos: mos_quality, compared: prompt}")
+    run(config, "--output", tmp_path / "unused", *compared, "--set", "optimization.epochs=1")
+    assert "data.columns.compared has no effect: optimization.rank_weight is 0" in caplog.text
 
 
 def test_bfloat16_learns_about_the_same(config, trained, tmp_path):

@@ -1,11 +1,11 @@
 """What would keep a run from being finished, found before it costs hours."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ma_agiqa.checkpoints import load_scorer
 from ma_agiqa.checkpoints.embedder_binding import EmbedderIdentity, check_binding
-from ma_agiqa.data import Split, SplitSettings
+from ma_agiqa.data import RatedImage, Split, SplitSettings
 from ma_agiqa.data.table import listed
 from ma_agiqa.errors import ConfigError, MAAGIQAError
 from ma_agiqa.lmm.sources import DEMO_EMBEDDER, embedder_config
@@ -34,6 +34,12 @@ def obstacles(config: TrainingConfig, split: Split) -> Iterator[str]:
         split: its images.
     """
     yield from part_obstacles(config.split, config.optimization, split)
+    if config.optimization.rank_weight and not _is_compared(split.train):
+        yield (
+            f"optimization.rank_weight is {config.optimization.rank_weight:g}, but no two images "
+            "of the train part are compared: name a column under data.columns.compared or "
+            "data.columns.group."
+        )
     from_file = config.backbone_weights not in (PRETRAINED, NO_WEIGHTS, PACKAGED)
     if not config.init_from and from_file and not Path(config.backbone_weights).is_file():
         yield f"backbone_weights: there is no file {config.backbone_weights}."
@@ -55,6 +61,12 @@ def obstacles(config: TrainingConfig, split: Split) -> Iterator[str]:
                 )
     except MAAGIQAError as error:
         yield str(error)
+
+
+def _is_compared(images: Sequence[RatedImage]) -> bool:
+    """Whether a ranking loss has at least one pair of images whose order is known."""
+    rated = {(image.compared, image.mos) for image in images}
+    return len(rated) > len({compared for compared, _ in rated})
 
 
 def part_obstacles(

@@ -56,6 +56,8 @@ def train(config: TrainingConfig, restart: bool = False, progress: bool = False)
     images = on_main(lambda: read_images(config.data))
     split = make_split(images, config.split)
     require_feasible(config, split)
+    if config.data.columns.compared and not config.optimization.rank_weight:
+        _logger.warning("data.columns.compared has no effect: optimization.rank_weight is 0.")
     features = run_features(config, images, progress)
     provenance = run_provenance(config, images, split, features)
     folder, output = RunFolder(config.output), Path(config.output)
