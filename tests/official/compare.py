@@ -24,7 +24,7 @@ from ma_agiqa.benchmark.preprocess import Views, generated_file, prepare_once
 from ma_agiqa.benchmark.scorer import random_scorer, sample_inputs
 from ma_agiqa.checkpoints import load_scorer
 from ma_agiqa.lmm.embedder import CLIP_MEAN, CLIP_STD, PROMPTS, PromptEmbedder
-from ma_agiqa.lmm.mplug_owl2.loading import FLOATS
+from ma_agiqa.lmm.mplug_owl2.loading import DTYPES, FLOATS, compute_dtype
 from ma_agiqa.networks.fast_maniqa import accelerate
 from ma_agiqa.networks.scorer import MAAGIQA, MAAGIQAConfig
 from official.authors import Authors, give_weights
@@ -33,32 +33,46 @@ _CPU = torch.device("cpu")
 
 
 def compare_embedder(
-    authors: Authors, weights: Path, dtype: str, device: str, batch: int, rounds: int
+    authors: Authors, weights: Path, dtypes: Sequence[str], device: str, batch: int, rounds: int
 ) -> dict[str, float]:
     """Embed a batch of random images in every round, after one round that is not counted.
 
+    Args:
+        authors: the authors' code.
+        weights: folder of mPLUG-Owl2.
+        dtypes: our formats of the weights, of `loading.DTYPES`; all of them are in memory.
+        device: device of ours.
+        batch: number of images.
+        rounds: number of passes of each that are timed.
+
     Returns:
-        Seconds per image of both, operations per image of the authors' code, the largest absolute
-        difference of an embedding, and the smallest cosine of an image's embeddings.
+        Seconds per image of the authors' code and of each dtype, operations per image of the
+        authors' code, the largest absolute difference of an embedding from theirs, and the
+        smallest cosine of an image's embeddings.
     """
-    embedder, _ = load(str(weights), dtype, device)
-    images = random_images(embedder, batch)
-    pixels = embedder.pixels(images).cpu()
+    embedders = {dtype: load(str(weights), dtype, device)[0] for dtype in dtypes}
+    first = next(iter(embedders.values()))
+    images = random_images(first, batch)
+    pixels = first.pixels(images).cpu()
     prompts = {name: list(ids) for name, ids in PROMPTS.items()}
-    made = embedder(images)
-    ours, theirs = [], [authors.ask(pixels=pixels, prompts=prompts)]
+    made = {dtype: embedder(images) for dtype, embedder in embedders.items()}
+    answers = [authors.ask(pixels=pixels, prompts=prompts)]
+    times: dict[str, list[float]] = {dtype: [] for dtype in dtypes}
     for _ in range(rounds):
-        ours.append(seconds(lambda: embedder(images), device))
-        theirs.append(authors.ask(pixels=pixels, prompts=prompts))
-    pairs = [(made[name].cpu(), theirs[0]["features"][name]) for name in PROMPTS]
-    cosines = [torch.nn.functional.cosine_similarity(a, b).min().item() for a, b in pairs]
-    return {
-        "authors_s": median(answer["seconds"] for answer in theirs[1:]) / batch,
-        "ours_s": median(ours) / batch,
-        "authors_flop": authors_flop(embedder),
-        "difference": max((a - b).abs().max().item() for a, b in pairs),
-        "cosine": min(cosines),
+        for dtype, embedder in embedders.items():
+            times[dtype].append(seconds(lambda e=embedder: e(images), device))  # type: ignore[misc]
+        answers.append(authors.ask(pixels=pixels, prompts=prompts))
+    result = {
+        "authors_s": median(answer["seconds"] for answer in answers[1:]) / batch,
+        "authors_flop": authors_flop(first),
     }
+    for dtype in dtypes:
+        pairs = [(made[dtype][name].cpu(), answers[0]["features"][name]) for name in PROMPTS]
+        cosines = [torch.nn.functional.cosine_similarity(a, b).min().item() for a, b in pairs]
+        result[f"{dtype}_s"] = median(times[dtype]) / batch
+        result[f"{dtype}_difference"] = max((a - b).abs().max().item() for a, b in pairs)
+        result[f"{dtype}_cosine"] = min(cosines)
+    return result
 
 
 def authors_flop(embedder: PromptEmbedder) -> float:
@@ -163,7 +177,9 @@ def _parser() -> argparse.ArgumentParser:
     subjects = parser.add_subparsers(dest="subject", required=True)
     embedder = subjects.add_parser("embedder")
     embedder.add_argument("weights", type=Path)
-    embedder.add_argument("--dtype", choices=FLOATS, default="bfloat16")
+    embedder.add_argument(
+        "--dtype", nargs="+", choices=DTYPES, default=["bfloat16"], help="ours; theirs is a float"
+    )
     scorer = subjects.add_parser("scorer")
     scorer.add_argument("--checkpoint", type=Path, help="default: random weights")
     scorer.add_argument("--dtype", choices=[*FLOATS, "exact"], default="float32")
@@ -180,10 +196,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     use_threads(given.threads)
     where = (given.python, given.checkout)
     if given.subject == "embedder":
-        how = {"dtype": given.dtype, "device": given.device}
-        with Authors("embedder", *where, weights=str(given.weights.resolve()), **how) as authors:
+        theirs = str(compute_dtype(given.dtype[0], given.device)).removeprefix("torch.")
+        settings = {"weights": str(given.weights.resolve()), "dtype": theirs}
+        with Authors("embedder", *where, **settings, device=given.device) as authors:
             result = compare_embedder(
-                authors, given.weights, **how, batch=given.batch, rounds=given.rounds
+                authors, given.weights, given.dtype, given.device, given.batch, given.rounds
             )
     elif given.subject == "scorer":
         device = torch.device(given.device)

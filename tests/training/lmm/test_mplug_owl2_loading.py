@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,11 @@ from ma_agiqa.commands.mplug_owl2 import main as convert
 from ma_agiqa.errors import CheckpointError
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Model, loading
 from ma_agiqa.lmm.mplug_owl2.loading import load_mplug_owl2, quantize_model
-from ma_agiqa.lmm.mplug_owl2.quantization import Int8ProductLinear
+from ma_agiqa.lmm.mplug_owl2.quantization import (
+    Int8ProductLinear,
+    packed_bytes,
+    packed_in_place,
+)
 from ma_agiqa.lmm.mplug_owl2.weight_files import write_tensors
 from ma_agiqa.lmm.sources import build_embedder
 from support.published_weights import write_mplug_owl2
@@ -71,7 +76,7 @@ def test_weights_of_another_dtype_let_go_of_the_file(converted):
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
-def test_of_quantized_weights_only_the_table_of_tokens_stays_mapped(converted, dtype):
+def test_quantized_weights_stay_mapped(converted, dtype):
     model = load_mplug_owl2(str(converted), dtype)
     assert model.dtype == torch.bfloat16
     places = [
@@ -79,12 +84,26 @@ def test_of_quantized_weights_only_the_table_of_tokens_stays_mapped(converted, d
         for line in mapped_files().splitlines()
         if str(converted) in line
     ]
-    mapped = {
-        name
-        for name, value in model.state_dict().items()
-        if not value.is_mkldnn and any(value.data_ptr() in place for place in places)
-    }
-    assert mapped == {"embed_tokens.weight"}
+    for name, value in model.state_dict().items():
+        start = torch.ops.mkldnn.data_ptr(value) if value.is_mkldnn else value.data_ptr()
+        assert any(start in place for place in places), name
+
+
+def test_a_packed_weight_keeps_the_memory_that_it_is_in():
+    if not Int8ProductLinear.is_fast():
+        pytest.skip("needs a CPU with VNNI instructions")
+    codes = torch.randint(-127, 128, (64, 128), dtype=torch.int8)
+    example = Int8ProductLinear.pack(codes)
+    content = packed_bytes(example)
+    kept = weakref.ref(content)
+    packed = packed_in_place(content, example)
+    del content
+    assert torch.equal(packed.to_dense(), codes.t())
+    assert kept() is not None
+    del packed
+    assert kept() is None
+    with pytest.raises(CheckpointError, match="Delete the folder of quantized weights"):
+        packed_in_place(packed_bytes(example)[1:], example)
 
 
 def test_quantizing_while_loading_equals_quantizing_afterwards(converted):

@@ -4,7 +4,7 @@ On a CPU, weights that are on the disk in the wanted dtype are not read at all: 
 mapped file, and processes that serve the same file share its memory. The file must then not change
 while the model is in use. Other weights are converted or quantized one tensor at a time, except
 that the table of token embeddings stays mapped if it has the dtype of the arithmetic. On a CPU,
-quantized weights are kept on the disk for the next start.
+quantized weights are kept on the disk for the next start, which maps them.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ from ma_agiqa.lmm.mplug_owl2.quantization import (
     QUANTIZED,
     Int8ProductLinear,
     packed_bytes,
-    packed_from_bytes,
+    packed_in_place,
     packed_layout,
     quantize_weight,
     replace_linears,
@@ -111,17 +111,13 @@ def _kept(
         (packed_layout(example) for example in examples.values()),
         sum(value.nbytes for value in model.state_dict().values()),
         lambda: ((n, packed_bytes(v) if v.is_mkldnn else v) for n, v in make()),
-        stay_mapped=not packed,
     )
-    if kept is None or not packed:
-        return kept
-
-    def restored(name: str, value: Tensor) -> Tensor:
-        if name in packed:
-            return packed_from_bytes(value, examples[packed[name]])
-        return value if name in _LOOKED_UP else value.clone()
-
-    return ((name, restored(name, value)) for name, value in kept)
+    if kept is None:
+        return None
+    return (
+        (name, packed_in_place(value, examples[packed[name]]) if name in packed else value)
+        for name, value in kept
+    )
 
 
 def quantize_model(model: MPlugOwl2Model, kind: str) -> MPlugOwl2Model:

@@ -7,7 +7,9 @@ with instructions for products of 8 bits (VNNI); other layers compute in the mod
 """
 
 import ctypes
+import functools
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 512  # while a weight is quantized: 8 MB of float32 at the paper's width
 _VALUES_AT_ONCE = 2**19  # of inputs while they are quantized: 2 MB of float32
+_MKLDNN = 3  # number of this layout in C (c10/core/Layout.h)
 
 
 class _WeightOnlyLinear(nn.Module):
@@ -277,24 +280,55 @@ def packed_bytes(packed: Tensor) -> Tensor:
     return content
 
 
-def packed_from_bytes(content: Tensor, example: Tensor) -> Tensor:
-    """Make a packed weight from what `packed_bytes` gave, much faster than from its codes.
+def packed_in_place(content: Tensor, example: Tensor) -> Tensor:
+    """Use the memory of what `packed_bytes` gave, such as a mapped file, as a packed weight.
+
+    PyTorch has this for its compiled models alone: a function in C, and one that takes over the
+    pointer that it gives.
 
     Args:
-        content: uint8 (N,).
+        content: uint8 (N,); the weight keeps it.
         example: a packed weight of the same shape and layout (`packed_layout`).
 
     Raises:
         CheckpointError: the content has another size.
     """
-    packed = example.clone()
-    if content.nbytes != torch.ops.mkldnn._nbytes(packed):
+    if content.nbytes != torch.ops.mkldnn._nbytes(example):
         raise CheckpointError(
             f"A quantized weight has {content.nbytes} bytes instead of "
-            f"{torch.ops.mkldnn._nbytes(packed)}. Delete the folder of quantized weights."
+            f"{torch.ops.mkldnn._nbytes(example)}. Delete the folder of quantized weights."
         )
-    ctypes.memmove(torch.ops.mkldnn.data_ptr(packed), content.data_ptr(), len(content))
+    library, layout, made = _torch_library(), packed_layout(example), ctypes.c_void_p()
+    numbers = ctypes.c_int64 * example.dim()
+    failed = library.aoti_torch_create_tensor_from_blob_v2(
+        ctypes.c_void_p(content.data_ptr()),
+        ctypes.c_int64(example.dim()),
+        numbers(*example.shape),
+        numbers(*([0] * example.dim())),  # strides, which a packed weight does not have
+        ctypes.c_int64(0),
+        ctypes.c_int32(library.aoti_torch_dtype_int8()),
+        ctypes.c_int32(library.aoti_torch_device_type_cpu()),
+        ctypes.c_int32(0),
+        ctypes.byref(made),
+        ctypes.c_int32(_MKLDNN),
+        layout,
+        ctypes.c_int64(len(layout)),
+    )
+    if failed:
+        raise CheckpointError("PyTorch cannot use a quantized weight where it is in memory.")
+    capsule = ctypes.PYFUNCTYPE(
+        ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p
+    )(("PyCapsule_New", ctypes.pythonapi))
+    packed: Any = torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs(
+        [capsule(made, None, None)]
+    )[0]
+    packed.content = content
     return packed
+
+
+@functools.cache
+def _torch_library() -> ctypes.CDLL:
+    return ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
 
 
 QUANTIZED: dict[str, type[Int8Linear | Int4Linear | Float8Linear]] = {

@@ -31,7 +31,6 @@ def kept_tensors(
     facts: Iterable[bytes],
     num_bytes: int,
     make: Callable[[], Iterator[Named]],
-    stay_mapped: bool,
 ) -> Iterator[Named] | None:
     """Read quantized weights; if they are not on the disk, make and write them first.
 
@@ -41,10 +40,10 @@ def kept_tensors(
         facts: what else decides them: they are made again where this or a source file differs.
         num_bytes: their size.
         make: makes them.
-        stay_mapped: as of `weight_files.read_tensors`.
 
     Returns:
-        Their names and tensors; None where they cannot be written, and the log says why.
+        Their names and tensors, in mapped files; None where they cannot be written, and the log
+        says why.
     """
     try:
         folder = _folder(source, kind, facts)
@@ -55,7 +54,7 @@ def kept_tensors(
         logger.warning("Quantized weights are not kept for the next start: %s", error)
         return None
     logger.info("%s weights are read from %s.", kind, folder)
-    return read_tensors(str(folder), stay_mapped)
+    return read_tensors(str(folder), stay_mapped=True)
 
 
 def _folder(source: str, kind: str, facts: Iterable[bytes]) -> Path:
