@@ -103,8 +103,6 @@ format: $(INSTALLED) ## format the code
 
 PHOTOGRAPHS := lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 lxqt-themes mate-backgrounds \
   plasma-workspace-wallpapers ukui-wallpapers gnome-backgrounds
-# The most that glibc takes: without it each step of a training asks the kernel for its memory again.
-KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=2147483648
 
 data/degraded: | $(INSTALLED)
 	mkdir -p data/photographs
@@ -116,7 +114,7 @@ data/degraded: | $(INSTALLED)
 	  --folder data/photographs --output data/degraded
 
 train-demo: data/degraded ## train the demo model again, into runs/demo (photographs of Debian packages, 250 MB; an hour)
-	$(KEEP_MEMORY) $(BIN)/python -m ma_agiqa train --config training/configs/demo.yaml --output runs/demo
+	$(BIN)/python -m ma_agiqa train --config training/configs/demo.yaml --output runs/demo
 
 paper: $(INSTALLED) ## download the paper's models (17 GB; or EMBEDDER=folder CHECKPOINT=file), export and serve them
 	$(BIN)/python -m ma_agiqa paper-weights --output weights \

@@ -18,6 +18,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from ma_agiqa.allocator import keep_freed_memory
 from ma_agiqa.benchmark.embedder import load, random_images
 from ma_agiqa.benchmark.machine import count_operations, describe, seconds, use_threads
 from ma_agiqa.benchmark.preprocess import Views, generated_file, prepare_once
@@ -194,6 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     """Run one comparison and print its numbers."""
     given = _parser().parse_args(arguments)
     use_threads(given.threads)
+    keep_freed_memory()  # as all commands do
     where = (given.python, given.checkout)
     if given.subject == "embedder":
         theirs = str(compute_dtype(given.dtype[0], given.device)).removeprefix("torch.")

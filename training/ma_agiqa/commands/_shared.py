@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ma_agiqa.allocator import keep_freed_memory
 from ma_agiqa.errors import ConfigError, MAAGIQAError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Command(click.Command):
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
         logging.getLogger("httpx").setLevel(logging.WARNING)
         logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
+        keep_freed_memory()
         try:
             return super().invoke(ctx)
         except MAAGIQAError as error:

@@ -7,13 +7,13 @@ that the table of token embeddings stays mapped if it has the dtype of the arith
 quantized weights are kept on the disk for the next start, which maps them.
 """
 
-import ctypes
 import re
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
+from ma_agiqa.allocator import return_freed_memory
 from ma_agiqa.errors import ConfigError
 from ma_agiqa.lmm.mplug_owl2.abstractor import AbstractorAttention
 from ma_agiqa.lmm.mplug_owl2.configuration import MPlugOwl2Config
@@ -155,7 +155,7 @@ def _prepared_tensors(
             continue  # an error, when all are known
         if layer in layers and kind == "weight":
             buffers = _quantized(model.get_submodule(layer), layers[layer], tensor.to(device))
-            _return_freed_memory()
+            return_freed_memory()  # 0.9 GB in all
             yield from ((f"{layer}.{part}", value) for part, value in buffers.items())
         else:
             leaves_file = bool(layers) and name not in _LOOKED_UP
@@ -171,13 +171,6 @@ def _quantized(layer: nn.Module, kind: str, weight: Tensor) -> dict[str, Tensor]
     if isinstance(layer, Int8ProductLinear):
         buffers["weight"] = layer.pack(buffers["weight"])
     return buffers
-
-
-def _return_freed_memory() -> None:
-    """Return freed memory to the system, as the C library (glibc) keeps it: 0.9 GB in all."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _tables(model: MPlugOwl2Model) -> dict[str, Tensor]:
