@@ -40,6 +40,7 @@ from ma_agiqa_client.rewards._batch import (
     check_fallback,
     evaluate,
 )
+from ma_agiqa_client.rewards._body_memory import BodyMemory
 from ma_agiqa_client.rewards._guard import Guard
 from ma_agiqa_client.scorer import Scorer
 
@@ -115,6 +116,7 @@ class RewardServer:
         self._fallback = check_fallback(fallback)
         self._max_body_bytes = max_body_bytes
         self._body_timeout_s = body_timeout_s
+        self._memory = BodyMemory()
         self._workers = ThreadPoolExecutor(max_requests, thread_name_prefix="reward")
         self._enqueued: OrderedDict[str, tuple[int, Future[Rewards]]] = OrderedDict()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -195,7 +197,9 @@ class RewardServer:
         read = _READERS[request.url.path.rstrip("/") or "/"]
         loop = asyncio.get_running_loop()
         work = loop.run_in_executor(self._workers, self._answer, read, body)
-        return _reply(request, *await _unless_stopped(work))
+        answer = await _unless_stopped(work)
+        self._memory.give_back(body)
+        return _reply(request, *answer)
 
     def _answer(
         self, read: Callable[[protocols.Body, int], protocols.Call], body: protocols.Body
@@ -251,9 +255,16 @@ class RewardServer:
         if len(waiting) >= _MAX_PENDING or sum(waiting) + len(body) > 4 * self._max_body_bytes:
             raise HTTPException(503, f"{len(waiting)} enqueued requests wait. Send it later again.")
         read = asyncio.to_thread(protocols.read_enqueued, body, self._max_body_bytes)
-        call = self._checked(await read)
+        calls = [self._checked(await read)]
+        loop = asyncio.get_running_loop()
+
+        def work() -> Rewards:
+            rewards = self._evaluate(calls.pop())
+            loop.call_soon_threadsafe(self._memory.give_back, body)
+            return rewards
+
         key = str(uuid.uuid4())
-        self._enqueued[key] = len(body), self._workers.submit(self._evaluate, call)
+        self._enqueued[key] = len(body), self._workers.submit(work)
         while len(self._enqueued) > _MAX_KEPT:
             self._enqueued.popitem(last=False)[1][1].cancel()
         return _reply(request, HTTPStatus.OK, {"uuid": key})
@@ -277,7 +288,7 @@ class RewardServer:
 
     async def _body(self, request: Request) -> memoryview:
         try:
-            arrived = asyncio.wait_for(_read_body(request), self._body_timeout_s)
+            arrived = asyncio.wait_for(_read_body(request, self._memory), self._body_timeout_s)
             return await _unless_stopped(arrived)
         except asyncio.TimeoutError as error:
             raise HTTPException(
@@ -288,12 +299,14 @@ class RewardServer:
             ) from error
 
 
-async def _read_body(request: Request) -> memoryview:
+async def _read_body(request: Request, memory: BodyMemory) -> memoryview:
     """Read the body of a request, whose length `WebGuard` has checked."""
-    body, size = memoryview(bytearray(int(request.headers["content-length"]))), 0
+    body, size = memory.take(int(request.headers["content-length"])), 0
     async for chunk in request.stream():
         body[size : size + len(chunk)] = chunk
         size += len(chunk)
+    if size < len(body):  # the rest is of another request
+        raise ClientDisconnect
     return body
 
 

@@ -79,6 +79,23 @@ def test_a_pickle(serve):
     assert (reply.status_code, fields(reply)["scores"]) == (200, [0.25])
 
 
+@pytest.mark.parametrize("pickled", [False, True])
+def test_large_bodies_one_after_the_other_and_at_once(serve, pickled):
+    """Bodies take each other's memory, but never while it is in use."""
+    server = serve()
+
+    def rewards(first: int) -> list[float]:
+        images = [str(first + i).encode().rjust(2**19, b"0") for i in range(4)]
+        body = pickle.dumps({"images": images}) if pickled else as_json(*images)
+        return fields(ask(server, body))["scores"]
+
+    with ThreadPoolExecutor(4) as pool:
+        given = [*map(rewards, range(4)), *pool.map(rewards, range(24))]
+    wanted = [[(first + i) / 100 for i in range(4)] for first in [*range(4), *range(24)]]
+    assert given == wanted
+    assert server._memory._free
+
+
 def test_a_pickle_that_calls_something_is_refused(serve, tmp_path):
     class Evil:
         def __reduce__(self):
