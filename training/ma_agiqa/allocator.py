@@ -9,7 +9,8 @@ def keep_freed_memory() -> None:
     """Keep up to 2 GB of freed memory in this process.
 
     By default the system gets the memory of each large tensor back and is asked for it again, page
-    by page: a fifth of the time of mPLUG-Owl2 on a virtual machine.
+    by page: on a virtual machine 0.45 s of processor time for an image at mPLUG-Owl2's full width
+    and three quarters of its depth, 0.02 s with this.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
