@@ -42,6 +42,7 @@ from ma_agiqa_client.rewards._batch import (
 )
 from ma_agiqa_client.rewards._body_memory import BodyMemory
 from ma_agiqa_client.rewards._guard import Guard
+from ma_agiqa_client.rewards._http import LimitedHeadersProtocol
 from ma_agiqa_client.scorer import Scorer
 
 _KEEP_ALIVE_S = 600
@@ -49,6 +50,7 @@ _SHUTDOWN_S = 3
 _HEALTH_TIMEOUT_S = 5.0
 _BACKLOG = 256  # trainers send a whole batch at once, each image by itself
 _MAX_PENDING = 64  # enqueued batches that wait for their rewards
+_PULL_WAIT_S = 1.0  # spares a trainer some of its waiting between two questions
 _MAX_KEPT = 4096  # enqueued batches whose rewards can be fetched
 
 _STATUSES: tuple[tuple[type[Exception], HTTPStatus], ...] = (
@@ -124,7 +126,7 @@ class RewardServer:
         guarded = WebGuard(self._app(), host=host, max_body_bytes=max_body_bytes, has_pages=False)
         config = uvicorn.Config(
             guarded,
-            http="h11",
+            http=LimitedHeadersProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -276,6 +278,7 @@ class RewardServer:
         if key not in self._enqueued:
             raise HTTPException(404, f"There are no rewards for {key!r}. Enqueue the batch again.")
         future = self._enqueued[key][1]
+        await asyncio.wait({asyncio.wrap_future(future)}, timeout=_PULL_WAIT_S)
         if not future.done():
             return _reply(request, 400, {"message": f"The rewards of {key} are being computed."})
         rewards = future.result()

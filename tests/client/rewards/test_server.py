@@ -1,6 +1,7 @@
 """The reward server over real HTTP, before a scripted server that scores."""
 
 import base64
+import io
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ from http.client import HTTPConnection
 from urllib.parse import urlsplit
 
 import grpc
+import numpy as np
 import pytest
 import requests
 from click.testing import CliRunner, Result
@@ -94,6 +96,18 @@ def test_large_bodies_one_after_the_other_and_at_once(serve, pickled):
     wanted = [[(first + i) / 100 for i in range(4)] for first in [*range(4), *range(24)]]
     assert given == wanted
     assert server._memory._free
+
+
+def test_a_pull_waits_for_rewards_that_are_being_computed(serve, scripted, monkeypatch):
+    monkeypatch.setattr("ma_agiqa_client.rewards._server._PULL_WAIT_S", 60)
+    scripted.answer = lambda image, context: time.sleep(0.5) or 25.0
+    server = serve()
+    pixels = io.BytesIO()
+    np.save(pixels, np.zeros((1, 8, 8, 3), np.uint8))
+    head = json.dumps({"media_type": "image", "reward_fn": {"mos": 1}, "prompts": []}).encode()
+    batch = ask(server, head + b"\n" + pixels.getvalue(), "/api/reward/enqueue")
+    reply = ask(server, f"uuid={fields(batch)['uuid']}&type=mos", "/api/reward/pull")
+    assert (reply.status_code, fields(reply)["scores"]) == (200, {"mos": [0.25]})
 
 
 def test_a_pickle_that_calls_something_is_refused(serve, tmp_path):
@@ -212,7 +226,7 @@ def test_other_addresses_and_methods(serve):
     [
         ("", 411),
         ("Transfer-Encoding: chunked", 411),
-        ("Content-Length: 3\r\nTransfer-Encoding: chunked", 411),
+        ("Content-Length: 3\r\nTransfer-Encoding: chunked", 400),
         ("Content-Length: -1", 400),
         ("Content-Length: 1e3", 400),
         ("Content-Length: \u0661", 400),
@@ -223,6 +237,16 @@ def test_other_addresses_and_methods(serve):
 def test_a_request_without_a_length(serve, header, status):
     reply = send(serve(), f"{header}\r\n\r\n".encode())
     assert reply.startswith(b"HTTP/1.1 %d " % status)
+
+
+def test_headers_without_an_end(serve):
+    """The connection is closed long before the 10 MB, and others are answered."""
+    server = serve()
+    with socket.create_connection(endpoint(server), timeout=30) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nX: ")
+        with pytest.raises(OSError, match=r"Broken pipe|reset"):
+            connection.sendall(b"x" * 10_000_000)
+    assert ask(server, as_json(b"1")).ok
 
 
 def test_web_pages_are_refused(serve, scripted):
