@@ -378,14 +378,3 @@ def replace_linears(model: nn.Module, kind: str, device: str | torch.device) -> 
         linear: Any = model.get_submodule(name)
         model.set_submodule(name, layers[chosen](linear))
     return kinds
-
-
-def weight_format(model: nn.Module) -> str:
-    """Name the format of a model's weights: one of `QUANTIZED`, or its dtype.
-
-    With int4 some layers are int8.
-    """
-    layers = Int8Linear | Int4Linear | Float8Linear
-    kinds = {part.kind for part in model.modules() if isinstance(part, layers)}
-    dtype = next(parameter.dtype for parameter in model.parameters())
-    return min(kinds) if kinds else str(dtype).removeprefix("torch.")
