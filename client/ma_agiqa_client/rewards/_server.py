@@ -278,7 +278,9 @@ class RewardServer:
         if key not in self._enqueued:
             raise HTTPException(404, f"There are no rewards for {key!r}. Enqueue the batch again.")
         future = self._enqueued[key][1]
-        await asyncio.wait({asyncio.wrap_future(future)}, timeout=_PULL_WAIT_S)
+        known = asyncio.wrap_future(future)
+        known.add_done_callback(lambda done: done.cancelled() or done.exception())  # not logged
+        await asyncio.wait({known}, timeout=_PULL_WAIT_S)
         if not future.done():
             return _reply(request, 400, {"message": f"The rewards of {key} are being computed."})
         rewards = future.result()

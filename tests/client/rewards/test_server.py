@@ -1,6 +1,7 @@
 """The reward server over real HTTP, before a scripted server that scores."""
 
 import base64
+import gc
 import io
 import json
 import logging
@@ -98,16 +99,42 @@ def test_large_bodies_one_after_the_other_and_at_once(serve, pickled):
     assert server._memory._free
 
 
-def test_a_pull_waits_for_rewards_that_are_being_computed(serve, scripted, monkeypatch):
-    monkeypatch.setattr("ma_agiqa_client.rewards._server._PULL_WAIT_S", 60)
-    scripted.answer = lambda image, context: time.sleep(0.5) or 25.0
-    server = serve()
+def enqueue(server) -> requests.Response:
+    """Ask for the rewards of a picture as cosmos-rl does, until they are known or an error."""
     pixels = io.BytesIO()
     np.save(pixels, np.zeros((1, 8, 8, 3), np.uint8))
     head = json.dumps({"media_type": "image", "reward_fn": {"mos": 1}, "prompts": []}).encode()
     batch = ask(server, head + b"\n" + pixels.getvalue(), "/api/reward/enqueue")
-    reply = ask(server, f"uuid={fields(batch)['uuid']}&type=mos", "/api/reward/pull")
+    return ask(server, f"uuid={fields(batch)['uuid']}&type=mos", "/api/reward/pull")
+
+
+def test_a_pull_waits_for_rewards_that_are_being_computed(serve, scripted, monkeypatch):
+    monkeypatch.setattr("ma_agiqa_client.rewards._server._PULL_WAIT_S", 60)
+    scripted.answer = lambda image, context: time.sleep(0.5) or 25.0
+    reply = enqueue(serve())
     assert (reply.status_code, fields(reply)["scores"]) == (200, {"mos": [0.25]})
+
+
+@pytest.mark.parametrize(("wait_s", "status"), [(0, 400), (60, 500)])
+def test_a_pull_of_rewards_that_break(serve, monkeypatch, caplog, wait_s, status):
+    known = threading.Event()
+
+    def breaks(*arguments, **options):
+        known.wait()
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("ma_agiqa_client.rewards._server._PULL_WAIT_S", wait_s)
+    monkeypatch.setattr("ma_agiqa_client.rewards._server.evaluate", breaks)
+    if wait_s:
+        threading.Timer(0.2, known.set).start()
+    server = serve()
+    assert enqueue(server).status_code == status
+    known.set()
+    time.sleep(0.5)
+    server._enqueued.clear()
+    gc.collect()
+    assert ask(server, method="GET", path="/health").ok
+    assert "never retrieved" not in caplog.text
 
 
 def test_a_pickle_that_calls_something_is_refused(serve, tmp_path):
