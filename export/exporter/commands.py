@@ -218,8 +218,8 @@ def export(
     trained = source.card.embedder
     gpu = torch.cuda.is_available() if device == "auto" else device == "gpu"
     embedder = embedder or trained.get("source") or PAPER_EMBEDDER
-    if Path(embedder).is_dir():  # servers are started in other folders
-        embedder = str(Path(embedder).resolve())
+    if embedder != DEMO_EMBEDDER and Path(embedder).is_dir():
+        embedder = str(Path(embedder).resolve())  # servers are started in other folders
     usual = "float32" if embedder == DEMO_EMBEDDER else "float16" if gpu else "bfloat16"
     served = _long_name(dtype) or trained.get("dtype") or usual
     answer, slash, against = alignment_answer.partition("/")

@@ -205,10 +205,10 @@ class NewVersion:
 
     def _others_are_calibrated(self) -> bool:
         """Whether the scorers in the repository give intervals."""
-        if not versions.has_config(self.repository, versions.SCORER):
+        if not versions.has_config(self.repository, "meter"):
             return False
-        outputs = versions.read_config(self.repository, versions.SCORER).output
-        return any(output.name.startswith("INTERVAL") for output in outputs)
+        counted = versions.read_config(self.repository, "meter").output  # names of no backend
+        return any(output.name == "FAMILIARITY" for output in counted)
 
     def publish(self) -> int:
         """Write the version and the configuration of every model; servers started now serve it.
@@ -296,11 +296,13 @@ class NewVersion:
             configs = self.configs(version)
             if not self._fits(repository, configs):
                 raise ConfigError(
-                    "The checkpoint needs another mPLUG-Owl2, or tensors of other sizes, than are "
-                    f"served from {repository}, or it is calibrated and what is served is not. "
+                    "The checkpoint needs another mPLUG-Owl2, tensors of other sizes, or another "
+                    f"scale of the MOS than are served from {repository}, or it is calibrated and "
+                    "what is served is not. "
                     "Write it there with `python export/to_triton.py export` and restart the "
                     "servers, or give it a repository and a server of its own."
                 )
+            rollout.require_served(repository, servers)
             self._check_regression(repository, version, accept_regression)
             with replace_folder(repository / versions.SCORER / str(version)) as folder:
                 scorer = self.stage(folder)
@@ -375,7 +377,15 @@ class NewVersion:
         served_by = versions.read_parameters(repository, versions.EMBEDDER)
         ours = self._embedder_parameters()
         facts = [name for name in ours if name != "embedder" or not ours["weights_sha256"]]
-        return all(served_by.get(name) == ours[name] for name in facts)
+        if any(served_by.get(name) != ours[name] for name in facts):
+            return False
+        if BACKENDS[self.backend].compiled and versions.runs_on_gpu(repository) != self.gpu:
+            return False
+        if not versions.has_config(repository, versions.ENSEMBLE):
+            return True
+        card = configs[versions.ENSEMBLE].parameters
+        active = versions.read_config(repository, versions.ENSEMBLE).parameters
+        return all(card[name] == active[name] for name in ("mos_min", "mos_max"))  # for `meter`
 
 
 @contextmanager

@@ -33,15 +33,18 @@ class Change:
 def changes(active: Mapping[str, str], new: Mapping[str, str]) -> list[Change]:
     """Compare the cards of two versions, as strings.
 
-    Limits apply to versions that were measured on the same part of the same data set.
+    Limits apply to versions that were measured on the same part of the same data set, that of
+    coverage to intervals of the same level.
     """
     before, after = _numbers(active), _numbers(new)
-    same = all(_where(active)[i] == _where(new)[i] for i in range(2))
+    same = _where(active) == _where(new)
+    same_level = _level(active) == _level(new)
     found = []
     for name in _SHOWN:
         old, now = before.get(name, math.nan), after.get(name, math.nan)
         if not math.isnan(old) or not math.isnan(now):
-            found.append(Change(name, old, now, same and _is_beyond(name, old, now)))
+            compared = same and (same_level or name != "coverage")
+            found.append(Change(name, old, now, compared and _is_beyond(name, old, now)))
     return found
 
 
@@ -70,6 +73,11 @@ def _finite(values: Mapping[str, object]) -> Iterator[tuple[str, float]]:
 def _where(card: Mapping[str, str]) -> tuple[str | None, str | None]:
     """What a card's numbers were measured on."""
     return card.get("dataset"), json.loads(card.get("metrics", "{}")).get("split")
+
+
+def _level(card: Mapping[str, str]) -> float | None:
+    """The share of people's ratings that the intervals are to hold."""
+    return json.loads(card.get("calibration") or "{}").get("level")
 
 
 def _text(value: float) -> str:

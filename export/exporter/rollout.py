@@ -54,6 +54,22 @@ def locked(repository: Path) -> Iterator[None]:
         os.close(folder)
 
 
+def require_served(repository: Path, servers: Sequence[ModelControl]) -> None:
+    """Refuse servers that do not serve what the repository holds by now, such as after an export.
+
+    Raises:
+        CheckpointError: a server runs another embedder, or serves another version.
+    """
+    for name in (versions.EMBEDDER, versions.ENSEMBLE):
+        expected = versions.read_parameters(repository, name)
+        for server in servers:
+            if server.parameters(name) != expected:
+                raise CheckpointError(
+                    f"The server at {server.url} serves another {name} than {repository} has by "
+                    "now. Restart it; it then serves the active version."
+                )
+
+
 def make_golden(
     repository: Path, scorer: torch.nn.Module, servers: Sequence[ModelControl]
 ) -> Golden:
@@ -61,17 +77,8 @@ def make_golden(
 
     The demo's embedder is built here. Others (the paper's takes 16.4 GB) are asked of the server's
     `mplug_owl2`, which an activation never changes; the scorer runs in process in either case.
-
-    Raises:
-        CheckpointError: a server runs another embedder than the repository names.
     """
     served = versions.read_parameters(repository, versions.EMBEDDER)
-    for server in servers:
-        if server.parameters(versions.EMBEDDER) != served:
-            raise CheckpointError(
-                f"The server at {server.url} runs another {versions.EMBEDDER} than {repository} "
-                "has by now. Restart it; it then serves the active version."
-            )
     if (served["embedder"], served["dtype"]) == (DEMO_EMBEDDER, "float32"):
         embedder: Embedder = build_embedder(DEMO_EMBEDDER)
     else:
@@ -196,12 +203,15 @@ def roll_back(repository: Path, servers: Sequence[ModelControl], to: int | None)
             then serves what it did.
     """
     active, kept = versions.active_version(repository), versions.kept_versions(repository)
-    version = to or max((one for one in kept if active and one < active), default=None)
+    before = max((one for one in kept if active and one < active), default=None)
+    version = before if to is None else to
     if version is None or version not in kept:
         raise ConfigError(
-            f"Version {version or 'before ' + str(active)} is not kept in {repository}; kept are "
-            f"{', '.join(map(str, kept)) or 'none'}, and {active} is active. Choose one with --to."
+            f"Version {f'before {active}' if version is None else version} is not kept in "
+            f"{repository}; kept are {', '.join(map(str, kept)) or 'none'}, and {active} is "
+            "active. Choose one with --to."
         )
+    require_served(repository, servers)
     try:
         versions.check_embedder(repository, version)
         scorer = _read_scorer(repository / versions.SCORER / str(version) / "model.pt")

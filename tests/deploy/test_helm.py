@@ -234,6 +234,7 @@ def test_a_server_has_the_memory_that_its_cores_need_and_ends_after_its_requests
     assert liveness["timeoutSeconds"] > float(liveness["exec"]["command"][-1])
     start_s = startup["periodSeconds"] * startup["failureThreshold"]
     assert start_s == 60 * VALUES["server"]["startMinutes"]
+    assert {"name": "READY_TIMEOUT_S", "value": str(start_s)} in server["env"]
     for resource in render(case):
         if resource["kind"] == "Deployment":  # a healthy rollout is not called failed
             assert resource["spec"]["progressDeadlineSeconds"] > start_s
@@ -565,8 +566,9 @@ def test_replicas_follow_the_busiest_of_all_steps_and_what_is_refused(tmp_path):
 
     asked = signals("gpu")
     others = dict.fromkeys(QUIET, 1000)
-    noise = series(others, 'namespace="ma-agiqa",pod="other-1"')
-    noise += series(others, 'namespace="other",pod="ma-agiqa-1"')
+    own, release = "ma-agiqa-6d4f9c7b5-x2x9z", "ma-agiqa-gpu-6d4f9c7b5-x2x9z"
+    noise = series(others, f'namespace="ma-agiqa",pod="{release}"')
+    noise += series(others, f'namespace="other",pod="{own}"')
     tests = [
         {
             "interval": "15s",
@@ -578,7 +580,7 @@ def test_replicas_follow_the_busiest_of_all_steps_and_what_is_refused(tmp_path):
         }
     ]
     for load, expected in LOADS.values():
-        server = series({**QUIET, **load}, 'namespace="ma-agiqa",pod="ma-agiqa-1"')
+        server = series({**QUIET, **load}, f'namespace="ma-agiqa",pod="{own}"')
         wanted = [
             {
                 "expr": f"round(({query}) / {target}, 0.01)",
@@ -634,6 +636,10 @@ def test_rules_and_dashboard_are_those_of_the_monitoring_folder():
     assert json.loads(dashboard["data"]["ma-agiqa.json"]) == json.loads(file.read_text())
     monitor = find(resources, "PodMonitor")
     assert monitor["spec"]["podMetricsEndpoints"][0]["port"] == "metrics"
+    other = find(render("nameOverride=scores monitoring.rules=true"), "PrometheusRule", "scores")
+    pairs = [(old, new) for _, old, new in changed(rules, other["spec"]) if "ma-agiqa.*" in old]
+    assert len(pairs) == 7
+    assert all(new == old.replace("ma-agiqa", "(ma-agiqa|scores)") for old, new in pairs)
     for resource in (installed, monitor):  # by which an operator chooses
         assert resource["metadata"]["labels"]["release"] == "prometheus"
     for case in ("watched", "kserve"):

@@ -123,12 +123,22 @@ def test_an_activation_is_for_the_embedder_that_is_served(source, repository, ow
         NewVersion.for_running(source, repository, dtype="int8")
 
 
-def test_a_server_that_was_not_restarted_after_an_export_is_found(repository, source):
+@pytest.mark.parametrize(("model", "fact"), [("mplug_owl2", "embedder"), ("ma_agiqa", "version")])
+def test_a_server_that_was_not_restarted_after_an_export_is_found(two_versions, new, model, fact):
+    """It is neither compared with a version that gets no traffic, nor switched to that one."""
     server = Mock(url="localhost:8001")
-    server.parameters.return_value = {"embedder": "before"}
-    with pytest.raises(CheckpointError, match=r"localhost:8001 runs another mplug_owl2 than .*"):
-        rollout.make_golden(repository, source.scorer, [server])
+    changed = {model: {fact: "before"}}
+    server.parameters.side_effect = lambda name: (
+        versions.read_parameters(two_versions, name) | changed.get(name, {})
+    )
+    for action in (
+        lambda: rollout.roll_back(two_versions, [server], 1),
+        lambda: new(two_versions).activate([server]),
+    ):
+        with pytest.raises(CheckpointError, match=f"^The server at localhost:8001 .* {model} than"):
+            action()
     assert not server.load.called
+    assert versions.active_version(two_versions) == 2
 
 
 def set_parameter(repository: Path, model: str, name: str, value: str) -> None:

@@ -44,6 +44,13 @@ def test_without_a_command_the_demo_model_is_exported(published, words):
     )
 
 
+def test_the_demo_is_exported_next_to_a_folder_of_its_name(published, tmp_path, monkeypatch):
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert run().exit_code == 0
+    assert published[0].embedder.source == "demo"
+
+
 @pytest.mark.parametrize(("given", "served"), [("int8", "int8"), ("bf16", "bfloat16")])
 def test_a_dtype_is_served_under_its_long_name(published, given, served):
     done = run("--dtype", given)

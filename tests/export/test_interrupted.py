@@ -26,6 +26,7 @@ Action = Callable[[Path], object]
 def actions(new: Callable[..., NewVersion], copied_scorer: None, monkeypatch) -> dict[str, Action]:
     """What changes a repository, by name. None computes: they run in forked processes."""
     monkeypatch.setattr(rollout, "make_golden", lambda *_: None)
+    monkeypatch.setattr(rollout, "require_served", lambda *_: None)
     server = Mock(url="localhost:8001")
 
     def activate(repository: Path, fails: bool = False) -> object:

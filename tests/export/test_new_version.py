@@ -194,10 +194,34 @@ def test_a_failed_check_writes_nothing(repository, new, monkeypatch, name):
 
 def test_a_version_that_fits_no_more_is_removed(repository, new, copied_scorer):
     other = new(repository, "bfloat16")
-    with pytest.raises(ConfigError, match="needs another mPLUG-Owl2, or tensors of other sizes"):
+    with pytest.raises(ConfigError, match="needs another mPLUG-Owl2, tensors of other sizes"):
         other.activate(())
     assert other.publish() == 2
     assert versions.kept_versions(repository) == [2]
+
+
+def test_a_version_with_another_scale_is_not_served_next_to_this_one(
+    repository, new, copied_scorer
+):
+    """The meter would count its scores as implausible."""
+    percent = new(repository)
+    card = dataclasses.replace(percent.source.card, mos_max=100.0)
+    percent.source = dataclasses.replace(percent.source, card=card)
+    with pytest.raises(ConfigError, match="or another scale of the MOS than are served"):
+        percent.activate(())
+    assert percent.publish() == 2
+    assert versions.kept_versions(repository) == [2]
+
+
+@pytest.mark.parametrize(("gpu", "kept"), [(False, [2, 3]), (True, [3])])
+def test_a_compiled_version_is_kept_for_its_kind_of_device_only(
+    repository, new, copied_scorer, gpu, kept
+):
+    new(repository, backend="torch_aoti").publish()
+    again = new(repository, backend="torch_aoti")
+    again.gpu = gpu
+    assert again.publish() == 3
+    assert versions.kept_versions(repository) == kept
 
 
 def test_a_folder_that_cannot_be_replaced_is_refused(repository, new, monkeypatch):

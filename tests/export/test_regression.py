@@ -10,9 +10,11 @@ from exporter.regression import changes
 from ma_agiqa.errors import CheckpointError
 
 
-def card(srcc=0.9, rmse_raw=0.5, coverage=0.9, dataset="ours", split="test") -> dict[str, str]:
+def card(
+    srcc=0.9, rmse_raw=0.5, coverage=0.9, level=0.9, dataset="ours", split="test"
+) -> dict[str, str]:
     metrics = {"srcc": srcc, "plcc": 0.9, "rmse_raw": rmse_raw, "split": split}
-    calibration = {"test": {"coverage": coverage, "width": 1.5, "count": 100}}
+    calibration = {"level": level, "test": {"coverage": coverage, "width": 1.5, "count": 100}}
     return {
         "dataset": dataset,
         "metrics": json.dumps(metrics),
@@ -28,6 +30,7 @@ def card(srcc=0.9, rmse_raw=0.5, coverage=0.9, dataset="ours", split="test") -> 
         ({"srcc": 0.879}, ["srcc 0.900 -> 0.879"]),
         ({"rmse_raw": 0.53}, ["rmse_raw 0.500 -> 0.530"]),
         ({"coverage": 0.84}, ["coverage 0.900 -> 0.840"]),
+        ({"coverage": 0.8, "level": 0.8}, []),
         ({"srcc": None}, ["srcc 0.900 -> -"]),
         ({"srcc": 0.5, "dataset": "another"}, []),
         ({"srcc": 0.5, "split": "validation"}, []),

@@ -108,6 +108,14 @@ def test_a_rollback_without_an_older_version_is_refused(repository):
         rollout.roll_back(repository, (), None)
 
 
+@pytest.mark.parametrize("version", [0, 7])
+def test_a_rollback_to_a_version_that_is_not_kept_is_refused(repository, version):
+    add(repository, 2)
+    versions.set_active(repository, 2)
+    with pytest.raises(ConfigError, match=f"Version {version} is not kept"):
+        rollout.roll_back(repository, (), version)
+
+
 def test_a_rollback_to_a_damaged_version_is_refused(repository):
     add(repository, 2)
     (repository / "maniqa_moe" / "2" / "model.pt").write_bytes(b"half of a file")

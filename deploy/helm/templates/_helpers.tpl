@@ -160,6 +160,7 @@ containers:
       - name: MA_AGIQA_ADMIN_KEY
         valueFrom: {secretKeyRef: {name: {{ $server.adminSecret }}, key: key, optional: true}}
       - {name: DRAIN_S, value: {{ $server.drainSeconds | quote }}}
+      - {name: READY_TIMEOUT_S, value: {{ mul 60 $server.startMinutes | quote }}}
       {{- if not .Values.gpu.count }}
       - {name: NVIDIA_VISIBLE_DEVICES, value: void} # the base image asks for every GPU
       {{- end }}
@@ -226,7 +227,7 @@ volumes:
 {{- /* What replicas follow: name, PromQL, and how much of it one replica can do. Whichever asks for most
 replicas decides. All of them are empty, never 0, where Prometheus knows no server. */}}
 {{- define "ma-agiqa.signals" -}}
-{{- $pods := printf "namespace=%q,pod=~\"%s-.*\"" .Release.Namespace (include "ma-agiqa.name" .) -}}
+{{- $pods := printf "namespace=%q,pod=~\"%s(-predictor)?-[a-z0-9]+-[a-z0-9]{5}\"" .Release.Namespace (include "ma-agiqa.name" .) -}}
 {{- $scaling := .Values.autoscaling -}}
 # Images that wait for a step. The ensemble's own count stays 0, and a request has up to 32 images.
 - name: waiting-images

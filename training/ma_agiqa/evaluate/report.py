@@ -155,8 +155,9 @@ def _small_sets(results: Sequence[Result]) -> str:
 
 
 def _runs(results: Sequence[Result]) -> list[Result]:
-    """The results of checkpoints; of files of predictions it is not known what made them."""
-    return [result for result in results if result.trained_on is not None]
+    """The results of checkpoints of one method; of predictions it is not known what made them."""
+    runs = [result for result in results if result.trained_on is not None]
+    return runs if len({run.method for run in runs}) == 1 else []
 
 
 def _values(results: Sequence[Result]) -> dict[str, list[float]]:

@@ -183,6 +183,38 @@ def test_training_by_the_recipe_ends_with_the_best_epoch(baselines, methods, tmp
     assert "trained here" in trained.output
 
 
+def test_a_network_that_was_trained_otherwise_is_trained_again(baselines, methods, tmp_path):
+    output, options = tmp_path / "out", ("--methods", "hyperiqa", "--train")
+
+    def predictions(*more: str) -> str:
+        assert baselines(*options, *more).exit_code == 0
+        return (output / "hyperiqa-trained.csv").read_text()
+
+    first = predictions()
+    weights = (output / "hyperiqa.safetensors").stat().st_mtime_ns
+    assert predictions() == first
+    assert (output / "hyperiqa.safetensors").stat().st_mtime_ns == weights
+    settings = predictions("--set", "optimization.learning_rate=0.02")
+    table = (tmp_path / "data.csv").read_text()
+    (tmp_path / "data.csv").write_text(table.replace(",0.5,", ",0.55,"))
+    assert len({first, settings, predictions()}) == 3
+
+
+def test_methods_are_not_averaged_as_if_they_were_seeds(baselines, methods, monkeypatch, tmp_path):
+    twin = Method("dbcnn", "DBCNN", trained=True)
+    monkeypatch.setitem(comparison.METHODS, "dbcnn", twin)
+    settings = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    settings["data"]["name"] = "AIGCQA-20k"
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(settings))
+    options = ("--train", "--test-config", tmp_path / "other.yaml")
+    done = baselines("--methods", "hyperiqa,dbcnn", *options)
+    assert done.exit_code == 0, done.output
+    document = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert len(document["results"]) == 2
+    assert "mean" not in document
+    assert "mean ±" not in done.output
+
+
 def test_a_trained_network_is_tested_on_another_data_set_too(baselines, methods, tmp_path):
     """Table 2: trained once, then scored on the images of --test-config."""
     assert baselines("--methods", "hyperiqa", "--train").exit_code == 0

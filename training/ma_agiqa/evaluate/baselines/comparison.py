@@ -6,15 +6,18 @@
     <method>.safetensors      weights of a network that was trained here
     ...-on-<data set>.csv     the same on the images of another data set
 
-A method whose files are there is finished and not run again; remove its CSV to run it again.
+A method whose files are there is finished and not run again; remove its CSV to run it again. A
+network that was trained on other ratings, or with other settings, is trained again.
 """
 
+import hashlib
 import json
 import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from safetensors import SafetensorError, safe_open
@@ -122,10 +125,11 @@ class _Job:
         """What an earlier run gave."""
         csv = self._csv(method, trained)
         try:
-            origin = str(json.loads(csv.with_suffix(".json").read_text())["origin"])
-        except (OSError, ValueError, KeyError, TypeError):
+            made = json.loads(csv.with_suffix(".json").read_text())
+            origin, run = str(made["origin"]), made.get("run")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        if not csv.is_file():
+        if not csv.is_file() or (trained and run != self._run(method)):
             return None
         reference = build_predictions(self.images, [0.0] * len(self.images))
         frame = align_predictions(read_predictions(csv), reference, csv)
@@ -147,7 +151,8 @@ class _Job:
             _logger.warning("%s is left out: %s", method.name, error)
             return Baseline(method, trained, reason=str(error))
         csv = self._csv(method, trained)
-        write_whole(csv.with_suffix(".json"), json.dumps({"origin": origin}) + "\n")
+        made = {"origin": origin, **({"run": self._run(method)} if trained else {})}
+        write_whole(csv.with_suffix(".json"), json.dumps(made) + "\n")
         write_predictions(frame, csv)
         return Baseline(method, trained, origin, frame)
 
@@ -159,12 +164,7 @@ class _Job:
         network = load_first_weights(method.key, self.options.device, self.options.download)
         config, weights = self.config, self.output / f"{method.key}.safetensors"
         folder, progress = RunFolder(weights.with_suffix("")), self.options.progress
-        run = {
-            "method": method.key,
-            "split": self.split.sha256(),
-            "seed": config.seed,
-            "optimization": to_mapping(config.optimization),
-        }
+        run = self._run(method)
         made_from = {"run": json.dumps(run, sort_keys=True)}
         if _metadata(weights) == made_from:  # trained before, and tested on other images
             load_model(network.module, weights, device=self.options.device)
@@ -175,6 +175,18 @@ class _Job:
                 save_model(network.module, str(weights), made_from)
             folder.finish()
         return network.origin, score_images(network, self.images, method, progress)
+
+    def _run(self, method: Method) -> dict[str, Any]:
+        """What decides the outcome of a training, as plain values."""
+        rated = [*self.split.train, *self.split.validation]
+        ratings = json.dumps(sorted((image.name, image.mos) for image in rated))
+        return {
+            "method": method.key,
+            "split": self.split.sha256(),
+            "ratings": hashlib.sha256(ratings.encode()).hexdigest(),
+            "seed": self.config.seed,
+            "optimization": to_mapping(self.config.optimization),
+        }
 
     def _csv(self, method: Method, trained: bool) -> Path:
         return self.output / f"{method.key}{'-trained' if trained else ''}{self.suffix}.csv"

@@ -87,7 +87,6 @@ def train_network(
         per_device_eval_batch_size=1,  # images of one part differ in size
         dataloader_num_workers=_MOST_WORKERS if torch.cuda.is_available() else 0,
     )
-    unfinished = folder.newest_whole()
     with explain_full_disk(folder.path):
-        trainer.train(resume_from_checkpoint=str(unfinished) if unfinished else None)
+        trainer.run(folder.newest_whole())
     network.to(device).eval()
