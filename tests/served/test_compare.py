@@ -1,6 +1,8 @@
 """`score.py compare`: two sets of pictures, through a server and from stored scores."""
 
+import contextlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +80,13 @@ def test_stored_scores_need_no_server(stand_in, sets, score_py, tmp_path):
     nowhere = ("--url", "127.0.0.1:1", "--timeout", "1")
     assert score_py("compare", files["base"], files["worse"], *nowhere).exit_code == 10
     assert score_py("compare", files["base"], files["same"], *nowhere).exit_code == 0
+    images = {name: tmp_path / name / "images" for name in ("one", "two")}  # of one path each
+    for name, source in zip(images, ("base", "worse"), strict=True):
+        shutil.copytree(sets[source], images[name])
+        options = ("--url", stand_in.grpc_url, "--output", tmp_path / f"{name}.csv")
+        with contextlib.chdir(tmp_path / name):
+            assert score_py("images", *options).exit_code == 0
+    assert score_py("compare", tmp_path / "one.csv", tmp_path / "two.csv").exit_code == 10
     text = files["base"].read_text().replace("ma-agiqa-demo", "another")
     files["base"].write_text(text)
     done = score_py("compare", files["base"], files["worse"], *nowhere)

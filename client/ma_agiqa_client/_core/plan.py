@@ -214,8 +214,9 @@ class Core:
         if known and time.monotonic() - known[1] < _CARD_AGE_S:
             return known[0]
         card = protocol.read_card((yield GetConfig(server, clock.left_s())))
-        for other, (its_card, _) in list(self._cards.items()):
-            if other != server and its_card.checkpoint_sha256 != card.checkpoint_sha256:
+        for other in [one for one in self._cards if one != server]:
+            its_card = yield from self._card_if_other(other, card, clock)
+            if its_card.checkpoint_sha256 != card.checkpoint_sha256:
                 raise WrongModelError(
                     f"The servers serve different models: {self._urls[server]} has {card.name} "
                     f"({card.checkpoint_sha256[:12]}), {self._urls[other]} has {its_card.name} "
@@ -224,6 +225,19 @@ class Core:
                 )
         self._cards[server] = (card, time.monotonic())
         return card
+
+    def _card_if_other(self, server: int, card: ModelCard, clock: Clock) -> Plan[ModelCard]:
+        """Get a server's card; if it was another one, it may have changed like this one."""
+        known = self._cards.get(server)
+        if known is None or known[0].checkpoint_sha256 == card.checkpoint_sha256:
+            return card
+        try:
+            found = protocol.read_card((yield GetConfig(server, clock.left_s())))
+        except InferenceServerException:
+            self._cards.pop(server, None)  # it is compared when it answers again
+            return card
+        self._cards[server] = (found, time.monotonic())
+        return found
 
     def _try(
         self, ask: Callable[[int], Plan[_T]], clock: Clock, prompted: bool = False

@@ -114,6 +114,7 @@ class PartScorer:
         outcomes = self._score_all(
             [with_options(i, part.file) if isinstance(i, str) and "://" in i else i for i in images]
         )
+        self._check_model()  # a part has scores of one model
         return self._result(table, outcomes)
 
     def _check_model(self) -> None:

@@ -210,17 +210,19 @@ def _compare(
     for start in range(0, len(order), step):
         now = order[start : start + step]
         wanted = [images[n] for c in now for n in clusters[c] for images in (base, candidate)]
-        mos = {image.path: image.mos for image in wanted if image.mos is not None}
+        scored: dict[str, float] = {}
         for path, found in score(image.path for image in wanted if image.mos is None):
             if found is None:
                 run.failed += 1
             else:
-                mos[path] = found
+                scored[path] = found
         for cluster in now:
             for name in clusters[cluster]:
-                ours, theirs = base[name].path, candidate[name].path
-                if ours in mos and theirs in mos:
-                    run.pairs.append(Pair(name, cluster, ours, theirs, mos[ours], mos[theirs]))
+                pair = base[name], candidate[name]  # both may have one path, in two tables
+                ours, theirs = (scored.get(i.path) if i.mos is None else i.mos for i in pair)
+                if ours is not None and theirs is not None:
+                    paths = pair[0].path, pair[1].path
+                    run.pairs.append(Pair(name, cluster, *paths, ours, theirs))
         if run.pairs:
             difference = Difference.of(run.pairs, sequential=sequential, seed=values["seed"])
             if sequential and difference.verdict(values["margin"]) != "undecided":

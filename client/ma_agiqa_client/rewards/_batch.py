@@ -213,11 +213,12 @@ def evaluate(
         for name in asked
     }
     count = len(next(iter(values.values()), []))
+    needed = [name for name in rewards.summed if name in parts]
+    first = sorted(asked, key=lambda name: name not in needed)  # an error is told by its first one
     errors = tuple(
-        {name: one for name in asked if isinstance(one := values[name][index], ClientError)}
+        {name: one for name in first if isinstance(one := values[name][index], ClientError)}
         for index in range(count)
     )
-    needed = [name for name in rewards.summed if name in parts]
     sums = [_sum(rewards, parts, needed, index) for index in range(count)]
     failed = tuple(
         index

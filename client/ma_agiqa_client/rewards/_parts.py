@@ -1,5 +1,6 @@
 """Rewards that stand next to MOS: measures of pixels, a user's function, another HTTP server."""
 
+import http.client
 import importlib
 import json
 import math
@@ -95,8 +96,11 @@ class _Function:
     function: Callable[..., Any]
 
     def __call__(self, batch: Batch) -> list[Value]:
-        good = [i for i, one in enumerate(batch.pictures) if not isinstance(one, ClientError)]
-        images = [batch.pictures[index] for index in good]
+        pictures = [
+            (i, one) for i, one in enumerate(batch.pictures) if not isinstance(one, ClientError)
+        ]
+        good = [index for index, _ in pictures]
+        images = [picture.copy() for _, picture in pictures]  # the function may change them
         prompts = [batch.prompts[index] if batch.prompts else "" for index in good]
         metadata = [batch.metadata[index] if batch.metadata else {} for index in good]
         try:
@@ -191,8 +195,8 @@ class _Remote:
                 if error.code not in _RETRIED:
                     raise RewardError(reason) from error
                 failure: ClientError = ServerError(reason)
-            except OSError as error:
-                failure = ServerUnavailableError(f"No answer from {self.url}: {error}")
+            except (OSError, http.client.HTTPException) as error:
+                failure = ServerUnavailableError(f"No answer from {self.url}: {error!r}")
             delay_s = self.outage.delay_s(tries, left_s)
             if delay_s is None:
                 raise failure

@@ -229,7 +229,7 @@ class RewardServer:
         rewards = evaluate(
             self._scorer, call.batch, self._rewards, names=call.names, fallback=self._fallback
         )
-        if self._guard:
+        if self._guard and set(self._rewards.summed) <= rewards.parts.keys():
             failed = set(rewards.failed)
             scores = [None if i in failed else one for i, one in enumerate(rewards.scores)]
             self._guard.watch(call.batch.pictures, scores)

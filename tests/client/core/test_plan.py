@@ -92,6 +92,18 @@ def test_servers_of_different_models_are_not_mixed(scripted, another):
     assert "different models" in str(wrong[0])
 
 
+def test_servers_that_all_change_their_model_are_followed(scripted, another, monkeypatch):
+    """As after an activation: each card is asked for again once it is old."""
+    with Scorer([scripted.url, another.url]) as scorer:
+        assert not any(score.error for score in scorer.score_many(numbers(8), max_in_flight=2))
+        monkeypatch.setattr("ma_agiqa_client._core.plan._CARD_AGE_S", 0)
+        scripted.card["checkpoint_sha256"] = another.card["checkpoint_sha256"] = "1" * 64
+        assert not any(score.error for score in scorer.score_many(numbers(8), max_in_flight=2))
+        another.card["checkpoint_sha256"] = "2" * 64
+        errors = [score.error for score in scorer.score_many(numbers(8), max_in_flight=2)]
+    assert any(isinstance(error, WrongModelError) for error in errors)
+
+
 def test_a_given_transport_is_not_bypassed_to_explain(scripted):
     for make in (Scorer, AsyncScorer):
         scorer = make(scripted.url, transport=object())

@@ -10,6 +10,7 @@ from PIL import Image, ImageFilter
 
 from ma_agiqa_client.rewards import Guard
 from ma_agiqa_client.rewards._guard import Cusum
+from ma_agiqa_client.rewards._parts import reward_set
 from support.scripted_server import brightness
 
 RNG = np.random.default_rng(0)
@@ -102,3 +103,19 @@ def test_the_server_watches(serve, scripted):
     chart = requests.get(server.address + "/guard.png", timeout=60)
     assert chart.headers["Content-Type"] == "image/png"
     assert requests.get(serve().address + "/metrics", timeout=60).status_code == 404
+
+
+def test_rewards_that_are_not_the_whole_sum_are_not_watched(serve, scripted, monkeypatch):
+    scripted.answer = brightness
+    server = serve(guard=True, rewards=reward_set(["mos", "resolution=0"], []))
+    watched = []
+    monkeypatch.setattr(server._guard, "watch", lambda pictures, rewards: watched.append(rewards))
+    file = io.BytesIO()
+    photograph().save(file, "PNG")
+    turn = {"text": "p", "image_b64": b64encode(file.getvalue()).decode()}
+    for names in (["resolution"], ["mos"], ["mos", "resolution"]):
+        one = {"history": [turn], "required_rewards": names, "metadata": None}
+        reply = requests.post(server.address + "/score", json={"requests": [one]}, timeout=60)
+        assert reply.ok, reply.text
+    assert len(watched) == 2
+    assert watched[0] == watched[1]

@@ -3,8 +3,11 @@
 import io
 import json
 import pickle
+import socket
+import threading
 from base64 import b64encode
 
+import grpc
 import numpy as np
 import pytest
 import requests
@@ -12,7 +15,7 @@ from PIL import Image, ImageFilter
 
 from ma_agiqa_client.retry import Outage, Retry
 from ma_agiqa_client.rewards import _measures, _parts
-from ma_agiqa_client.rewards._batch import RewardSet
+from ma_agiqa_client.rewards._batch import Batch, RewardSet
 from ma_agiqa_client.rewards._parts import reward_set
 from support.pictures import picture
 from support.scripted_server import brightness
@@ -151,6 +154,27 @@ def test_a_reward_of_weight_0_may_fail(serve):
     assert all("KeyError" in errors["own"] for errors in fields["errors"])
 
 
+def test_the_error_is_that_of_a_reward_in_the_sum(serve, scripted):
+    scripted.answer = lambda image, context: context.abort(grpc.StatusCode.UNAVAILABLE, "Busy.")
+    reply = ask(serve(rewards=added(raises, "own=0", "mos")))
+    assert (reply.status_code, "has no reward. " in reply.json()["error"]) == (503, True)
+
+
+def halves(images, prompts, metadata):
+    for image in images:
+        image.thumbnail((image.width // 2, image.height // 2))  # in place
+    return [0.0] * len(images)
+
+
+def test_a_function_does_not_change_what_others_measure(serve):
+    alone = ask(serve(rewards=reward_set(["resolution"], []))).json()["parts"]["resolution"]
+    together = ask(serve(rewards=added(halves, "own", "resolution"))).json()["parts"]["resolution"]
+    assert together == alone
+    batch = Batch(FILES)
+    added(halves, "own").parts["own"](batch)
+    assert [picture.size for picture in batch.pictures] == [p.shape[1::-1] for p in PICTURES]
+
+
 @pytest.mark.usefixtures("bright")
 def test_an_image_that_cannot_be_decoded_fails_alone(serve):
     reply = ask(
@@ -191,6 +215,20 @@ def test_the_other_server_is_gone(serve, no_server):
     reply = ask(serve(rewards=rewards))
     assert (reply.status_code, "No answer" in reply.json()["error"]) == (503, True)
     assert ask(serve(rewards=rewards, fallback=0.5)).json()["scores"] == [0.5] * 3
+
+
+def test_another_server_that_does_not_speak_http(serve):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            connection.sendall(b"SSH-2.0-OpenSSH\r\n")
+            connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        port = server.getsockname()[1]
+        reply = ask(serve(rewards=far(f"http://127.0.0.1:{port}/compute")))
+    assert (reply.status_code, "BadStatusLine" in reply.json()["error"]) == (503, True)
 
 
 @pytest.mark.parametrize(
