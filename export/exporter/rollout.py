@@ -211,8 +211,8 @@ def roll_back(repository: Path, servers: Sequence[ModelControl], to: int | None)
             f"{repository}; kept are {', '.join(map(str, kept)) or 'none'}, and {active} is "
             "active. Choose one with --to."
         )
-    require_served(repository, servers)
     try:
+        require_served(repository, servers)
         versions.check_embedder(repository, version)
         scorer = _read_scorer(repository / versions.SCORER / str(version) / "model.pt")
         golden = make_golden(repository, scorer, servers)
@@ -222,7 +222,7 @@ def roll_back(repository: Path, servers: Sequence[ModelControl], to: int | None)
         _switch(repository, version, servers, golden)
     except MAAGIQAError as error:
         raise CheckpointError(
-            f"The servers were not rolled back; version {active} is still served. {error}"
+            f"The servers were not rolled back; they serve what they did. {error}"
         ) from error
     return version
 

@@ -223,6 +223,8 @@ def test_another_server_that_does_not_speak_http(serve):
         def answer() -> None:
             connection, _ = server.accept()
             connection.sendall(b"SSH-2.0-OpenSSH\r\n")
+            while connection.recv(2**16):  # until the other side has closed it
+                pass
             connection.close()
 
         threading.Thread(target=answer, daemon=True).start()
