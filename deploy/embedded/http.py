@@ -22,6 +22,10 @@ class RefusedError(Exception):
     """The server answered with an error, or did not answer; the message is one sentence."""
 
 
+class GoneError(RefusedError):
+    """The server accepts no connection, or closes it: it has ended, or is about to."""
+
+
 class BusyError(RefusedError):
     """The server has no time: it refused for now, or did not answer in time."""
 
@@ -109,7 +113,7 @@ class TritonHttp:
             if kept:  # the server may have closed it
                 return self._ask(method, url, timeout_s, body, headers)
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise RefusedError(f"no answer from {address.netloc}: {reason}") from error
+            raise GoneError(f"no answer from {address.netloc}: {reason}") from error
         self._connections[kind] = connection
         if response.status != http.HTTPStatus.OK:
             said = _sentence(answer)

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -106,8 +107,11 @@ def test_idle_connections_cost_neither_the_log_nor_the_server(
         began = time.monotonic()
         wait_until(lambda: time.monotonic() - began > 4)
         assert scorer.score(IMAGE).mos == before
-        for connection in idle:
-            connection.close()
+    running.process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):  # it cannot read its repository yet
+        running.process.wait(1)
+    for connection in idle:
+        connection.close()
     assert log_file.stat().st_size < 200_000
     assert running.stop() == 0
     assert running.text() == ""

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from embedded.http import BusyError, RefusedError, TritonHttp
+from embedded.http import BusyError, GoneError, RefusedError, TritonHttp
+from support.local_hub import free_port
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
@@ -65,3 +66,9 @@ def test_one_connection_is_kept_and_replaced_when_it_is_gone(triton):
         connection.sock.shutdown(2)
     triton.get("/", 5.0)
     assert Answers.connections == 2
+
+
+def test_a_server_that_has_ended_is_gone():
+    port = free_port()
+    with pytest.raises(GoneError, match=f"no answer from 127.0.0.1:{port}: Connection"):
+        TritonHttp(f"http://127.0.0.1:{port}", "key").get("/", 5.0)

@@ -2,10 +2,12 @@
 
 import json
 import re
+import threading
 
 import pytest
 
 from ma_agiqa.serving.admission import Admission, BatchTime, read_backlog, unknown_class
+from support.waiting import wait_until
 
 STEPS = ("preprocess", "mplug_owl2", "maniqa_moe")
 NOW_US = 1_700_000_000_000_000
@@ -253,3 +255,21 @@ def test_an_old_reading_refuses_no_request(server):
     assert server.refuse()
     server.now_s += 2.0
     assert server.refuse() is None
+
+
+def test_the_thread_ends_when_it_is_stopped_just_before_it_would_wait():
+    reading, go_on = threading.Event(), threading.Event()
+
+    def fetch() -> str:
+        reading.set()
+        go_on.wait(10)
+        raise ConnectionRefusedError("no metrics")  # so that it has nothing to watch
+
+    admission = Admission(STEPS, LARGEST, 3.0, fetch)
+    assert reading.wait(10)
+    closing = threading.Thread(target=admission.close, daemon=True)
+    closing.start()
+    wait_until(lambda: admission._closed, 10)
+    go_on.set()
+    closing.join(10)
+    assert not closing.is_alive()

@@ -342,11 +342,13 @@ class Admission:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._closed:
+        while True:
+            self._wake.clear()  # before it looks, so that what comes later ends the wait
+            if self._closed:
+                return
             self.read()
             time.sleep(_INTERVAL_S)
             if self._clock() - self._last_request_s > _IDLE_S and self._backlog.idle:
-                self._wake.clear()
                 self._wake.wait()
 
 
