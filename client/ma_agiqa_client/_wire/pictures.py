@@ -15,6 +15,19 @@ _HAS_AVIF = find_spec("PIL.AvifImagePlugin") is not None  # Pillow 11.3 or later
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "GIF", "TIFF", *(("AVIF",) if _HAS_AVIF else ()))
 """Formats that are opened here: those of the server. For EPS, Pillow would run Ghostscript."""
 
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".pam"),
+)
+"""File name extensions of these formats, in upper or lower case."""
+
+OTHER_EXTENSIONS = (
+    *(".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpx", ".jxr", ".svg", ".svgz"),
+    *(".psd", ".tga", ".ico", ".icns", ".exr", ".hdr", ".eps", ".pdf", ".dds", ".qoi", ".apng"),
+    *(".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"),
+)
+"""Extensions of images of other formats."""
+
 _SIXTEEN_BITS = ("PNG", "PPM")  # whose mode I has values in 0-65535
 
 _TURNS = {

@@ -107,7 +107,8 @@ _LOCAL = (
     default="image",
     show_default=True,
     help="Column with the images: paths, URIs such as s3://bucket/a.png, the files' bytes, or "
-    "structs of bytes and path.",
+    "structs of bytes and path. In tars: ending of the images' names, such as jpg, if there are "
+    "several.",
 )
 @click.option("--keep", multiple=True, metavar="COLUMN", help="Copy this column to the scores.")
 @click.option(

@@ -17,16 +17,12 @@ import pyarrow.parquet as pq
 
 from ma_agiqa_client.bulk._columns import holds_images, name_conflict, value_type
 from ma_agiqa_client.bulk._store import JobError, Store, files_below, locate, patiently
-
-KEY = "__key__"
-"""Column with the names of the images in a tar file, as WebDataset calls it."""
+from ma_agiqa_client.bulk._tars import TAR, read_tar
 
 FINAL = ("InvalidImageError",)
 """Kinds of errors that another try does not change; `--retry-failed` leaves them."""
 
 _JOB_FILE = "job.json"
-_TAR = (".tar",)
-_IMAGES = frozenset("avif bmp gif jpeg jpg pam pbm pgm png pnm ppm tif tiff webp".split())  # noqa: SIM905
 
 
 @dataclass(frozen=True)
@@ -62,8 +58,8 @@ class Part:
             raise JobError(f"The input {self.file} can no longer be read: {error}") from error
 
     def _read(self, columns: list[str]) -> Any:
-        if self.file_type in _TAR:
-            return _read_tar(self.file, columns)
+        if self.file_type == TAR:
+            return read_tar(self.file, columns)
         filesystem, path = locate(self.file)
         with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
             groups, skipped = _row_groups(file.metadata, self.start, self.rows)
@@ -78,41 +74,6 @@ class Part:
 
 def _ending(name: str) -> str:
     return PurePosixPath(locate(name)[1]).suffix
-
-
-def _read_tar(name: str, columns: list[str]) -> Any:
-    """Read a WebDataset tar file, where the files of one sample follow each other.
-
-    Returns:
-        One row per image: the first of the columns has the images' bytes, KEY the samples' names,
-        and the others the samples' files of that ending as text, null where there is none.
-    """
-    image, *others = columns
-    rows: list[dict[str, Any]] = []
-    filesystem, path = locate(name)
-    with (
-        filesystem.open_input_stream(path) as stream,
-        tarfile.open(fileobj=stream, mode="r|") as archive,
-    ):
-        for member in archive:
-            folder, slash, base = member.name.rpartition("/")
-            stem, _, ending = base.partition(".")
-            key = folder + slash + stem
-            if not member.isfile() or not stem:
-                continue
-            if not rows or rows[-1][KEY] != key:
-                rows.append({KEY: key})
-            if ending.lower() in _IMAGES or ending in others:
-                data = archive.extractfile(member).read()  # type: ignore[union-attr]
-                rows[-1][image if ending.lower() in _IMAGES else ending] = data
-    found = [row for row in rows if image in row]
-    texts = (name for name in dict.fromkeys((KEY, *others)))
-    table = {name: pa.array([_text(row.get(name)) for row in found], pa.string()) for name in texts}
-    return pa.table({image: pa.array([row[image] for row in found], pa.large_binary()), **table})
-
-
-def _text(value: str | bytes | None) -> str | None:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _row_groups(metadata: Any, start: int, rows: int) -> tuple[list[int], int]:
@@ -234,7 +195,7 @@ def failed_for_now(table: Any) -> list[int]:
 def _input_files(name: str) -> list[str]:
     """Return the tables in a folder, in order, or the file itself."""
     try:
-        files = patiently(lambda: files_below(name, (".parquet", *_TAR)))
+        files = patiently(lambda: files_below(name, (".parquet", TAR)))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise JobError(f"The input {name} cannot be read: {error}") from error
     if not files:
@@ -251,7 +212,7 @@ def _describe(name: str, columns: Sequence[str]) -> dict[str, Any]:
 
 def _describe_once(name: str, columns: Sequence[str]) -> dict[str, Any]:
     filesystem, path = locate(name)
-    if _ending(name) in _TAR:
+    if _ending(name) == TAR:
         return {"file": name, "bytes": filesystem.get_file_info(path).size, "rows": None}
     with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
         missing = [column for column in columns if column not in file.schema_arrow.names]

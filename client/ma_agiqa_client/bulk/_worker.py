@@ -14,8 +14,9 @@ import pyarrow as pa
 from ma_agiqa_client._wire.images import Encoder
 from ma_agiqa_client.bulk._columns import ENDS, GATE, NUMBERS, identification, image_of
 from ma_agiqa_client.bulk._local import LocalModels, LocalScorer
-from ma_agiqa_client.bulk._parts import KEY, Part, failed_for_now
+from ma_agiqa_client.bulk._parts import Part, failed_for_now
 from ma_agiqa_client.bulk._store import JobError, Store, StoreError, read, with_options
+from ma_agiqa_client.bulk._tars import KEY
 from ma_agiqa_client.connection import Tls
 from ma_agiqa_client.errors import (
     AuthenticationError,

@@ -15,11 +15,12 @@ import click
 from ma_agiqa_client._programs.console import Console, printable
 from ma_agiqa_client._programs.server_options import HELP_OPTIONS, Program, ServerOptions
 from ma_agiqa_client._programs.serving import connect
+from ma_agiqa_client._wire.pictures import EXTENSIONS
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.cli._batch import Batch
 from ma_agiqa_client.cli._deliver import Delivery
 from ma_agiqa_client.cli._explanations import Explanations
-from ma_agiqa_client.cli._find import EXTENSIONS, Listing, expand, split_list
+from ma_agiqa_client.cli._find import Listing, expand, split_list
 from ma_agiqa_client.cli._journal import Journal, JournalError
 from ma_agiqa_client.cli._options import Options, add_options
 from ma_agiqa_client.errors import (

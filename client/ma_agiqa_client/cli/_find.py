@@ -8,12 +8,7 @@ from dataclasses import dataclass
 
 from ma_agiqa_client._programs.console import printable
 from ma_agiqa_client._wire.images import UnchangingFile
-
-EXTENSIONS = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
-    *(".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".pam"),
-)
-"""File name extensions, in upper or lower case, of the images in a folder."""
+from ma_agiqa_client._wire.pictures import EXTENSIONS, OTHER_EXTENSIONS
 
 MAP_ENDING = ".map.jpg"
 """How the names of the heatmaps of --maps end."""
@@ -21,11 +16,6 @@ MAP_ENDING = ".map.jpg"
 COPIES_MARK = ".copies_of_ma-agiqa"
 """Name of a file that marks a folder of --copy-best."""
 
-_OTHER_IMAGES = (
-    *(".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpx", ".jxr", ".svg", ".svgz"),
-    *(".psd", ".tga", ".ico", ".icns", ".exr", ".hdr", ".eps", ".pdf", ".dds", ".qoi", ".apng"),
-    *(".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"),
-)
 _MARKS = (
     (b"\xff\xfe\0\0", "utf-32-le"),
     (b"\0\0\xfe\xff", "utf-32-be"),
@@ -147,7 +137,7 @@ class Listing:
                     self._passed_over["maps of an earlier run"].append(path)
                 elif ending in EXTENSIONS:
                     yield Found(path)
-                elif ending in _OTHER_IMAGES or not ending:
+                elif ending in OTHER_EXTENSIONS or not ending:
                     kind = f"of the kind {ending}" if ending else "without an extension"
                     self._passed_over[kind].append(path)
         yield from problems

@@ -24,6 +24,7 @@ from ma_agiqa_client import Scorer  # noqa: E402
 from ma_agiqa_client.bulk import _store  # noqa: E402
 from ma_agiqa_client.bulk._parts import Job  # noqa: E402
 from ma_agiqa_client.bulk._store import JobError  # noqa: E402
+from ma_agiqa_client.bulk._tars import read_tar  # noqa: E402
 from ma_agiqa_client.bulk._worker import PartScorer, WorkerSettings  # noqa: E402
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[3] / "examples").glob("*.jpg"))[:4]
@@ -208,7 +209,7 @@ def test_webdataset_tars(stand_in, tmp_path):
     folder = tmp_path / "shards"
     folder.mkdir()
     one, two = (file.read_bytes() for file in EXAMPLES[:2])
-    files = {"x/0.jpg": one, "x/0.txt": b"a cat", "x/1.txt": b"no image", "x/2.b.png": b"broken"}
+    files = {"x/0.jpg": one, "x/0.txt": b"a cat", "x/1.txt": b"no image", "x/0.b.png": b"broken"}
     write_tar(folder / "0.tar", {**files, "x/3.JPG": two, "x/3.json": b"{}"})
     write_tar(folder / "1.tar", {"y/0.txt": "é".encode(), "y/0.jpg": one})
     job = open_job(str(folder), str(tmp_path / "scores"), "txt")
@@ -219,7 +220,36 @@ def test_webdataset_tars(stand_in, tmp_path):
     assert rows["txt"].to_pylist() == ["a cat", None, "é"]
     assert "image" not in rows.column_names
 
-    (folder / "2.tar").write_bytes((folder / "0.tar").read_bytes()[:700])
-    job = open_job(str(folder), str(tmp_path / "others"), "txt")
-    with pytest.raises(JobError, match=r"2\.tar can no longer be read"):
-        score(stand_in, job, keep=("txt",))
+
+@pytest.mark.parametrize("cut", [700, 1024])
+def test_a_tar_that_lacks_its_end_is_an_error(tmp_path, cut):
+    """Also where it ends exactly between two files."""
+    file = tmp_path / "0.tar"
+    write_tar(file, {"0.txt": b"first", "1.jpg": b"second"})
+    file.write_bytes(file.read_bytes()[:cut])
+    part = open_job(str(file), str(tmp_path / "scores")).parts[0]
+    with pytest.raises(JobError, match=r"0\.tar can no longer be read: "):
+        part.read(["image"])
+
+
+@pytest.mark.parametrize(
+    ("names", "column", "taken"),
+    [
+        (["0.jpg", "0.mask.png"], "image", "0.jpg"),
+        (["0.jpg", "0.mask.png"], "mask.png", "0.mask.png"),
+        (["0.jpg", "0.png"], "png", "0.png"),
+        (["0.JPEG", "0.pdf"], "image", "0.JPEG"),
+        (["photo 1.5 m.jpg"], "image", "photo 1.5 m.jpg"),
+        (["0.heic"], "image", "0.heic"),  # which the server refuses by name
+        (["0.left.jpg", "0.right.jpg"], "left.jpg", "0.left.jpg"),
+    ],
+)
+def test_the_image_of_a_sample(tmp_path, names, column, taken):
+    write_tar(tmp_path / "0.tar", {name: name.encode() for name in names})
+    assert read_tar(str(tmp_path / "0.tar"), [column])[column].to_pylist() == [taken.encode()]
+
+
+def test_of_several_images_one_must_be_named(tmp_path):
+    write_tar(tmp_path / "0.tar", {"a/7.jpg": b"", "a/7.png": b""})
+    with pytest.raises(JobError, match=r"sample a/7 of .*0\.tar has several images, jpg, png"):
+        read_tar(str(tmp_path / "0.tar"), ["image"])
