@@ -44,9 +44,10 @@ def read_tar(name: str, columns: Sequence[str]) -> Any:
         if images:
             texts = {other: _text(files.get(other)) for other in others}
             rows.append({image: files[images[0]], KEY: key, **texts})
-    texts = (column for column in dict.fromkeys((KEY, *others)))
-    table = {column: pa.array([row[column] for row in rows], pa.string()) for column in texts}
-    return pa.table({image: pa.array([row[image] for row in rows], pa.large_binary()), **table})
+    found = {image: pa.array([row[image] for row in rows], pa.large_binary())}
+    for column in (KEY, *others):
+        found[column] = pa.array([row[column] for row in rows], pa.string())
+    return pa.table(found)
 
 
 def _samples(name: str, others: Sequence[str]) -> Iterator[tuple[str, dict[str, bytes]]]:

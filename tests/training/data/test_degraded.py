@@ -73,10 +73,10 @@ def test_what_cannot_be_done_is_an_error(name, strength, message):
 def made(tmp_path_factory) -> Path:
     """A set of one photograph, one texture and two patterns of each kind."""
     folder = tmp_path_factory.mktemp("degraded")
-    for name in ("a.png", "wall.png"):
+    for name in ("a.png", "wall.png", "a.b.png"):
         Image.fromarray(photograph()).save(folder / name)
     (folder / "list.csv").write_text(
-        "file,content,license\na.png,photograph,x\nwall.png,texture,x\n"
+        "file,content,license\na.png,photograph,x\nwall.png,texture,x\na.b.png,texture,x\n"
     )
     options = ["--photographs", folder / "list.csv", "--folder", folder, "--crops", 2]
     options += ["--patterns", 2, "--output", folder / "set"]
@@ -90,8 +90,10 @@ def test_a_set_has_every_version_of_every_picture(made):
     assert table.source.value_counts().to_dict() == {
         "a": 2 * (1 + 8 * 3 + 6),
         "wall": 2 * (1 + 2 * 3),
+        "a.b": 2 * (1 + 2 * 3),
         **{f"{name}_{i:02d}": 1 + 2 * 3 for name in PATTERNS for i in range(2)},
     }
+    assert table.image.is_unique
     pictures = table.groupby("picture")
     assert pictures.source.nunique().max() == 1
     assert pictures.degradations.agg(lambda damage: (damage == "none").sum()).eq(1).all()
@@ -125,6 +127,7 @@ def test_the_same_seed_makes_the_same_set(made, tmp_path):
         ("file\na.png\n", "columns file and content"),
         ("file,content\na.png,portrait\n", "photograph or texture"),
         ("file,content\nb.png,photograph\n", "b.png is missing"),
+        ("file,content\n" + 2 * "a.png,photograph\n", "a.png is listed more than once"),
     ],
 )
 def test_a_list_that_cannot_be_used_is_an_error(made, tmp_path, content, message):

@@ -95,7 +95,7 @@ def test_no_group_is_in_two_parts_and_nothing_is_lost():
 
 
 def test_the_split_follows_its_seed_and_not_the_order_of_rows():
-    images, settings = rated(100), SplitSettings("group-disjoint", seed=1)
+    images, settings = rated(100, per_group=2), SplitSettings("group-disjoint", seed=1)
     first = make_split(images, settings)
     assert dict(first.rows()) == dict(make_split(images[::-1], settings).rows())
     assert first.sha256() == make_split(images, settings).sha256()
@@ -151,6 +151,7 @@ def test_impossible_splits_are_errors():
     for images, kind, message in (
         (rated(3), "paper", r"the validation part empty: 3 images .* split\.validation \(0\.1\)"),
         (rated(9, per_group=9), "group-disjoint", r"empty: 1 groups \(data\.columns\.group\) are"),
+        (rated(9), "group-disjoint", r"no two images are of one\. Name the column"),
         (rated(9, per_group=9), "k-fold", r"empty: 1 groups .* Change split\.validation"),
         (rated(3, prompts=["a", "A", "a"]), "prompt-disjoint", "empty: 1 prompts are too few"),
     ):

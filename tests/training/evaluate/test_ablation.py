@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from ma_agiqa.evaluate.ablation import FULL, VARIANTS
 from ma_agiqa.evaluate.paper_results import ABLATION, DATASETS, FUSION
 from ma_agiqa.networks.initialization import start_at_average
 from ma_agiqa.networks.scorer import MAAGIQA
+from ma_agiqa.train import training
 from ma_agiqa.train.config import load_config
 
 CHEAP = ("semantic", "semantic_coherence")
@@ -57,6 +59,17 @@ def test_what_is_there_is_not_trained_again(config, ablated):
     assert run(config, ablated).exit_code == 0
     for name, before in written.items():
         assert (ablated / name / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_variant_that_was_killed_before_it_was_measured_is_finished(config, tmp_path):
+    command = ["--config", str(config), "--output", str(tmp_path), "--variant", "semantic"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_measure", Mock(side_effect=KeyboardInterrupt))
+        assert CliRunner().invoke(main, command).exit_code
+    assert load_scorer(tmp_path / "semantic")[1].metrics == {}
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    assert load_scorer(tmp_path / "semantic")[1].metrics["count"] == 16
 
 
 def test_a_checkpoint_of_other_settings_is_not_taken_for_a_variant(config, ablated):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from ma_agiqa.train.config import load_config
 from ma_agiqa.train.training import run_features
 
 COUNT = 80  # images: 56 to train on, 8 to validate, 16 to test
+DEMO = Path(__file__).resolve().parents[3] / "training" / "checkpoints" / "demo"
 FAST = ("--resamples", "20")
 
 
@@ -182,6 +184,33 @@ def test_folds_are_tested_on_their_own_parts_and_averaged(place, tmp_path):
     assert printed.count("mean ± standard deviation of 3 checkpoints") == 2
 
 
+def test_checkpoints_of_other_ratings_are_not_compared(place, tmp_path):
+    config = load_config(place / "config.yaml", {"data.columns.mos": "mos_align"})
+    other = save_run(tmp_path / "align", config)
+    printed = run("--checkpoint", place / "run", "--checkpoint", other)
+    assert "| run" in printed
+    assert "| align" in printed
+    assert "Paired differences" not in printed
+    assert "mean ± standard deviation" not in printed
+
+
+def test_the_folder_of_a_checkpoint_is_kept(place):
+    printed = run("--checkpoint", place / "run", "--output", place / "run", code=1)
+    assert f"{place / 'run'} holds a checkpoint: name another folder with --output." in printed
+    assert "results" not in json.loads((place / "run" / "metrics.json").read_text())
+
+
+def test_every_result_has_a_file_of_its_own(place, tmp_path):
+    run("--checkpoint", place / "run", "--output", tmp_path)
+    names = ["模型甲", "模型乙", "a b", "a/b"]
+    files = [f"--predictions={name}={tmp_path / 'predictions.csv'}" for name in names]
+    run(*files, "--output", tmp_path / "all")
+    found = {path.name for path in (tmp_path / "all").glob("predictions*")}
+    assert found == {f"predictions-{name}.csv" for name in ("模型甲", "模型乙", "a_b", "a_b_")}
+    printed = run("--checkpoint", place / "run", files[0].replace("模型甲", "small"), code=1)
+    assert "a checkpoint has the name 'small'; give another" in printed
+
+
 def test_files_of_predictions_stand_in_the_same_table(place, tmp_path):
     run("--checkpoint", place / "run", "--output", tmp_path)
     frame = read_predictions(tmp_path / "predictions.csv")
@@ -257,6 +286,7 @@ def test_without_the_client_a_url_is_a_clear_error(place, monkeypatch):
         (["--predictions", "a.csv"], 2, "write NAME=FILE"),
         (["--predictions", "a=a.csv", "--predictions", "a=b.csv"], 2, "must differ"),
         (["--predictions", "a=none.csv"], 1, "Cannot read none.csv"),
+        (["--checkpoint", str(DEMO), "--set", "split.seed=3"], 1, "--set split.seed has no effect"),
         (["--checkpoint", "x", "--checkpoint", "y", "--url", "h:1"], 1, "at most one --checkpoint"),
     ],
 )
@@ -273,6 +303,7 @@ def frame_of(rng, count, generator, prompt=""):
             "score": mos + rng.normal(0, 0.5, count),
             "prompt": prompt,
             "generator": generator,
+            "group": "",
         }
     )
 

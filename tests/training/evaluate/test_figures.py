@@ -34,6 +34,7 @@ def frame_of(noise, seed=0, generator=True):
             "mos": mos,
             "score": mos + rng.normal(0, noise, COUNT),
             "prompt": "",
+            "group": "",
             "generator": [f"g{i % 3}" if generator else "" for i in range(COUNT)],
             **dict(zip(GATE_COLUMNS, gates.T, strict=True)),
         }

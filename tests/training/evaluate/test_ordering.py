@@ -100,13 +100,13 @@ def test_the_command_reports_each_kind(pictures, small_run, tmp_path):
     done = CliRunner().invoke(
         main,
         ["--checkpoint", str(small_run.checkpoint), *options, "--output",
-         str(tmp_path / "scores.csv"), str(pictures)],
+         str(tmp_path / "new" / "scores.csv"), str(pictures)],
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "3 pictures" in done.stdout
     for kind, pairs in (("blur", 9), ("holes", 9), ("all", 18)):
         assert any(kind in line and str(pairs) in line for line in done.stdout.splitlines())
-    assert len(pd.read_csv(tmp_path / "scores.csv")) == 3 * 5
+    assert len(pd.read_csv(tmp_path / "new" / "scores.csv")) == 3 * 5
 
 
 @pytest.mark.parametrize(

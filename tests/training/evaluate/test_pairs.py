@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from ma_agiqa.evaluate import Result, report
-from ma_agiqa.evaluate.measurement import measure_fifths
+from ma_agiqa.evaluate.measurement import measure, measure_fifths
 from ma_agiqa.evaluate.pairs import comparable, paired_differences
 from ma_agiqa.evaluate.predictions import COLUMNS, read_predictions
 from ma_agiqa.evaluate.report import write_report
@@ -70,6 +70,17 @@ def test_a_scorer_that_is_better_on_the_same_images_is_seen_to_be():
     assert equal.low < 0 < equal.high
     other = Result.of("c", good.frame.head(100), resamples=20)
     assert list(comparable([good, other])) == []
+
+
+def test_images_of_one_group_are_no_independent_evidence():
+    """Of 200 images 20 groups have an error each; resamples of images would not see it."""
+    frame = predictions(0.0, 1).assign(prompt="", group=[f"{n // 10}" for n in range(200)])
+    frame["score"] += np.repeat(np.random.default_rng(2).standard_normal(20), 10)
+    width = {}
+    for name, group in (("groups", frame["group"]), ("images", "")):
+        ends = measure(frame.assign(group=group), resamples=200).intervals.rmse
+        width[name] = ends.high - ends.low
+    assert width["groups"] > 2 * width["images"]
 
 
 def test_the_difference_is_that_of_the_two_numbers():

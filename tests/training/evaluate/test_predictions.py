@@ -19,14 +19,14 @@ from ma_agiqa.evaluate.predictions import (
 )
 
 
-def rated(name, mos, prompt=None, generator=None):
-    return RatedImage(name, Path(name), mos, name, 2, prompt, generator)
+def rated(name, mos, prompt=None, generator=None, group=None):
+    return RatedImage(name, Path(name), mos, group or name, 2, prompt, generator)
 
 
 IMAGES = [
     rated("NA", 0.1 + 0.2, 'a "digital"\npainting, große Kunst', "LCM_Pixart"),
     rated("sub/b.png", 5.0, None, "null"),
-    rated("c d.png", 0.965602553, "", None),
+    rated("c d.png", 0.965602553, "", None, "photograph 1"),
 ]
 SCORES = np.array([1 / 3, 2.5, -1e-17], np.float64)
 GATES = np.array([[0.1, 0.2, 0.3], [1, 0, 1 / 7], [0.5, 0.5, 0.5]], np.float32)
@@ -41,6 +41,7 @@ def test_reading_gives_back_exactly_what_was_written(tmp_path, gates):
     assert tuple(again) == COLUMNS
     assert again["image"].tolist() == ["NA", "sub/b.png", "c d.png"]
     assert again["generator"].tolist() == ["LCM_Pixart", "null", ""]
+    assert again["group"].tolist() == ["", "", "photograph 1"]
     assert again["score"].tolist() == SCORES.tolist()
     assert has_gates(again) == (gates is not None)
     assert [file.name for file in path.parent.iterdir()] == ["predictions.csv"]

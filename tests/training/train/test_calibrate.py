@@ -207,8 +207,20 @@ def test_a_calibration_of_other_weights_is_refused(calibrated, tmp_path):
     with pytest.raises(CheckpointError, match=r"is of other weights .* ma_agiqa calibrate"):
         load_scorer(other)
     (other / "calibration.safetensors").write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="cannot be read: .* Remove the file; `python"):
         load_scorer(other)
+
+
+def test_embeddings_of_another_embedder_are_refused(small_run, tmp_path):
+    scorer, card = load_scorer(small_run.checkpoint)
+    embedder = {**card.embedder, "weights_sha256": "0" * 64}
+    other = save_checkpoint(
+        tmp_path / "other", scorer, dataclasses.replace(card, embedder=embedder)
+    )
+    shutil.copy(small_run.checkpoint / "split.csv", other)
+    done = CliRunner().invoke(main, [str(other)])
+    assert done.exit_code == 1
+    assert "was trained on the embeddings of another embedder" in done.output
 
 
 def test_a_scorer_without_quality_cannot_be_calibrated(small_run, tmp_path):

@@ -257,6 +257,25 @@ def test_a_run_counts_the_epochs_that_were_no_better_before_a_kill(config, tmp_p
     assert len(read_rows(stopped / "history.csv")) == 3
 
 
+def test_an_output_that_holds_other_things_is_refused_before_the_training(config, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    done = run(config, "--output", tmp_path)
+    assert done.exit_code == 1
+    assert f"would replace {tmp_path}, which also holds notes.txt: name another" in done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_checkpoint_that_was_half_removed_is_not_continued_from(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    for step in (2, 10):
+        (folder.path / f"checkpoint-{step}").mkdir(parents=True)
+        (folder.path / f"checkpoint-{step}" / "optimizer.pt").touch()
+        folder.mark_whole(step)
+    assert folder.newest_whole().name == "checkpoint-10"
+    (folder.path / "checkpoint-10" / "optimizer.pt").unlink()
+    assert folder.newest_whole().name == "checkpoint-2"
+
+
 def test_a_run_that_never_began_blocks_no_other(config, tmp_path):
     output = tmp_path / "run"
     RunFolder(output).start({"seed": 3}, restart=False)
@@ -342,6 +361,10 @@ def test_a_ranking_loss_is_part_of_the_training(config, trained, tmp_path):
         for folder in (tmp_path / "ranked", trained)
     ]
     assert losses[0] > 100 * losses[1]
+    parts = ("optimization.batch_size=8", "optimization.accumulation=8")
+    options += [part for value in parts for part in ("--set", value)]
+    done = run(config, "--output", tmp_path / "parts", *options)
+    assert "batch_size 8 in 1 processes with accumulation 8 leaves one. Raise" in done.output
     done = run(config, "--output", tmp_path / "no", "--set", "optimization.rank_weight=-1")
     assert "must not be negative" in done.output
 

@@ -32,6 +32,18 @@ from ma_agiqa.settings import from_mapping, read_yaml, to_mapping
 WEIGHTS, SPLIT = "model.safetensors", "split.csv"
 _CONFIG, _METRICS, _HISTORY = "config.yaml", "metrics.json", "history.csv"
 _CALIBRATION = "calibration.safetensors"
+_FILES = frozenset((WEIGHTS, SPLIT, _CONFIG, _METRICS, _HISTORY, _CALIBRATION))
+
+
+def holds_other_files(folder: str | os.PathLike[str]) -> list[str]:
+    """Names in a folder that are not those of a checkpoint, which would be lost with it."""
+    folder = Path(folder)
+    return sorted({p.name for p in folder.iterdir()} - _FILES) if folder.is_dir() else []
+
+
+def is_checkpoint(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds a checkpoint."""
+    return (Path(folder) / WEIGHTS).is_file()
 
 
 def save_checkpoint(
@@ -106,7 +118,7 @@ def load_calibration(folder: str | os.PathLike[str]) -> tuple[Calibration, dict[
     path = Path(folder) / _CALIBRATION
     if not path.is_file():
         return None
-    advice = f"Run `python -m ma_agiqa calibrate {folder}`, or remove the file."
+    advice = f"Remove the file; `python -m ma_agiqa calibrate {folder}` makes another."
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata()

@@ -22,6 +22,7 @@ from ma_agiqa.evaluate.baselines import METHODS, Baseline, Options, run_baseline
 from ma_agiqa.evaluate.baselines.methods import TRAINABLE
 from ma_agiqa.evaluate.paper_results import METHODS as PAPER_METHODS
 from ma_agiqa.evaluate.predictions import align_predictions, build_predictions, read_predictions
+from ma_agiqa.evaluate.report import require_report_folder
 
 _EPILOG = """\b
 Examples:
@@ -34,7 +35,8 @@ Examples:
   python -m ma_agiqa baselines --config training/configs/agiqa_3k.yaml --methods hyperiqa --train \\
       --test-config training/configs/aigcqa_20k.yaml --output runs/agiqa_3k_baselines
   python -m ma_agiqa baselines --config training/configs/agiqa_3k.yaml \\
-      --predictions MA-AGIQA=runs/agiqa_3k/predictions.csv --output runs/agiqa_3k_baselines
+      --predictions MA-AGIQA=runs/agiqa_3k-evaluation/predictions.csv \\
+      --output runs/agiqa_3k_baselines
 
 \b
 Exit status:
@@ -93,6 +95,7 @@ def main(
     device: str | None,
     resamples: int,
 ) -> None:
+    require_report_folder(output)
     config = read_config(config_path, overrides)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     options = Options(chosen, download, progress=sys.stderr.isatty())

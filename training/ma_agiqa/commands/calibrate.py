@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from ma_agiqa.checkpoints import load_scorer
+from ma_agiqa.checkpoints.embedder_binding import check_binding
 from ma_agiqa.commands._shared import Command, overrides_option, read_overrides
 from ma_agiqa.evaluate.selection import saved_run
 from ma_agiqa.train.calibrate import LEVEL, calibrate
@@ -36,5 +37,7 @@ Examples:
 def main(checkpoint: Path, level: float, overrides: tuple[str, ...]) -> None:
     _, card = load_scorer(checkpoint)
     config, images, split = saved_run(checkpoint, card, read_overrides(overrides))
-    record = calibrate(checkpoint, images, split, run_features(config, images), level)
+    features = run_features(config, images)
+    check_binding(card, features.store.identity, f"the features in {config.feature_folder}")
+    record = calibrate(checkpoint, images, split, features, level)
     click.echo(json.dumps(record, indent=2))

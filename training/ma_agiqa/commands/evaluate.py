@@ -27,7 +27,7 @@ from ma_agiqa.data import PARTS
 from ma_agiqa.errors import ConfigError
 from ma_agiqa.evaluate.paper_results import METHODS, OURS
 from ma_agiqa.evaluate.predictions import align_predictions, build_predictions, read_predictions
-from ma_agiqa.evaluate.report import report, write_report
+from ma_agiqa.evaluate.report import report, require_report_folder, write_report
 from ma_agiqa.evaluate.result import Result
 from ma_agiqa.evaluate.selection import (
     ALL_PARTS,
@@ -132,6 +132,8 @@ def _evaluate_files(
     else:
         selection, reference = None, read_predictions(files[0][1])
     for name, path in files:
+        if name in {result.name for result in scored}:
+            raise ConfigError(f"--predictions: a checkpoint has the name {name!r}; give another.")
         frame = align_predictions(read_predictions(path), reference, path)
         method = name if name in METHODS else None
         yield options.measured(name, frame, selection, method=method)
@@ -216,6 +218,8 @@ def main(
     asked = _Options(**options)
     if not (asked.checkpoints or url or files):
         raise click.UsageError("Give --checkpoint, --url or --predictions; see --help.")
+    if output:
+        require_report_folder(output)
     results = [_evaluate_served(asked, url)] if url else list(_evaluate_checkpoints(asked))
     results += _evaluate_files(asked, files, results) if files else []
     click.echo(report(results), nl=False)

@@ -18,6 +18,7 @@ from ma_agiqa.commands._shared import Command
 from ma_agiqa.data.degraded import DEGRADATIONS
 from ma_agiqa.evaluate.ordering import STRENGTHS, count_pairs, ordering_table, score_versions
 from ma_agiqa.evaluate.tables import markdown
+from ma_agiqa.files import write_whole
 from ma_agiqa.networks.fast_maniqa import accelerate
 from ma_agiqa.pipeline import ImageScorer
 
@@ -80,8 +81,6 @@ def main(
             numbers,
             seed,
         )
-    if output is not None:
-        scores.to_csv(output, index=False)
     table = ordering_table(count_pairs(scores), seed)
     click.echo(f"{len(files)} pictures\n")
     click.echo(
@@ -98,6 +97,8 @@ def main(
             ]
         )
     )
+    if output is not None:
+        write_whole(output, scores.to_csv(index=False))
 
 
 def _files(path: Path) -> list[Path]:

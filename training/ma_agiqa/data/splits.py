@@ -97,8 +97,8 @@ def make_split(images: Sequence[RatedImage], settings: SplitSettings) -> Split:
     """Divide images as the settings say.
 
     Raises:
-        DataError: a part would be empty, a prompt is needed and unknown, or the file does not fit
-            the images.
+        DataError: a part would be empty, a prompt or group is needed and unknown, or the file does
+            not fit the images.
     """
     if settings.kind == "file":
         return split_from_file(images, str(settings.file))
@@ -109,6 +109,11 @@ def make_split(images: Sequence[RatedImage], settings: SplitSettings) -> Split:
     else:
         groups, things = [image.group for image in images], "groups (data.columns.group)"
     count, by_row = len(set(groups)), settings.kind == "paper"
+    if settings.kind == "group-disjoint" and count == len(images):
+        raise DataError(
+            "split.kind 'group-disjoint' needs groups, but no two images are of one. Name the "
+            "column under data.columns.group."
+        )
     parts = _by_row(images, settings) if by_row else _by_group(images, groups, settings)
     for part, members in parts.items():
         if not members:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ma_agiqa.checkpoints import ModelCard, load_scorer
+from ma_agiqa.checkpoints.folder import is_checkpoint
 from ma_agiqa.data import make_split, read_images
 from ma_agiqa.errors import ConfigError
 from ma_agiqa.evaluate.paper_results import ABLATION, DATASETS, FUSION, PaperMetrics
@@ -17,6 +18,7 @@ from ma_agiqa.settings import differences, to_mapping
 from ma_agiqa.tensors import GATE_ORDER
 from ma_agiqa.torchrun import on_main
 from ma_agiqa.train.config import TrainingConfig
+from ma_agiqa.train.run_folder import RunFolder
 from ma_agiqa.train.training import run_features, run_provenance, train
 
 _METRICS = ("srcc", "plcc", "krcc", "rmse")
@@ -89,7 +91,7 @@ def ablate(
         ConfigError: a checkpoint that was made with other settings is in the way.
     """
     configs = {variant.name: variant.configure(config, output) for variant in variants}
-    cards = {name: _card(one.output) for name, one in configs.items() if _exists(one)}
+    cards = {name: _card(one.output) for name, one in configs.items() if _is_finished(one)}
     if cards:  # trained before, on what may have changed since
         images = on_main(lambda: read_images(config.data))
         features = run_features(config, images, progress)
@@ -102,8 +104,9 @@ def ablate(
     return {name: cards[name] for name in configs}
 
 
-def _exists(config: TrainingConfig) -> bool:
-    return (Path(config.output) / "config.yaml").is_file()
+def _is_finished(config: TrainingConfig) -> bool:
+    """Whether a run is over: the checkpoint is written before it is measured and calibrated."""
+    return is_checkpoint(config.output) and RunFolder(config.output).newest_whole() is None
 
 
 def _card(folder: str | Path) -> ModelCard:

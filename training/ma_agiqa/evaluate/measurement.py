@@ -94,7 +94,8 @@ class Group:
 def measure(frame: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> Measurement:
     """Measure every row of a table of predictions.
 
-    Where all prompts are known, the resamples of the intervals draw prompts, with all their images.
+    Where prompts or groups are known, the resamples of the intervals draw them, with all their
+    images.
 
     Args:
         frame: as `ma_agiqa.evaluate.predictions` gives it.
@@ -104,7 +105,7 @@ def measure(frame: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> M
         DataError: fewer than 5 rows.
     """
     metrics = evaluate(frame["mos"], frame["score"])
-    groups = prompts_of(frame)
+    groups = units_of(frame)
     intervals = bootstrap(frame["mos"], frame["score"], resamples, seed, groups)
     return Measurement(metrics, intervals, _coverage(frame))
 
@@ -117,10 +118,10 @@ def _coverage(frame: pd.DataFrame) -> Coverage | None:
     return Coverage(float(inside.mean()), float((high - low).mean()))
 
 
-def prompts_of(frame: pd.DataFrame) -> list[str] | None:
-    """The prompt of each row, by which resamples are drawn; None where some are not known."""
-    prompts = [prompt_key(prompt) for prompt in frame["prompt"]]
-    return prompts if all(prompts) else None
+def units_of(frame: pd.DataFrame) -> list[str]:
+    """What resamples draw as one: the prompt of each row, else its group, else the image."""
+    rows = frame[["prompt", "group", "image"]].itertuples(index=False)
+    return [prompt_key(prompt) or group or image for prompt, group, image in rows]
 
 
 def measure_fifths(frame: pd.DataFrame) -> tuple[Fifth, ...]:

@@ -6,16 +6,18 @@ are measured on the same resamples, and the interval is that of the difference.
 
 from collections.abc import Iterator, Sequence
 
-from ma_agiqa.evaluate.measurement import prompts_of
+from ma_agiqa.evaluate.measurement import units_of
+from ma_agiqa.evaluate.predictions import same_mos
 from ma_agiqa.evaluate.result import Result
 from ma_agiqa.metrics.intervals import Interval, bootstrap_difference
 
 
 def comparable(results: Sequence[Result]) -> Iterator[Result]:
-    """The results after the first one that are of the same images."""
-    if results:
-        images = list(results[0].frame["image"])
-        yield from (other for other in results[1:] if list(other.frame["image"]) == images)
+    """The results after the first one that are of the same images with the same ratings."""
+    for other in results[1:]:
+        first, frame = results[0].frame, other.frame
+        if list(frame["image"]) == list(first["image"]) and same_mos(frame, first).all():
+            yield other
 
 
 def paired_differences(first: Result, other: Result) -> dict[str, tuple[float, Interval]]:
@@ -27,5 +29,5 @@ def paired_differences(first: Result, other: Result) -> dict[str, tuple[float, I
         other.frame["score"],
         how.resamples,
         how.seed,
-        prompts_of(first.frame),
+        units_of(first.frame),
     )

@@ -7,6 +7,8 @@ A CSV file (UTF-8, one row per image), with these columns:
     score            predicted score, on any scale
     prompt           text the image was made from; empty where unknown
     generator        model that made the image; empty where unknown
+    group            what the image shares with others that are no independent evidence, such as
+                     its photograph; empty where unknown
     gate_semantic    weights of the scorer's three inputs (paper Eq. 4); all three empty where the
     gate_coherence   method has none
     gate_quality
@@ -23,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ma_agiqa.data.table import FIRST_ROW, RatedImage, parse_number, read_csv
 from ma_agiqa.errors import DataError
@@ -37,7 +39,7 @@ INTERVAL_COLUMNS = ("interval_low", "interval_high")
 """Columns of the ends of the intervals."""
 
 _REQUIRED = ("image", "mos", "score")
-_TEXTS = ("prompt", "generator")
+_TEXTS = ("prompt", "generator", "group")
 
 _OPTIONAL = (*GATE_COLUMNS, *INTERVAL_COLUMNS)
 
@@ -89,6 +91,7 @@ def build_predictions(
             "score": score,
             "prompt": [image.prompt or "" for image in images],
             "generator": [image.generator or "" for image in images],
+            "group": ["" if image.group == image.name else image.group for image in images],
             **dict(zip(GATE_COLUMNS, gate.T, strict=True)),
             **dict(zip(INTERVAL_COLUMNS, ends.T, strict=True)),
         }
@@ -161,7 +164,7 @@ def align_predictions(
 
     Args:
         frame: as `read_predictions` gives it; gates and intervals may be left out.
-        reference: the others; prompts and generators are taken from them.
+        reference: the others; prompts, generators and groups are taken from them.
         path: file of the frame, for messages.
 
     Raises:
@@ -181,7 +184,7 @@ def align_predictions(
             f"as {absent[0]}."
         )
     found = frame.set_index("image").loc[wanted].reset_index()
-    differs = ~np.isclose(found["mos"], reference["mos"], rtol=0, atol=_MOS_TOLERANCE)
+    differs = ~same_mos(found, reference)
     if differs.any():
         index = int(np.argmax(differs))
         raise DataError(
@@ -192,6 +195,11 @@ def align_predictions(
     for name in _TEXTS:
         found[name] = list(reference[name])
     return _with_all_columns(found)
+
+
+def same_mos(one: pd.DataFrame, other: pd.DataFrame) -> NDArray[np.bool_]:
+    """Whether each row has the same MOS in two tables of predictions of the same images, (N,)."""
+    return np.isclose(one["mos"], other["mos"], rtol=0, atol=_MOS_TOLERANCE)
 
 
 def _with_all_columns(frame: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ma_agiqa.checkpoints.folder import is_checkpoint
+from ma_agiqa.errors import ConfigError
 from ma_agiqa.evaluate.measurement import Group, measure_fifths
 from ma_agiqa.evaluate.pairs import comparable, paired_differences
 from ma_agiqa.evaluate.paper_results import (
@@ -40,9 +42,9 @@ def report(results: Sequence[Result]) -> str:
     parts = [
         f"# {heading[:1].upper()}{heading[1:]}",
         markdown(list(_main_rows(results, titled=len(titles) > 1))),
-        f"In brackets: {how.level:.0%} interval, bootstrap over images, or over prompts where all "
-        f"are known ({how.resamples:,} resamples, seed {how.seed}). PLCC and RMSE after a logistic "
-        "fit with four parameters."
+        f"In brackets: {how.level:.0%} interval, bootstrap over images, or over prompts "
+        f"or groups where they are known ({how.resamples:,} resamples, seed {how.seed}). PLCC and "
+        "RMSE after a logistic fit with four parameters."
         f"{_small_sets(results)} The fitted PLCC is positive in any direction; PLCC raw has the "
         "sign.",
         "The scores as they are, as a server gives them, in units of MOS; coverage is the share of "
@@ -55,6 +57,16 @@ def report(results: Sequence[Result]) -> str:
         "\n".join(f"- {r.name}: {note}" for r in results for note in r.notes),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def require_report_folder(folder: str | os.PathLike[str]) -> None:
+    """Refuse the folder of a checkpoint, whose metrics.json is its own.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if is_checkpoint(folder):
+        raise ConfigError(f"{folder} holds a checkpoint: name another folder with --output.")
 
 
 def write_report(
@@ -74,10 +86,13 @@ def write_report(
         DataError: a file cannot be written.
     """
     folder = Path(folder)
-    written = []
+    written: list[Path] = []
     for result in results if predictions else ():
-        suffix = "" if len(results) == 1 else f"-{re.sub(r'[^A-Za-z0-9._-]+', '_', result.name)}"
-        written.append(write_predictions(result.frame, folder / f"predictions{suffix}.csv"))
+        suffix = "" if len(results) == 1 else "-" + re.sub(r"[^\w.-]+", "_", result.name)
+        path = folder / f"predictions{suffix}.csv"
+        while path in written:  # of another name that differs in what a file's name cannot have
+            path = path.with_name(f"{path.stem}_.csv")
+        written.append(write_predictions(result.frame, path))
     texts = {
         "metrics.json": json_text(_document(results)),
         "report.md": report(results),
@@ -155,9 +170,12 @@ def _small_sets(results: Sequence[Result]) -> str:
 
 
 def _runs(results: Sequence[Result]) -> list[Result]:
-    """The results of checkpoints of one method; of predictions it is not known what made them."""
+    """The results of checkpoints of one method on the same ratings of one data set.
+
+    Of predictions it is not known what made them.
+    """
     runs = [result for result in results if result.trained_on is not None]
-    return runs if len({run.method for run in runs}) == 1 else []
+    return runs if len({(run.method, run.tested_on, run.ratings) for run in runs}) == 1 else []
 
 
 def _values(results: Sequence[Result]) -> dict[str, list[float]]:

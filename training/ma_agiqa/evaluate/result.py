@@ -72,6 +72,11 @@ class Result:
         return self.selection.config.data.name if self.selection else None
 
     @property
+    def ratings(self) -> str | None:
+        """Column of the ratings in that data set's table, if known."""
+        return self.selection.config.data.columns.mos if self.selection else None
+
+    @property
     def part(self) -> str | None:
         """Part of that data set, if known."""
         return self.selection.part if self.selection else None

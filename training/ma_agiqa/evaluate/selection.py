@@ -57,6 +57,11 @@ def saved_run(
         ConfigError: a setting that cannot be used, or a checkpoint without its settings.
         DataError: the table cannot be read, or no longer has the images of the run.
     """
+    if changed := [name for name in overrides if name.partition(".")[0] == "split"]:
+        raise ConfigError(
+            f"--set {changed[0]} has no effect: the split is the one that was saved with the run "
+            f"in {folder}. Name another with --config."
+        )
     if "data" not in card.training:
         raise ConfigError(f"The card in {folder} names no data set; name one with --config.")
     config = build_config(card.training, f"the card in {folder}", overrides)

@@ -50,7 +50,8 @@ class Optimization:
         start: "random" (paper), or "average", see `networks.initialization.start_at_average`.
         rank_weight: weight of a ranking loss beside the squared error: images with one value of
             the column `data.columns.compared`, such as versions of one picture, by default of one
-            group, in the order of their MOS. Batches then hold several of them.
+            group, in the order of their MOS. Batches then hold several of them. A process compares
+            those that it takes at a time, so their number changes the loss.
         frozen: prefixes of the names of parameters that are not trained.
     """
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ma_agiqa.checkpoints import load_scorer
 from ma_agiqa.checkpoints.embedder_binding import EmbedderIdentity, check_binding
+from ma_agiqa.checkpoints.folder import holds_other_files
 from ma_agiqa.data import RatedImage, Split, SplitSettings
 from ma_agiqa.data.table import listed
 from ma_agiqa.errors import ConfigError, MAAGIQAError
@@ -39,6 +40,11 @@ def obstacles(config: TrainingConfig, split: Split) -> Iterator[str]:
             f"optimization.rank_weight is {config.optimization.rank_weight:g}, but no two images "
             "of the train part are compared: name a column under data.columns.compared or "
             "data.columns.group."
+        )
+    if others := holds_other_files(config.output):
+        yield (
+            f"The checkpoint would replace {config.output}, which also holds "
+            f"{', '.join(others[:3])}: name another folder with --output."
         )
     from_file = config.backbone_weights not in (PRETRAINED, NO_WEIGHTS, PACKAGED)
     if not config.init_from and from_file and not Path(config.backbone_weights).is_file():

@@ -2,7 +2,7 @@
 
     run.json         resolved settings, split and features of the run
     checkpoint-N/    weights, optimizer, learning rate, random numbers after step N; complete if it
-                     has the file `whole`
+                     has the file `whole`, and what that lists
     tensorboard/     curves, for `tensorboard --logdir`
 
 A checkpoint is written at the end of every epoch. The newest whole one holds everything that the
@@ -65,12 +65,13 @@ class RunFolder:
     def newest_whole(self) -> Path | None:
         """Find the checkpoint to continue from; None if there is none."""
         found = {int(path.name.removeprefix(_PREFIX)): path for path in self._checkpoints()}
-        whole = [step for step, path in found.items() if (path / _WHOLE).is_file()]
+        whole = [step for step, path in found.items() if _is_whole(path)]
         return found[max(whole)] if whole else None
 
     def mark_whole(self, step: int) -> None:
         """Note that the checkpoint of a step is complete."""
-        (self.path / f"{_PREFIX}{step}" / _WHOLE).touch()
+        path = self.path / f"{_PREFIX}{step}"
+        (path / _WHOLE).write_text("\n".join(file.name for file in path.iterdir()))
 
     def finish(self) -> None:
         """Remove everything but the curves."""
@@ -86,3 +87,12 @@ class RunFolder:
             return json.loads((self.path / _RUN).read_text())
         except (OSError, ValueError):
             return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint has all its files: an old one may have been half removed."""
+    try:
+        names = (checkpoint / _WHOLE).read_text().splitlines()
+    except OSError:
+        return False
+    return all((checkpoint / name).exists() for name in names)

@@ -295,6 +295,13 @@ class ScorerTrainer(PaperTrainer):
     ) -> None:
         model = ScorerWithLoss(scorer, scale, optimization.rank_weight)
         super().__init__(model, folder, optimization, *recipe, **more)
+        if optimization.rank_weight and self.args.per_device_train_batch_size < 2:
+            raise ConfigError(
+                "optimization.rank_weight compares the images that a process takes at a time, and "
+                f"batch_size {optimization.batch_size} in {self.args.world_size} processes with "
+                f"accumulation {optimization.accumulation} leaves one. Raise the first, or lower "
+                "the others."
+            )
 
 
 def _selection_metrics(criterion: str, prediction: EvalPrediction) -> dict[str, float]:

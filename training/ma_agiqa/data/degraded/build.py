@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -68,6 +69,8 @@ def read_sources(table: str | os.PathLike[str], folder: str | os.PathLike[str]) 
             raise DataError(f"{table}: {path} is {content!r}; write photograph or texture.")
         if not path.is_file():
             raise DataError(f"{path} is missing; {table} lists it.")
+    if repeated := [path for path, count in Counter(path for path, _ in rows).items() if count > 1]:
+        raise DataError(f"{table}: {repeated[0]} is listed more than once.")
     sources = [Source(path.stem, content, path) for path, content in rows]
     if len({source.name for source in sources}) < len(sources):
         sources = [
@@ -171,8 +174,8 @@ def _save(picture: Picture, stem: Path, rng: np.random.Generator) -> str:
     """Write the file as JPEG or, one in four, WebP, of high quality; returns its name."""
     image, quality = Image.fromarray(picture), int(rng.integers(86, 99))
     if rng.random() < 0.25:
-        image.save(path := stem.with_suffix(".webp"), quality=quality, method=1)
+        image.save(path := Path(f"{stem}.webp"), quality=quality, method=1)
     else:
         subsampling = int(rng.choice([0, 2]))
-        image.save(path := stem.with_suffix(".jpg"), quality=quality, subsampling=subsampling)
+        image.save(path := Path(f"{stem}.jpg"), quality=quality, subsampling=subsampling)
     return path.name
