@@ -207,7 +207,7 @@ def test_a_calibration_of_other_weights_is_refused(calibrated, tmp_path):
     with pytest.raises(CheckpointError, match=r"is of other weights .* ma_agiqa calibrate"):
         load_scorer(other)
     (other / "calibration.safetensors").write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match="cannot be read: .* Remove the file; `python"):
+    with pytest.raises(CheckpointError, match=r"cannot be read: .* Remove the file; `python"):
         load_scorer(other)
 
 
