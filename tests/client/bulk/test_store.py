@@ -209,7 +209,7 @@ def test_webdataset_tars(stand_in, tmp_path):
     folder = tmp_path / "shards"
     folder.mkdir()
     one, two = (file.read_bytes() for file in EXAMPLES[:2])
-    files = {"x/0.jpg": one, "x/0.txt": b"a cat", "x/1.txt": b"no image", "x/0.b.png": b"broken"}
+    files = {"x/0.jpg": one, "x/0.b.png": b"broken", "x/0.txt": b"a cat", "x/1.txt": b"no image"}
     write_tar(folder / "0.tar", {**files, "x/3.JPG": two, "x/3.json": b"{}"})
     write_tar(folder / "1.tar", {"y/0.txt": "é".encode(), "y/0.jpg": one})
     job = open_job(str(folder), str(tmp_path / "scores"), "txt")
