@@ -7,6 +7,7 @@
 import asyncio
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from ma_agiqa_client._core.ordering import Sequencer, best_first
 from ma_agiqa_client._core.prompts import PromptPerImage, Prompts
 from ma_agiqa_client._core.transport import AsyncTransport
 from ma_agiqa_client._wire.aio import AsyncGrpcTransport
-from ma_agiqa_client._wire.images import ImageLike
+from ma_agiqa_client._wire.images import ImageLike, is_address
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.comparison import Comparison
 from ma_agiqa_client.explain import MAX_ANSWER_TOKENS, AnswerPart, Inquiry
@@ -187,7 +188,14 @@ class AsyncScorer(BaseScorer[AsyncTransport]):
     async def _encode(self, image: Any, timeout_s: float) -> bytes:
         if isinstance(image, bytes) and self._encoder.max_side is None:
             return self._encoder.encode(image, timeout_s)
-        return await asyncio.to_thread(self._encoder.encode, image, timeout_s)
+        if not is_address(image):
+            return await asyncio.to_thread(self._encoder.encode, image, timeout_s)
+        own = ThreadPoolExecutor(1)  # in the loop's own pool, it would wait for other images
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(own, self._encoder.encode, image, timeout_s)
+        finally:
+            own.shutdown(wait=False)
 
     async def _parts(
         self, image: Any, inquiry: Inquiry, clock: Clock

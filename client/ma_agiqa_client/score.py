@@ -78,6 +78,7 @@ class Score:
         alignment: how well the image shows its prompt, 0-1: the probability with which the served
             language model answers "Yes" when it is asked (`ModelCard.alignment` says how). None
             without a prompt. It was not validated against people, and `mos` does not depend on it.
+        checkpoint_sha256: SHA-256 of the weights of the model that answered, as in its card.
         patch_score: float32 (h, w), quality of each patch (paper Eq. 2); None unless `maps=True`.
         patch_weight: float32 (h, w) in 0-1, weight of each patch (Eq. 2); None unless `maps=True`.
         error: always None; a `Failure` has the reason here.
@@ -99,6 +100,7 @@ class Score:
     familiarity: float | None = None
     lead: float | None = None
     alignment: float | None = None
+    checkpoint_sha256: str = field(default="", repr=False)
     patch_score: npt.NDArray[Any] | None = field(default=None, repr=False, compare=False)
     patch_weight: npt.NDArray[Any] | None = field(default=None, repr=False, compare=False)
 

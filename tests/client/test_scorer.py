@@ -149,6 +149,15 @@ def test_a_server_that_went_away_is_asked_again_what_it_serves(scorer, scripted,
     assert scorer.score(b"1").model == "another"
 
 
+def test_scores_can_be_compared_after_the_server_went_away(scorer, scripted, no_waiting):
+    scores = list(scorer.score_many([b"1", b"2"]))
+    scripted.answer = failing(grpc.StatusCode.UNAVAILABLE, times=4)
+    with pytest.raises(ServerUnavailableError):
+        scorer.score(b"3")
+    with pytest.raises(WrongModelError, match="tiny was not calibrated"):
+        scorer._core.compare(*scores)
+
+
 def test_wrong_model(scorer, scripted):
     del scripted.card["mos_quantiles"]
     with pytest.raises(WrongModelError, match="`mos_quantiles`"):

@@ -81,6 +81,7 @@ class Core:
         self._version = version
         self._traffic_class: TrafficClass = traffic_class
         self._cards: dict[int, tuple[ModelCard, float]] = {}
+        self._last_card: ModelCard | None = None
         self._clock_offset_us = 0
 
     def score(
@@ -143,8 +144,8 @@ class Core:
         return Failure(source, error, clock.elapsed_ms(), model, error.request_id, index)
 
     def known_card(self) -> ModelCard | None:
-        """Return the card that the scores so far came with; None before the first one."""
-        return next((card for card, _ in list(self._cards.values())), None)
+        """Return the card that the last scores came with; None before the first one."""
+        return self._last_card
 
     def compare(self, a: Score | Failure, b: Score | Failure) -> Comparison:
         """Compare two images that were scored.
@@ -214,7 +215,7 @@ class Core:
         if known and time.monotonic() - known[1] < _CARD_AGE_S:
             return known[0]
         card = protocol.read_card((yield GetConfig(server, clock.left_s())))
-        for other in [one for one in self._cards if one != server]:
+        for other in [one for one in list(self._cards) if one != server]:
             its_card = yield from self._card_if_other(other, card, clock)
             if its_card.checkpoint_sha256 != card.checkpoint_sha256:
                 raise WrongModelError(
@@ -224,6 +225,7 @@ class Core:
                     "give servers of one model only."
                 )
         self._cards[server] = (card, time.monotonic())
+        self._last_card = card
         return card
 
     def _card_if_other(self, server: int, card: ModelCard, clock: Clock) -> Plan[ModelCard]:

@@ -180,6 +180,7 @@ def read_score(
         gate=Gate.from_weights(weights),
         latency_ms=latency_ms,
         model=card.name,
+        checkpoint_sha256=card.checkpoint_sha256,
         request_id=request_id,
         index=index,
         alignment=float(_output(result, ALIGNMENT, (1, 1))[0, 0]) if prompted else None,

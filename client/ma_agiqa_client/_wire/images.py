@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import IO, Any, Protocol, TypeAlias
+from typing import IO, Any, Protocol, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -88,7 +88,7 @@ class Encoder:
             What `encode` takes, and the caller cannot change: bytes, a web address, a path if
             `files_wait`, or an `Unreadable`.
         """
-        if isinstance(image, UnchangingFile) or (isinstance(image, str) and _is_address(image)):
+        if isinstance(image, UnchangingFile) or is_address(image):
             return image
         if files_wait and isinstance(image, str | os.PathLike):
             return image
@@ -116,10 +116,7 @@ class Encoder:
         """
         if isinstance(image, Unreadable):
             raise image.error
-        if isinstance(image, str) and _is_address(image):
-            data = self._fetched(image, timeout_s)
-        else:
-            data = self._bytes(image)
+        data = self._fetched(image, timeout_s) if is_address(image) else self._bytes(image)
         if self.max_side is None:
             return data
         return _checked(_reduced(data, self.max_side), "The image to send", MAX_IMAGE_BYTES)
@@ -195,8 +192,9 @@ def check_sources(sources: Any) -> Any:
     return on_the_cpu(sources)
 
 
-def _is_address(text: str) -> bool:
-    return text.lower().startswith(_WEB)
+def is_address(image: Any) -> TypeGuard[str]:
+    """Return whether an image is given by its web address."""
+    return isinstance(image, str) and image.lower().startswith(_WEB)
 
 
 def _open_at_once(path: str, flags: int) -> int:

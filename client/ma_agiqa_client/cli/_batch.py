@@ -172,12 +172,8 @@ class Batch:
             raise outcome.error
         if outcome.error:
             return self._fail(image.path, outcome.error)
+        check_model(outcome, self._card)
         row = Row.from_score(image.path, outcome, image.prompt)
-        if row.model != self._card.name:
-            raise WrongModelError(
-                f"The server has changed from the model {self._card.name} to {row.model} during "
-                "the run. Scores of two models cannot be compared: run it again."
-            )
         self.counts.scored += 1
         if self._journal is not None and image.stamp:
             self._journal.add(row, image.stamp)
@@ -191,3 +187,17 @@ class Batch:
             self.counts.unloaded += _UNLOADED in str(error)
         self._on_failure(image, error)
         return Row(image, error=str(error))
+
+
+def check_model(score: Score, card: ModelCard) -> None:
+    """Check that a score is of the model with which the run began.
+
+    Raises:
+        WrongModelError: it is of a model with another name, or of other weights.
+    """
+    if (score.model, score.checkpoint_sha256) != (card.name, card.checkpoint_sha256):
+        raise WrongModelError(
+            f"The server has changed from the model {card.name} ({card.checkpoint_sha256[:12]}) to "
+            f"{score.model} ({score.checkpoint_sha256[:12]}) during the run. Scores of two models "
+            "cannot be compared: run it again."
+        )

@@ -98,10 +98,11 @@ def main(**values: Any) -> None:
     own = (options.maps, options.copy_best)
     listing = Listing(_paths(options.paths), options.recursive, own)
     expected = sum(1 for _ in listing)
+    notice = listing.passed_over()
     if not expected:
         raise click.UsageError(
             f"There are no images in {', '.join(map(printable, options.paths))}. "
-            f"Expected files that end in {', '.join(EXTENSIONS)}. {listing.passed_over()}"
+            f"Expected files that end in {', '.join(EXTENSIONS)}. {notice}"
         )
     if options.prompts and not any(options.prompts(found.path) for found in listing):
         raise click.UsageError(
@@ -109,7 +110,7 @@ def main(**values: Any) -> None:
             "files, such as cat.png or imgs/cat.png."
         )
     console = Console()
-    if notice := listing.passed_over():
+    if notice:
         console.print(notice)
     with exit_statuses(console, options.resume):
         sys.exit(_run(options, listing, expected, console))

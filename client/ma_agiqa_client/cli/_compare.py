@@ -23,7 +23,9 @@ from ma_agiqa_client._programs.server_options import (
     timeout_option,
 )
 from ma_agiqa_client._programs.serving import connect
+from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.cli import _command as command
+from ma_agiqa_client.cli._batch import check_model
 from ma_agiqa_client.cli._comparison_page import write_page
 from ma_agiqa_client.cli._difference import (
     LEVEL,
@@ -37,6 +39,7 @@ from ma_agiqa_client.cli._find import Listing
 from ma_agiqa_client.cli._options import writable
 from ma_agiqa_client.cli._select import Grouping, grouping_option_value
 from ma_agiqa_client.retry import Retry
+from ma_agiqa_client.score import Score
 from ma_agiqa_client.scorer import Scorer
 
 EXIT_WORSE = 10
@@ -176,7 +179,7 @@ def main(**values: Any) -> None:
                 )
             )
             models.add(card.name)
-            score = _scoring(scorer, console, values["concurrency"])
+            score = _scoring(scorer, card, console, values["concurrency"])
         if len(models) > 1:
             raise click.UsageError(
                 f"The scores are of {len(models)} models ({', '.join(sorted(models))}), which "
@@ -238,7 +241,7 @@ def _no_scores(paths: Iterable[str]) -> Iterator[tuple[str, float | None]]:
 
 
 def _scoring(
-    scorer: Scorer, console: Console, concurrency: int
+    scorer: Scorer, card: ModelCard, console: Console, concurrency: int
 ) -> Callable[[Iterable[str]], Iterator[tuple[str, float | None]]]:
     """Make what scores files; it raises errors that do not belong to an image."""
     from ma_agiqa_client.errors import InvalidImageError
@@ -246,7 +249,8 @@ def _scoring(
     def score(paths: Iterable[str]) -> Iterator[tuple[str, float | None]]:
         outcomes = scorer.score_many(list(dict.fromkeys(paths)), max_in_flight=concurrency)
         for outcome in outcomes:
-            if outcome.error is None:
+            if isinstance(outcome, Score):
+                check_model(outcome, card)
                 yield outcome.source, outcome.mos
             elif isinstance(outcome.error, InvalidImageError):
                 console.failure(outcome.source, outcome.error)

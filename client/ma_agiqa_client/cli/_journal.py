@@ -2,7 +2,7 @@
 
 It has one JSON object per line, written when the image is scored, so a killed run loses only the
 images in flight. A line has the row, and what decides whether it is still valid: the model's
-checksum, the reach of its intervals, and the size and modification time of the file.
+checksum, the reach of its intervals, and the absolute path, size and modification time of the file.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ Stamp: TypeAlias = tuple[int, int]
 _Key: TypeAlias = bytes
 
 _MAX_LINE_BYTES = 1 << 20
+_BEGINNING = b'{"image": "'  # of every line
 
 
 class JournalError(Exception):
@@ -82,6 +83,7 @@ class Journal:
             **row.to_dict(),
             "checkpoint_sha256": self._card.checkpoint_sha256,
             "reach": self._reach,
+            "path": os.path.abspath(row.image),
             "size": size,
             "modified_ns": modified_ns,
         }
@@ -133,6 +135,8 @@ class Journal:
                 if len(line) == _MAX_LINE_BYTES:
                     raise self._malformed(number, f"it has more than {_MAX_LINE_BYTES} bytes")
                 if not line.endswith(b"\n"):
+                    if line[: len(_BEGINNING)] != _BEGINNING[: len(line)]:
+                        raise self._malformed(number, "it does not begin like one")
                     break
                 self._read(number, line, offset, maps)
                 offset += len(line)
@@ -144,7 +148,8 @@ class Journal:
             row = Row.from_dict(record)
             when = (int(record["size"]), int(record["modified_ns"]))
             model, checksum = row.model, str(record["checkpoint_sha256"])
-            key = _key(row.image, when, str(record.get("asked", "")))
+            path = str(record.get("path", row.image))  # an earlier version wrote none
+            key = _key(path, when, str(record.get("asked", "")))
         except Exception as error:  # whatever a line of another file leads to
             reason = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise self._malformed(number, reason) from error

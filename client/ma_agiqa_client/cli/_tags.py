@@ -3,7 +3,7 @@
 | format | where |
 | --- | --- |
 | PNG | a text chunk `ma_agiqa` with JSON |
-| JPEG, WebP | XMP: a description with the namespace `urn:ma-agiqa:score:1` |
+| JPEG, WebP | XMP: a description with the namespace `urn:ma-agiqa:score:1/` |
 
 A score that was written earlier is replaced.
 """
@@ -25,9 +25,14 @@ from ma_agiqa_client.cli.rows import Row
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _KEYWORD = b"ma_agiqa\0"
-_NAMESPACE = "urn:ma-agiqa:score:1"
+_NAMESPACE = "urn:ma-agiqa:score:1/"  # programs that rewrite XMP add a slash where there is none
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
-_OURS = re.compile(rb'<rdf:Description[^>]*"%s"[^>]*/>' % _NAMESPACE.encode())
+_PREFIX = re.compile(rb"""xmlns:([\w.-]+)\s*=\s*["']urn:ma-agiqa:score:1/?["']""")
+_TAG = re.compile(rb"""<[\w:.-]+\s(?:[^<>"']|"[^"]*"|'[^']*')*>""")
+_VALUE = rb"""\s*=\s*(?:"[^"]*"|'[^']*')"""
+_EMPTY = re.compile(
+    rb"<rdf:Description(?:\s+rdf:about%b)?\s*(?:/>|>\s*</rdf:Description>)" % _VALUE
+)
 _END = b"</rdf:RDF>"
 _EMPTY_XMP = (
     b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>'
@@ -170,11 +175,22 @@ def _xmp(packet: bytes, facts: dict[str, Any]) -> bytes:
     """Return a packet with the facts; what others wrote into it stays."""
     values = " ".join(f"ma_agiqa:{name}={quoteattr(str(value))}" for name, value in facts.items())
     ours = f'<rdf:Description rdf:about="" xmlns:ma_agiqa="{_NAMESPACE}" {values}/>'.encode()
-    packet = _OURS.sub(b"", packet)
+    packet = _without_ours(packet)
     if _END not in packet:
         raise ValueError("its XMP cannot be read.")
     before, _, after = packet.rpartition(_END)
     return before + ours + _END + after
+
+
+def _without_ours(packet: bytes) -> bytes:
+    """Remove an earlier score: attributes or elements, with whatever prefix."""
+    prefix = b"|".join(map(re.escape, set(_PREFIX.findall(packet))))
+    if not prefix:
+        return packet
+    attributes = re.compile(rb"\s+(?:xmlns:(?:%b)|(?:%b):[\w.-]+)%b" % (prefix, prefix, _VALUE))
+    elements = re.compile(rb"<((?:%b):[\w.-]+)(\s[^<>]*?)?(/>|>.*?</\1\s*>)\s*" % prefix, re.S)
+    packet = _TAG.sub(lambda tag: attributes.sub(b"", tag[0]), elements.sub(b"", packet))
+    return _EMPTY.sub(b"", packet)
 
 
 def _replace(path: str, data: bytes, mode: int) -> None:

@@ -3,17 +3,16 @@
 import logging
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
 from io import BytesIO
 from typing import Any, Protocol, TypeAlias
 
 from PIL import Image
 
 from ma_agiqa_client._wire.images import check_sources
-from ma_agiqa_client._wire.pictures import open_picture
+from ma_agiqa_client._wire.pictures import FORMATS, open_picture
 from ma_agiqa_client.errors import (
     CannotAlignError,
     ClientError,
@@ -88,10 +87,18 @@ class Batch:
     prompts: Sequence[str] = ()
     metadata: Sequence[Any] = ()
 
-    @cached_property
-    def pictures(self) -> "list[Image.Image | InvalidImageError]":
-        """The images decoded as the server decodes them, as RGB, or why they cannot be."""
-        return [_decoded(file) for file in self.images]
+    @property
+    def pictures(self) -> "Iterator[Image.Image | InvalidImageError]":
+        """The images decoded as the server decodes them, as RGB, or why they cannot be.
+
+        Each is decoded when it is asked for: all at once may take much memory.
+        """
+        return map(_decoded, self.images)
+
+    @property
+    def pixels(self) -> int:
+        """The number of pixels that all images have together, by the headers of their files."""
+        return sum(map(_declared, self.images))
 
 
 class Part(Protocol):
@@ -318,6 +325,15 @@ def _decoded(file: bytes) -> "Image.Image | InvalidImageError":
         return open_picture(BytesIO(file), _ANY_SIDE, quickly=False).convert("RGB")
     except InvalidImageError as error:
         return error
+
+
+def _declared(file: bytes) -> int:
+    try:
+        with Image.open(BytesIO(file), formats=FORMATS) as opened:
+            pixels: int = opened.width * opened.height
+            return pixels
+    except Exception:  # Pillow's readers raise errors of every kind; it is not decoded, either
+        return 0
 
 
 def _sum(

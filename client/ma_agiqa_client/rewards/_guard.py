@@ -20,7 +20,7 @@ import logging
 import math
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,8 +43,9 @@ _LEAST_SPREAD = {  # standard deviations that are not believed to be smaller
     **dict.fromkeys(_PHOTOGRAPHS, 0.05),
 }
 _ALLOWANCE, _LARGEST_TERM, _LIMIT = 1.0, 4.0, 8.0  # standard deviations
-_SIDE, _CELL = 512, 64
+_SIDE, _CELL, _MAX_SHOWN = 512, 64, 200
 _MAX_WAITING = 256  # images, about 200 MB of 512 x 512 pixels
+_MAX_WAITING_PIXELS = 2**28  # of these images together, 800 MB
 
 Score = Callable[[Sequence[Any]], Sequence[float | None]]
 
@@ -70,22 +71,25 @@ class Cusum:
         Args:
             reference: number of first steps that later ones are compared with, at least 2.
         """
-        self.steps: list[dict[str, float]] = []
+        self.count = 0
+        self.last: dict[str, float] = {}
         self.sums: dict[str, float] = {}
         self.alarm_step: int | None = None
         self.since_step: int | None = None
         self.suspects: list[str] = []
         self._reference = reference
+        self._first: list[dict[str, float]] = []
         self._left_zero: dict[str, int] = {}
 
     def add(self, values: dict[str, float]) -> None:
         """Take the statistics of the next step; the larger, the worse, but for the reward."""
-        self.steps.append(values)
-        number = len(self.steps)
+        self.count += 1
+        self.last, number = values, self.count
         if number <= self._reference:
+            self._first.append(values)
             return
         for name, value in values.items():
-            first = [step[name] for step in self.steps[: self._reference] if name in step]
+            first = [step[name] for step in self._first if name in step]
             if len(first) < 2:
                 continue
             spread = max(float(np.std(first, ddof=1)), _LEAST_SPREAD[name])
@@ -107,7 +111,7 @@ class Guard:
     """Watches images and their rewards, on a thread of its own.
 
     Attributes:
-        cusum: the statistics of all steps so far, and the tests.
+        cusum: the tests, with the number of steps so far and the statistics of the last one.
         skipped: number of images that were left out because too many waited.
     """
 
@@ -125,12 +129,13 @@ class Guard:
         self._probes = probes
         self._waiting: queue.Queue[tuple[Image.Image, float]] = queue.Queue(_MAX_WAITING)
         self._step = _Step()
-        self._strip: list[tuple[Image.Image, float]] = []
+        self._strip: list[tuple[int, Image.Image, float]] = []
+        self._every = 1
         self.cusum = Cusum()
         self.skipped = 0
         threading.Thread(target=self._work, name="guard", daemon=True).start()
 
-    def watch(self, pictures: Sequence[Any], rewards: Sequence[float | None]) -> None:
+    def watch(self, pictures: Iterable[Any], rewards: Sequence[float | None]) -> None:
         """Take images and their rewards, as a trainer gets them.
 
         Args:
@@ -139,7 +144,10 @@ class Guard:
         """
         for picture, reward in zip(pictures, rewards, strict=True):
             if isinstance(picture, Image.Image) and reward is not None:
+                pixels = sum(one.width * one.height for one, _ in list(self._waiting.queue))
                 try:
+                    if pixels > _MAX_WAITING_PIXELS:
+                        raise queue.Full
                     self._waiting.put_nowait((picture, reward))
                 except queue.Full:
                     self.skipped += 1
@@ -151,7 +159,7 @@ class Guard:
     def state(self) -> dict[str, Any]:
         """Return what the answers say: the step, and if there is an alarm, since when and why."""
         alarm = self.cusum.alarm_step
-        state: dict[str, Any] = {"step": len(self.cusum.steps), "alarm": alarm is not None}
+        state: dict[str, Any] = {"step": self.cusum.count, "alarm": alarm is not None}
         if alarm is not None:
             state |= {"alarm_step": alarm, "since_step": self.cusum.since_step}
             state["suspects"] = self.cusum.suspects
@@ -159,12 +167,12 @@ class Guard:
 
     def metrics(self) -> str:
         """Return the same, with all statistics, in Prometheus' text format."""
-        last = self.cusum.steps[-1] if self.cusum.steps else {}
+        last = self.cusum.last
         lines = [
             "# TYPE ma_agiqa_reward_guard_alarm gauge",
             f"ma_agiqa_reward_guard_alarm {int(self.cusum.alarm_step is not None)}",
             "# TYPE ma_agiqa_reward_guard_steps_total counter",
-            f"ma_agiqa_reward_guard_steps_total {len(self.cusum.steps)}",
+            f"ma_agiqa_reward_guard_steps_total {self.cusum.count}",
             "# TYPE ma_agiqa_reward_guard_skipped_images_total counter",
             f"ma_agiqa_reward_guard_skipped_images_total {self.skipped}",
             "# TYPE ma_agiqa_reward_guard_statistic gauge",
@@ -175,24 +183,26 @@ class Guard:
         return "\n".join(lines) + "\n"
 
     def strip_chart(self) -> bytes:
-        """Return a PNG: one picture of each step, the reward above, the alarm as a red line."""
+        """Return a PNG: one picture of each step, the reward above, the alarm as a red line.
+
+        Of many steps, one of two, four and so on is shown.
+        """
         shown = self._strip[:]
-        every = max(1, math.ceil(len(shown) / 200))
-        shown = shown[::every]
+        every = shown[1][0] - shown[0][0] if len(shown) > 1 else 1
         width = max(1, len(shown)) * _CELL
         chart = Image.new("RGB", (width, 3 * _CELL), "white")
         draw = ImageDraw.Draw(chart)
-        rewards = [reward for _, reward in shown]
+        rewards = [reward for _, _, reward in shown]
         low, high = min(rewards, default=0.0), max(rewards, default=1.0)
         points = [
             ((i + 0.5) * _CELL, _CELL * (1.8 - 1.6 * (reward - low) / ((high - low) or 1)))
-            for i, (_, reward) in enumerate(shown)
+            for i, (_, _, reward) in enumerate(shown)
         ]
-        for i, (picture, _) in enumerate(shown):
+        for i, (_, picture, _) in enumerate(shown):
             chart.paste(picture, (i * _CELL, 2 * _CELL))
         if len(points) > 1:
             draw.line(points, "black", 2)
-        draw.text((2, 2), f"reward {low:.3f} to {high:.3f}, {len(self._strip)} steps", "black")
+        draw.text((2, 2), f"reward {low:.3f} to {high:.3f}, {self.cusum.count} steps", "black")
         if self.cusum.alarm_step is not None:
             x = (self.cusum.alarm_step - 0.5) / every * _CELL
             draw.line([(x, 0), (x, 3 * _CELL)], "red", 3)
@@ -233,10 +243,12 @@ class Guard:
             values[name] = max(low - values[name], values[name] - high, 0.0) / (high - low)
         values["diversity"] = -float(np.std(step.thumbnails, axis=0).mean())
         values[REWARD] = float(np.mean(step.rewards))
-        if step.picture is not None:
-            self._strip.append((step.picture.resize((_CELL, _CELL)), values[REWARD]))
-        before = self.cusum.alarm_step
+        number, before = self.cusum.count, self.cusum.alarm_step
         self.cusum.add(values)
+        if step.picture is not None and number % self._every == 0:
+            self._strip.append((number, step.picture.resize((_CELL, _CELL)), values[REWARD]))
+        if len(self._strip) > _MAX_SHOWN:
+            self._strip, self._every = self._strip[::2], 2 * self._every
         if before is None and self.cusum.alarm_step is not None:
             logger.warning(
                 "The reward has risen while the pictures went wrong (%s), since step %s of %s "

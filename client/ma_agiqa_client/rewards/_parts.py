@@ -5,6 +5,7 @@ import importlib
 import json
 import math
 import pickle
+import reprlib
 import time
 import urllib.error
 import urllib.request
@@ -89,18 +90,16 @@ class _Measure:
 class _Function:
     """`fn(images, prompts, metadata)` of a user: Pillow images in, rewards or (rewards, info) out.
 
-    It gets only the images that can be decoded.
+    It gets only the images that can be decoded, and may change them.
     """
 
     name: str
     function: Callable[..., Any]
 
     def __call__(self, batch: Batch) -> list[Value]:
-        pictures = [
-            (i, one) for i, one in enumerate(batch.pictures) if not isinstance(one, ClientError)
-        ]
-        good = [index for index, _ in pictures]
-        images = [picture.copy() for _, picture in pictures]  # the function may change them
+        pictures = list(batch.pictures)
+        good = [i for i, one in enumerate(pictures) if not isinstance(one, ClientError)]
+        images = [pictures[index] for index in good]
         prompts = [batch.prompts[index] if batch.prompts else "" for index in good]
         metadata = [batch.metadata[index] if batch.metadata else {} for index in good]
         try:
@@ -112,7 +111,7 @@ class _Function:
         except Exception as error:  # a user's function may raise anything
             reason = f"The function of the reward {self.name!r} raised {error!r}. Correct it."
             values = iter([RewardError(reason)] * len(good))
-        return [one if isinstance(one, ClientError) else next(values) for one in batch.pictures]
+        return [one if isinstance(one, ClientError) else next(values) for one in pictures]
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,9 @@ class _Remote:
             return next(iter(result[asked].values()))
         except (KeyError, TypeError, AttributeError, StopIteration):
             reason = errors.get(asked, "it is missing") if isinstance(errors, dict) else errors
-            return InvalidImageError(f"The reward {self.name!r} of {self.url} failed: {reason}")
+            return InvalidImageError(
+                f"The reward {self.name!r} of {self.url} failed: {_shown(reason)}"
+            )
 
     def _json(self, url: str, fields: dict[str, Any]) -> dict[str, Any]:
         return self._fields(self._post(url, json.dumps(fields).encode(), "application/json"))
@@ -173,7 +174,8 @@ class _Remote:
         except (ValueError, RecursionError, PlainPickleError) as error:
             raise RewardError(f"The reply of {self.url} cannot be read: {error}") from error
         if not isinstance(fields, dict) or fields.get("error"):
-            raise RewardError(f"The reward server {self.url} answered {str(fields)[:200]}.")
+            said = fields["error"] if isinstance(fields, dict) else fields
+            raise RewardError(f"The reward server {self.url} answered: {_shown(said)}")
         return fields
 
     def _post(self, url: str, body: bytes, content_type: str) -> bytes:
@@ -218,9 +220,14 @@ def _checked(name: str, values: Sequence[Any], count: int) -> list[Value]:
         if isinstance(one, ClientError)
         else float(one)
         if isinstance(one, int | float) and math.isfinite(one)
-        else InvalidImageError(f"The reward {name!r} gave {one!r}; expected a finite number.")
+        else InvalidImageError(f"The reward {name!r} gave {_shown(one)}; expected a finite number.")
         for one in values
     ]
+
+
+def _shown(value: Any) -> str:
+    """Return the beginning of a value: lists of a pickle can share their parts without end."""
+    return (value if isinstance(value, str) else reprlib.repr(value))[:500]
 
 
 def _list(name: str, fields: dict[str, Any], key: str) -> list[Any]:

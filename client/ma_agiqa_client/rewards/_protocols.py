@@ -31,6 +31,8 @@ from ma_agiqa_client.rewards._plain_json import PlainJsonError, read_plain_json
 from ma_agiqa_client.rewards._plain_pickle import PlainPickleError, read_plain_pickle
 
 _MAX_IMAGES = 4096  # of a request: each is scored, even if others fail
+_MAX_NAMES = 64  # of rewards that a request of UniRL asks for
+_MAX_PROMPT = 2**16  # characters
 _PICKLE_PROTOCOL = 4
 _FIRST_PICKLE_BYTE = b"\x80"  # no JSON text begins with it
 _ARRAYS = (b"\x93NUMPY", b"PK\x03\x04")  # files of numpy.save, torch.save
@@ -144,8 +146,8 @@ def read_enqueued(body: Body, max_bytes: int) -> Call:
             "The request has no second line. Expected a line of JSON, and then an array as .npy."
         )
     fields = _read_json(body[: line.start()])
-    if fields.get("media_type") != "image":
-        raise WrongInputError(f"Got media_type {fields.get('media_type')!r} in place of 'image'.")
+    if (kind := fields.get("media_type")) != "image":
+        raise WrongInputError(f"Got media_type {kind!r:.80} in place of 'image'.")
     weights = fields.get("reward_fn")
     if not isinstance(weights, dict) or not weights:
         raise MalformedRequestError("Expected `reward_fn`, an object with the rewards' names.")
@@ -197,17 +199,22 @@ def _read_unirl(requests: Any, max_bytes: int) -> Call:
     """Read a request of UniRL: of a conversation, the last picture is what was generated."""
     if not isinstance(requests, list) or not all(isinstance(one, dict) for one in requests):
         raise MalformedRequestError("Expected `requests`, a list of objects.")
+    if len(requests) > _MAX_IMAGES:
+        raise _too_many(len(requests))
     texts, prompts, wanted, metadata = [], [], [], []
     for one in requests:
         history, names = one.get("history"), one.get("required_rewards")
         if not isinstance(history, list) or not history or not isinstance(history[-1], dict):
             raise MalformedRequestError("Expected `history`, a list of objects, in each request.")
-        if not isinstance(names, list) or not names or not all(type(n) is str for n in names):
-            raise MalformedRequestError("Expected `required_rewards`, names, in each request.")
+        texts_only = isinstance(names, list) and all(type(n) is str for n in names[:_MAX_NAMES])
+        if not texts_only or not 0 < len(names) <= _MAX_NAMES:
+            raise MalformedRequestError(
+                f"Expected `required_rewards`, 1 to {_MAX_NAMES} names, in each request."
+            )
         if history[-1].get("image_b64") is None:
             raise WrongInputError("Got a turn without image_b64.")
         texts.append(history[-1]["image_b64"])
-        prompts.append(str(history[-1].get("text", "")))
+        prompts.append(_prompt(history[-1].get("text")))
         wanted.append(names)
         metadata.append(one.get("metadata") or {})
 
@@ -319,6 +326,9 @@ def _images(images: Any, field: str, max_bytes: int) -> list[bytes]:
         raise _too_many(len(images))
     encoded, size = [], 0
     for index, image in enumerate(images):
+        size += len(image) if isinstance(image, bytes | str | memoryview) else 0
+        if size > max_bytes:
+            raise _too_large(max_bytes)
         if isinstance(image, bytes):
             data = image
         elif isinstance(image, str | memoryview):
@@ -328,9 +338,6 @@ def _images(images: Any, field: str, max_bytes: int) -> list[bytes]:
         if data.startswith(_ARRAYS):
             raise WrongInputError(f"Image {index} is a file of numpy.save or torch.save.")
         encoded.append(data)
-        size += len(data)
-        if size > max_bytes:
-            raise _too_large(max_bytes)
     return encoded
 
 
@@ -353,7 +360,19 @@ def _prompts(prompts: Any, count: int) -> Sequence[str]:
     prompts = [prompts] * count if isinstance(prompts, str) else prompts
     if not isinstance(prompts, list | tuple) or len(prompts) != count:
         raise MalformedRequestError(f"Expected a list of {count} prompts, one for each image.")
-    return ["" if one is None else str(one) for one in prompts]
+    return [_prompt(one) for one in prompts]
+
+
+def _prompt(text: Any) -> str:
+    """Return a prompt; nothing else is made text: nested lists of a pickle can take gigabytes."""
+    if text is None:
+        return ""
+    if not isinstance(text, str) or len(text) > _MAX_PROMPT:
+        raise MalformedRequestError(
+            f"Got a prompt of type {type(text).__name__} that is not a text of at most "
+            f"{_MAX_PROMPT:,} characters. Send a shorter text, or null for none."
+        )
+    return text
 
 
 def _decode(index: int, image: str | memoryview) -> bytes:

@@ -334,21 +334,30 @@ def test_resume_scores_what_changed_and_what_is_new(run, scripted, images):
     assert len(scripted.requests) == 2
 
 
-def test_a_model_that_changes_during_the_run_is_noticed(run, scripted, images, monkeypatch):
+@pytest.mark.parametrize("changed", [{"name": "second"}, {"checkpoint_sha256": "1" * 64}])
+@pytest.mark.parametrize(
+    "arguments", [("imgs", "--resume", "done.jsonl"), ("compare", "imgs", "imgs")]
+)
+def test_a_model_that_changes_during_the_run_is_noticed(
+    run, scripted, images, monkeypatch, arguments, changed
+):
     many(images, 3)
+    Path("done.jsonl").touch()
     scripted.card["name"] = "first"
     model = serving.Scorer.model
 
     def then_replaced(self, **options):
         card = model(self, **options)
-        scripted.card["name"] = "second"
+        scripted.card |= changed
         model(self, **options)
         return card
 
     monkeypatch.setattr(serving.Scorer, "model", then_replaced)
-    result = run("imgs", "--resume", "done.jsonl")
+    result = run(*arguments)
     assert result.exit_code == 3
-    assert "has changed from the model first to second" in result.stderr
+    name, sha256 = scripted.card["name"], scripted.card["checkpoint_sha256"]
+    said = f"has changed from the model first ({'0' * 12}) to {name} ({sha256[:12]})"
+    assert said in result.stderr
     assert Path("done.jsonl").read_bytes() == b""
 
 

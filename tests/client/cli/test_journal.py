@@ -1,5 +1,6 @@
 """The file of finished scores: what it keeps, what it repairs, what it refuses."""
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,28 @@ def test_a_path_written_otherwise_is_the_same_image(images):
     fill(images)
     with Journal("done.jsonl", CARD) as journal:
         assert journal.find(os.path.abspath("a.png")) == row("a.png")
+
+
+def test_it_can_be_used_from_another_folder(images, monkeypatch):
+    os.mkdir("other")
+    Path("other/a.png").write_bytes(b"alike")
+    fill(images)
+    os.utime("other/a.png", ns=(1, stamp("a.png")[1]))
+    monkeypatch.chdir("other")
+    with Journal("../done.jsonl", CARD) as journal:
+        assert stamp("a.png") == stamp("../a.png")
+        assert journal.find("a.png") is None
+        assert journal.find("../a.png") == row("a.png")
+
+
+def test_lines_of_an_earlier_version_have_no_absolute_path(images):
+    fill(images)
+    lines = [json.loads(line) for line in Path("done.jsonl").read_text().splitlines()]
+    Path("done.jsonl").write_text(
+        "".join(json.dumps({k: v for k, v in one.items() if k != "path"}) + "\n" for one in lines)
+    )
+    with Journal("done.jsonl", CARD) as journal:
+        assert journal.find("a.png") == row("a.png")
 
 
 def test_a_changed_image_is_not_done(images):
@@ -79,6 +102,17 @@ def test_another_file_is_refused_and_left_alone(images, content):
         file.write(content)
     before = Path("done.jsonl").read_bytes()
     with pytest.raises(JournalError, match=r"Line 2 of done\.jsonl is not a finished score"):
+        Journal("done.jsonl", CARD)
+    assert Path("done.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b'{"a":1}', b"token", b"[", b"\0"])
+def test_another_file_without_a_line_end_is_refused_and_left_alone(images, content):
+    fill(images[:1])
+    with open("done.jsonl", "ab") as file:
+        file.write(content)
+    before = Path("done.jsonl").read_bytes()
+    with pytest.raises(JournalError, match=r"Line 2 .* does not begin like one"):
         Journal("done.jsonl", CARD)
     assert Path("done.jsonl").read_bytes() == before
 

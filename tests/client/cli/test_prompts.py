@@ -49,6 +49,11 @@ def test_json_has_prompt_and_alignment(run):
     assert "1 images have no prompt, and so no alignment." in result.stderr
 
 
+def test_what_is_passed_over_is_said(run, images):
+    (images / "imgs" / "photo.heic").write_bytes(b"x")
+    assert "Passed over: 1 of the kind .heic" in run("--prompts", "imgs/prompts.csv").stderr
+
+
 def test_csv_has_columns_and_no_formula(run):
     result = run("--prompts", "imgs/prompts.csv", "--format", "csv")
     rows = {row["image"]: row for row in csv.DictReader(io.StringIO(result.stdout))}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from ma_agiqa_client.cli._tags import _OURS, Tags, tagged
+from ma_agiqa_client.cli._tags import _NAMESPACE, Tags, _xmp, tagged
 from ma_agiqa_client.cli.rows import Row
 from support.example_card import CARD
 from support.pictures import encoded, picture
@@ -69,13 +69,44 @@ def test_the_score_is_there_and_all_else_stays(kind, tmp_path):
         packet = new_info["xmp"]
         inner = packet[packet.index(b"<x:xmpmeta") : packet.index(b"</x:xmpmeta>") + 12]
         ours = ElementTree.fromstring(inner)[0][-1].attrib
-        found = {name.removeprefix("{urn:ma-agiqa:score:1}"): value for name, value in ours.items()}
+        found = {name.removeprefix(f"{{{_NAMESPACE}}}"): value for name, value in ours.items()}
         assert (found["mos"], found["model"]) == ("3.25", FACTS["model"])
         assert b"dc:format" in packet or "XMP" not in kind
-        assert len(_OURS.findall(packet)) == 1
+        assert packet.count(_NAMESPACE.encode()) == 1
         info.pop("xmp", None)
         new_info.pop("xmp")
     assert new_info == info
+
+
+OURS = b"urn:ma-agiqa:score:1"
+REWRITTEN = {
+    "of an earlier version": b'<rdf:Description rdf:about="" xmlns:ma_agiqa="%b"'
+    b' ma_agiqa:mos="1"/>',
+    "merged": b'<rdf:Description rdf:about="" xmlns:dc="d/" xmlns:ma_agiqa="%b/" dc:format="f"'
+    b' ma_agiqa:mos="1" dc:source="a > b"/>',
+    "elements": b"<rdf:Description rdf:about='' xmlns:ns1='%b/' xmlns:dc='d/'>\n"
+    b" <ns1:mos>1</ns1:mos><dc:format>f</dc:format><ns1:model a='b'/></rdf:Description>",
+    "elements alone": b"<rdf:Description\n rdf:about=''\n xmlns:ns1='%b/'>\n"
+    b" <ns1:mos>1</ns1:mos>\n</rdf:Description>",
+}
+
+
+@pytest.mark.parametrize("kind", REWRITTEN)
+def test_a_score_is_replaced_in_whatever_form_a_program_has_written_it(kind):
+    others = REWRITTEN[kind] % OURS
+    packet = XMP.replace(b"</rdf:RDF>", others + b"</rdf:RDF>")
+    new = _xmp(packet, FACTS)
+    descriptions = list(ElementTree.fromstring(new)[0])
+    attributes = {name: value for one in descriptions for name, value in one.attrib.items()}
+    elements = {one.tag: one.text for description in descriptions for one in description}
+    assert [n for n in (*attributes, *elements) if OURS.decode() in n] == [
+        f"{{{_NAMESPACE}}}{name}" for name in FACTS
+    ]
+    assert attributes[f"{{{_NAMESPACE}}}mos"] == "3.25"
+    assert len(descriptions) == 2 + (b"dc" in others)  # none is left empty
+    assert attributes.get("{d/}source", "a > b") == "a > b"
+    assert {**attributes, **elements}.get("{d/}format", "f") == "f"
+    assert new.count(b"format") == packet.count(b"format")
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a...", b"\xff\xd8\xff\xe1", FILES["PNG"][:20]])

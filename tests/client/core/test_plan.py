@@ -9,10 +9,14 @@ from ma_agiqa_client import (
     AsyncScorer,
     CannotExplainError,
     DeadlineExceededError,
+    Retry,
     Scorer,
     WrongModelError,
 )
-from support.scripted_server import numbers
+from ma_agiqa_client._core.plan import Core
+from ma_agiqa_client.retry import Clock
+from support.example_card import CARD, PARAMETERS
+from support.scripted_server import ensemble_config, numbers
 
 
 def test_the_server_is_told_the_deadline(scorer, scripted):
@@ -102,6 +106,23 @@ def test_servers_that_all_change_their_model_are_followed(scripted, another, mon
         another.card["checkpoint_sha256"] = "2" * 64
         errors = [score.error for score in scorer.score_many(numbers(8), max_in_flight=2)]
     assert any(isinstance(error, WrongModelError) for error in errors)
+
+
+def test_a_server_may_be_forgotten_while_others_are_compared():
+    """By another thread, which got no answer from it."""
+
+    class Forgotten(int):
+        def __ne__(self, other):
+            core._cards.pop(self, None)
+            return super().__ne__(other)
+
+    core = Core(["a", "b", "c"], Retry())
+    core._cards = {Forgotten(1): (CARD, 0.0), Forgotten(2): (CARD, 0.0)}
+    plan = core.model(Clock(60))
+    next(plan)
+    with pytest.raises(StopIteration) as end:
+        plan.send(ensemble_config(PARAMETERS))
+    assert end.value.value == CARD
 
 
 def test_a_given_transport_is_not_bypassed_to_explain(scripted):

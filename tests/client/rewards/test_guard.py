@@ -8,7 +8,7 @@ import pytest
 import requests
 from PIL import Image, ImageFilter
 
-from ma_agiqa_client.rewards import Guard
+from ma_agiqa_client.rewards import Guard, _guard
 from ma_agiqa_client.rewards._guard import Cusum
 from ma_agiqa_client.rewards._parts import reward_set
 from support.scripted_server import brightness
@@ -80,8 +80,31 @@ def test_what_has_no_reward_is_left_out():
     guard = Guard(None, step_images=2)
     guard.watch([photograph(), "no picture", photograph(), photograph()], [1.0, 1.0, None, 0.5])
     guard.wait()
-    assert guard.cusum.steps[0]["reward"] == 0.75
+    assert guard.cusum.last["reward"] == 0.75
     assert guard.state() == {"step": 1, "alarm": False}
+
+
+def test_a_long_run_takes_no_more_memory_and_the_alarm_stays_in_its_place(monkeypatch):
+    monkeypatch.setattr(_guard, "_MAX_SHOWN", 4)
+    guard = Guard(None, step_images=1)
+    guard.cusum.alarm_step = 5
+    for _ in range(11):
+        guard.watch([photograph()], [1.0])
+        guard.wait()
+    assert [number for number, _, _ in guard._strip] == [0, 4, 8]
+    assert len(guard.cusum._first) == 8
+    assert guard.state()["step"] == 11
+    with Image.open(io.BytesIO(guard.strip_chart())) as chart:
+        red = [x for x in range(chart.width) if chart.getpixel((x, 180)) == (255, 0, 0)]
+    assert red[1] == 4.5 / 4 * 64
+
+
+def test_large_pictures_that_wait_are_limited(monkeypatch):
+    monkeypatch.setattr(_guard, "_MAX_WAITING_PIXELS", 100)
+    monkeypatch.setattr(Guard, "_work", lambda guard: None)
+    guard = Guard(None)
+    guard.watch([photograph()] * 3, [1.0] * 3)
+    assert (guard._waiting.qsize(), guard.skipped) == (1, 2)
 
 
 def test_the_server_watches(serve, scripted):
@@ -96,7 +119,7 @@ def test_the_server_watches(serve, scripted):
     assert first["guard"]["alarm"] is False
     server._guard.wait()
     assert len(scripted.requests) == 32 + 2 * 4  # the pictures, and probes: each in four forms
-    assert server._guard.cusum.steps[0]["instability"] > 0
+    assert server._guard.cusum.last["instability"] > 0
     metrics = requests.get(server.address + "/metrics", timeout=60)
     assert "ma_agiqa_reward_guard_alarm 0\n" in metrics.text
     assert "ma_agiqa_reward_guard_steps_total 1\n" in metrics.text

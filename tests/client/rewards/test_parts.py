@@ -14,7 +14,7 @@ import requests
 from PIL import Image, ImageFilter
 
 from ma_agiqa_client.retry import Outage, Retry
-from ma_agiqa_client.rewards import _measures, _parts
+from ma_agiqa_client.rewards import _batch, _measures, _parts, _server
 from ma_agiqa_client.rewards._batch import Batch, RewardSet
 from ma_agiqa_client.rewards._parts import reward_set
 from support.pictures import picture
@@ -242,6 +242,38 @@ def test_another_server_that_answers_nonsense(serve, body):
         reply = ask(serve(rewards=far(), fallback=0.1))
     assert reply.status_code == 502
     assert all("far" in errors for errors in reply.json()["errors"])
+
+
+@pytest.mark.parametrize("field", ["error", "rewards", "errors"])
+def test_a_value_of_another_server_that_would_take_gigabytes_as_text(field):
+    value = []
+    for _ in range(15):  # twice the text each time
+        value = [value, value]
+    reply = {"results": [{}], "errors": value, "rewards": [value]}
+    reply |= {"error": value} if field == "error" else {}
+    path = "score" if field == "errors" else "compute"
+    remote = _parts._Remote("far", f"http://localhost/{path}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_parts._Remote, "_post", lambda *_: pickle.dumps(reply))
+        (error,) = remote(Batch([b""]))
+    assert "[[" in str(error)
+    assert len(str(error)) < 1000
+
+
+def test_a_request_of_too_many_pixels_is_refused(serve, monkeypatch):
+    monkeypatch.setattr(_server, "_MAX_PIXELS", 3 * 48 * 64)
+    measuring = serve(rewards=reward_set(["resolution"], []))
+    assert ask(measuring, [*FILES, b"no image"]).status_code == 422
+    for server in (measuring, serve(guard=True)):
+        reply = ask(server, [*FILES, FILES[0]])
+        assert (reply.status_code, "12,288 pixels" in reply.json()["error"]) == (400, True)
+
+
+def test_measures_have_one_decoded_picture_at_a_time(monkeypatch):
+    decoded = []
+    monkeypatch.setattr(_batch, "_decoded", lambda file: decoded.append(file))
+    measure = _parts._Measure(lambda picture: len(decoded))
+    assert measure(Batch(FILES)) == [1, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,10 @@ def test_arrays_in_either_order_of_axes(array):
     assert np.array_equal(pixels, LEVELS)
 
 
+LAST = {"text": None, "image_b64": TEXT}
+TURN = {"history": [LAST], "required_rewards": ["mos"]}
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -93,6 +97,11 @@ def test_arrays_in_either_order_of_axes(array):
         (b'{"requests": [1]}', "a list of objects"),
         (b'{"requests": [{"history": []}]}', "history"),
         (b'{"requests": [{"history": [{}], "required_rewards": []}]}', "required_rewards"),
+        (pickle.dumps({"requests": [TURN | {"required_rewards": ["mos"] * 65}]}), "1 to 64 names"),
+        (pickle.dumps({"requests": [TURN | {"history": [LAST | {"text": [[]]}]}]}), "type list"),
+        (pickle.dumps({"images": [IMAGE], "prompts": [["a"]]}), "a prompt of type list"),
+        (pickle.dumps({"images": [IMAGE] * 2, "prompts": "a" * 65_537}), "at most 65,536 char"),
+        (pickle.dumps({"images": [" " * MIB] * 2}), "over 1,048,576 bytes together"),
         (pickle.dumps([b"x"]), "no images"),
         (pickle.dumps({"images": [b"x"]}, 2), "GLOBAL"),
         (b"\x80\x04", "damaged"),
@@ -178,4 +187,4 @@ def test_text_is_never_taken_for_a_path(tmp_path, monkeypatch):
     """A file whose name is valid base64: its content must not be what is scored."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "aGVsbG8=").write_bytes(b"secret")
-    assert read_score(b'{"images": ["aGVsbG8="]}', 5).batch.images == [b"hello"]
+    assert read_score(b'{"images": ["aGVsbG8="]}', 8).batch.images == [b"hello"]

@@ -1,13 +1,15 @@
 """Download of images from a real HTTP server on this machine."""
 
+import asyncio
 import contextlib
 import http.server
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ma_agiqa_client import InvalidImageError, Scorer
+from ma_agiqa_client import AsyncScorer, InvalidImageError, Scorer
 from ma_agiqa_client._wire import images
 from ma_agiqa_client._wire.fetch import fetch
 from ma_agiqa_client._wire.images import Encoder
@@ -119,6 +121,26 @@ def test_an_address_that_cannot_be_is_an_error_of_its_image_alone(scripted, addr
         outcomes = list(scorer.score_many([b"1", address, b"2"]))
     assert [outcome.mos for outcome in (outcomes[0], outcomes[2])] == [1, 2]
     assert isinstance(outcomes[1].error, InvalidImageError)
+
+
+def test_a_fetch_waits_for_no_thread_of_the_event_loop(site, scripted):
+    """Other work, such as fetches from a slow host, may occupy them."""
+    scripted.answer = lambda image, context: 1.0
+    over = threading.Event()
+
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        work = loop.run_in_executor(None, over.wait)
+        try:
+            async with AsyncScorer(scripted.url, fetch_urls=True) as scorer:
+                score = scorer.score(f"{site}/image", timeout_s=10)
+                return (await asyncio.wait_for(score, 20)).mos
+        finally:
+            over.set()
+            await work
+
+    assert asyncio.run(scenario()) == 1.0
 
 
 def test_too_large_an_image_is_not_kept(site, monkeypatch):
