@@ -1,11 +1,12 @@
 """Two images side by side: which of them people would rate higher, and how sure that is."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.errors import WrongModelError
-from ma_agiqa_client.score import Score
+from ma_agiqa_client.score import Failure, Score
 
 __all__ = ["Comparison"]
 
@@ -39,12 +40,27 @@ class Comparison:
         return self.better is None
 
 
+def require_one_model(outcomes: Iterable[Score | Failure]) -> None:
+    """Check that scores may be compared.
+
+    Raises:
+        WrongModelError: they are of models with other weights.
+    """
+    if len({one.checkpoint_sha256 for one in outcomes if isinstance(one, Score)}) > 1:
+        raise WrongModelError(
+            "The server's model changed while it scored the images, and scores of two models "
+            "cannot be compared. Score the images again."
+        )
+
+
 def compare(a: Score, b: Score, card: ModelCard) -> Comparison:
     """Compare two scores of one model.
 
     Raises:
-        WrongModelError: the model was not calibrated, so nothing is known about its errors.
+        WrongModelError: they are of two models, or the model was not calibrated, so nothing is
+            known about its errors.
     """
+    require_one_model((a, b))
     if card.calibration is None or a.deviation is None or b.deviation is None:
         raise WrongModelError(
             f"The model {card.name} was not calibrated, so it is not known how far its scores may "

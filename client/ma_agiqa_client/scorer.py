@@ -154,6 +154,7 @@ class Scorer(BaseScorer[Transport]):
 
         Raises:
             ClientError: none of the images could be scored; the error is that of the first image.
+            WrongModelError: the server's model changed meanwhile.
             ValueError: `top` or `max_in_flight` is below 1, or `timeout_s` is not positive.
             TypeError: `sources` is one image.
         """

@@ -1,6 +1,7 @@
 """Intervals, familiarity and comparisons, as far as they need no server."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,6 +63,14 @@ def test_a_model_without_calibration_gives_no_interval():
     assert (found.interval, found.deviation, found.familiarity) == (None, None, None)
     with pytest.raises(WrongModelError, match="was not calibrated"):
         compare(found, found, CARD)
+
+
+def test_scores_of_two_models_are_not_compared():
+    scores = [score(50.0), replace(score(60.0), checkpoint_sha256="other")]
+    with pytest.raises(WrongModelError, match="changed while it scored the images"):
+        compare(*scores, CALIBRATED)
+    with pytest.raises(WrongModelError, match="changed while it scored the images"):
+        best_first(scores, None)
 
 
 def test_a_card_promises_nothing_that_the_ensemble_does_not_give():

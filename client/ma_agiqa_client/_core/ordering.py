@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from ma_agiqa_client.card import ModelCard
+from ma_agiqa_client.comparison import require_one_model
 from ma_agiqa_client.score import Failure, Score
 
 
@@ -42,6 +43,7 @@ def best_first(
 
     Raises:
         ClientError: no image has a score; the error is that of the first image.
+        WrongModelError: the scores are of models with other weights.
         ValueError: `top` is below 1.
     """
     if top is not None and top < 1:
@@ -49,6 +51,7 @@ def best_first(
     ranked = sorted(outcomes, key=_rank)
     if ranked and ranked[0].error:
         raise ranked[0].error
+    require_one_model(ranked)
     if card is not None and (calibration := card.calibration) is not None:
         shown = ranked if top is None else ranked[: top + 1]
         for place, (one, following) in enumerate(pairwise(shown)):

@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 import reprlib
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -38,6 +39,7 @@ from ma_agiqa_client.rewards._measures import MEASURES
 from ma_agiqa_client.rewards._plain_pickle import PlainPickleError, read_plain_pickle
 
 _MAX_REPLY_BYTES = 64 * 2**20
+_MAX_PIXELS = 2**30  # of the images that a function gets: 1024 images of 1024 x 1024
 _RETRIED = (408, 429, 500, 502, 503, 504)
 
 
@@ -97,6 +99,12 @@ class _Function:
     function: Callable[..., Any]
 
     def __call__(self, batch: Batch) -> list[Value]:
+        if (pixels := batch.pixels) > _MAX_PIXELS:
+            reason = (
+                f"The reward {self.name!r} gets all images at once: {pixels:,} pixels, at most "
+                f"{_MAX_PIXELS:,}. Send fewer images in a request."
+            )
+            return [RewardError(reason)] * len(batch.images)
         pictures = list(batch.pictures)
         good = [i for i, one in enumerate(pictures) if not isinstance(one, ClientError)]
         images = [pictures[index] for index in good]
@@ -219,7 +227,7 @@ def _checked(name: str, values: Sequence[Any], count: int) -> list[Value]:
         one
         if isinstance(one, ClientError)
         else float(one)
-        if isinstance(one, int | float) and math.isfinite(one)
+        if isinstance(one, int | float) and abs(one) <= sys.float_info.max
         else InvalidImageError(f"The reward {name!r} gave {_shown(one)}; expected a finite number.")
         for one in values
     ]

@@ -52,7 +52,6 @@ _BACKLOG = 256  # trainers send a whole batch at once, each image by itself
 _MAX_PENDING = 64  # enqueued batches that wait for their rewards
 _PULL_WAIT_S = 1.0  # spares a trainer some of its waiting between two questions
 _MAX_KEPT = 4096  # enqueued batches whose rewards can be fetched
-_MAX_PIXELS = 2**28  # of a request whose images are decoded here: 256 images of 1024 x 1024
 
 _STATUSES: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (protocols.MalformedRequestError, HTTPStatus.BAD_REQUEST),
@@ -227,12 +226,6 @@ class RewardServer:
         return call
 
     def _evaluate(self, call: protocols.Call) -> Rewards:
-        decodes = self._guard or self._rewards.parts
-        if decodes and (pixels := call.batch.pixels) > _MAX_PIXELS:
-            raise protocols.MalformedRequestError(
-                f"The images have {pixels:,} pixels together; with --guard, measures and added "
-                f"rewards a request may have {_MAX_PIXELS:,}. Send fewer images at once."
-            )
         rewards = evaluate(
             self._scorer, call.batch, self._rewards, names=call.names, fallback=self._fallback
         )

@@ -14,7 +14,7 @@ import requests
 from PIL import Image, ImageFilter
 
 from ma_agiqa_client.retry import Outage, Retry
-from ma_agiqa_client.rewards import _batch, _measures, _parts, _server
+from ma_agiqa_client.rewards import _batch, _measures, _parts
 from ma_agiqa_client.rewards._batch import Batch, RewardSet
 from ma_agiqa_client.rewards._parts import reward_set
 from support.pictures import picture
@@ -233,8 +233,12 @@ def test_another_server_that_does_not_speak_http(serve):
     assert (reply.status_code, "BadStatusLine" in reply.json()["error"]) == (503, True)
 
 
+HUGE = b'{"rewards": [1%s]}' % (b"0" * 400)  # as a float it would be infinite
+
+
 @pytest.mark.parametrize(
-    "body", [b"no JSON", b"[]", b"{}", b'{"rewards": "x"}', b'{"error": "No."}', pickle.dumps({1})]
+    "body",
+    [b"no JSON", b"[]", b"{}", HUGE, b'{"rewards": "x"}', b'{"error": "No."}', pickle.dumps({1})],
 )
 def test_another_server_that_answers_nonsense(serve, body):
     with pytest.MonkeyPatch.context() as patch:
@@ -260,13 +264,17 @@ def test_a_value_of_another_server_that_would_take_gigabytes_as_text(field):
     assert len(str(error)) < 1000
 
 
-def test_a_request_of_too_many_pixels_is_refused(serve, monkeypatch):
-    monkeypatch.setattr(_server, "_MAX_PIXELS", 3 * 48 * 64)
-    measuring = serve(rewards=reward_set(["resolution"], []))
-    assert ask(measuring, [*FILES, b"no image"]).status_code == 422
-    for server in (measuring, serve(guard=True)):
-        reply = ask(server, [*FILES, FILES[0]])
-        assert (reply.status_code, "12,288 pixels" in reply.json()["error"]) == (400, True)
+def test_a_function_gets_no_more_pixels_than_fit_into_memory(serve, bright, monkeypatch):
+    monkeypatch.setattr(_parts, "_MAX_PIXELS", 3 * 48 * 64)
+    server = serve(rewards=RewardSet({"own": 1.0}, {"own": _parts._Function("own", sizes)}))
+    assert ask(server).json()["scores"] == [64.0] * 3
+    reply = ask(server, [*FILES, FILES[0]])
+    assert (reply.status_code, "12,288 pixels, at most" in reply.json()["error"]) == (502, True)
+    assert ask(serve(guard=True), [*FILES, FILES[0]]).ok
+
+
+def sizes(images, prompts, metadata):
+    return [image.width for image in images]
 
 
 def test_measures_have_one_decoded_picture_at_a_time(monkeypatch):
