@@ -284,7 +284,9 @@ def _serve(server: EmbeddedTriton, given: SimpleNamespace) -> int:
     running = failed = False
     try:
         for number in STOP_SIGNALS:
-            signal.signal(number, _raise_stop)
+            ignored = signal.getsignal(number) is signal.SIG_IGN  # by nohup, or by a shell's &
+            if number == signal.SIGTERM or not ignored:
+                signal.signal(number, _raise_stop)
         if sys.stderr.isatty():
             click.echo("Starting the server and loading the models ...", err=True)
         server.start()

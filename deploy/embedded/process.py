@@ -64,6 +64,7 @@ class TritonServer:
         self._grace_s = _GRACE_FACTOR * launch.exit_timeout_s
         self._stubs: dict[int, Path] = {}
         self._key_files: list[Path] = []
+        self.pid: int | None = None
         self._scratch = _scratch_folder()
         try:
             remove_regions(self._shm_prefix)  # of a server that was killed together with its guard
@@ -91,13 +92,15 @@ class TritonServer:
                     | metrics_address(ports, launch.local_address),
                     start_new_session=True,  # Ctrl-C in the terminal is for the caller alone
                 )
+            self._stdin = cast(IO[bytes], self._guard.stdin)
+            with cast(IO[bytes], self._guard.stdout) as stdout:
+                pid_line = stdout.readline()  # empty if tritonserver could not be executed
+            self.pid = int(pid_line) if pid_line else None
         except BaseException:
+            if hasattr(self, "_stdin"):  # the guard runs
+                self.stop()
             self._remove_files()
             raise
-        self._stdin = cast(IO[bytes], self._guard.stdin)
-        with cast(IO[bytes], self._guard.stdout) as stdout:
-            pid_line = stdout.readline()  # empty if tritonserver could not be executed
-        self.pid = int(pid_line) if pid_line else None
 
     def has_ended(self) -> bool:
         """Whether tritonserver has ended, by itself or because it was stopped."""
@@ -171,7 +174,7 @@ class TritonServer:
             ) from error
 
     def _tell_guard(self, word: bytes) -> None:
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended, or stdin is closed
             self._stdin.write(word)
             self._stdin.flush()
 

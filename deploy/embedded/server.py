@@ -156,10 +156,10 @@ class EmbeddedTriton:
         Args:
             failed: the server no longer scores, so do not wait for what it computes.
         """
-        server, self._server = self._server, None
-        if server:
+        if self._server:
             self.http.close()
-            server.stop(failed)
+            self._server.stop(failed)
+            self._server = None
 
     @property
     def pid(self) -> int:

@@ -12,6 +12,7 @@ itself, such as the request log of the served steps, becomes fields of its own n
 not in that format (tables, what libraries print) becomes `message` alone, so nothing is lost.
 """
 
+import contextlib
 import io
 import json
 import re
@@ -37,10 +38,14 @@ def parse(line: str) -> dict[str, object]:
 
 
 def convert(lines: IO[str], output: IO[str]) -> None:
-    """Write the object of each line immediately, so that a collector is never behind."""
+    """Write the object of each line immediately, so that a collector is never behind.
+
+    What cannot be written, as on a full disk, is discarded: unread lines would block the server.
+    """
     for line in lines:
-        output.write(json.dumps(parse(line.rstrip("\n")), ensure_ascii=False) + "\n")
-        output.flush()
+        with contextlib.suppress(OSError, ValueError):
+            output.write(json.dumps(parse(line.rstrip("\n")), ensure_ascii=False) + "\n")
+            output.flush()
 
 
 def _unquoted(text: str) -> str:

@@ -1,5 +1,6 @@
 """The server's log as JSON, from lines as tritonserver 2.51 writes them."""
 
+import errno
 import io
 import json
 
@@ -38,6 +39,16 @@ def test_other_lines_are_kept_whole(line):
 def test_odd_messages_are_kept(text):
     message = parse(f"2026-11-23T12:32:53Z E 7 a.cc:1] {text}")["message"]
     assert message == text.strip('"') if text.startswith('"') else message == text
+
+
+def test_what_cannot_be_written_holds_up_no_later_line():
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    output = Full()
+    convert(io.StringIO("a\nb\n"), output)
+    assert output.getvalue().count("\n") == 2
 
 
 def test_one_object_for_each_line():

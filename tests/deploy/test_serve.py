@@ -1,8 +1,9 @@
 """deploy/serve.py as a process: its status line, its exit status, and what it leaves behind."""
 
 import os
+import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ def serve(repository, tmp_path) -> Iterator[Callable[..., Supervised]]:
     """Starts serve.py for a test, at whose end nothing of it may be left."""
     traces: list[Path] = []
 
-    def start(*options: str, ready: bool = True) -> Supervised:
-        running = Supervised(repository, tmp_path / "log", *options, ready=ready)
+    def start(*options: str, ready: bool = True, wrap: Sequence[str] = ()) -> Supervised:
+        running = Supervised(repository, tmp_path / "log", *options, ready=ready, wrap=wrap)
         if ready:
             traces.extend([*running.regions(), Path(running.option("--backend-directory="))])
             assert len(traces) > 1
@@ -89,10 +90,18 @@ def test_a_death_is_followed_by_a_start_at_the_same_ports(serve, tmp_path):
 
 
 def test_ctrl_c_while_the_models_load(serve):
-    running = serve(ready=False)
+    running = serve(ready=False, wrap=("env", "--default-signal=INT"))
     wait_until(lambda: running.pids("triton_python_backend_stub"))
     running.process.send_signal(signal.SIGINT)
     assert running.end() == (0, "")
+
+
+def test_nohup_keeps_it_from_ending_at_a_hangup(serve):
+    running = serve(wrap=("nohup",))
+    status = Path(f"/proc/{running.process.pid}/status").read_text()
+    assert running.stop() == 0
+    ignored = int(re.search(r"SigIgn:\s*(\w+)", status)[1], 16)
+    assert ignored >> (signal.SIGHUP - 1) & 1
 
 
 def test_errors_are_one_sentence_and_exit_status_1(serve, repository):

@@ -107,7 +107,7 @@ class _Request:
         self._model, self._request, self._arrived_s = model, request, arrived_s
         self._sender = request.get_response_sender()
         self._parameters = request.parameters()
-        self._in_backlog = True
+        self._backlog_left = threading.Lock()  # taken once, by the first thread that notes it
 
     def begin(self, files: list[bytes]) -> None:
         """Begin the work."""
@@ -120,13 +120,16 @@ class _Request:
         model = self._model
         self._leave_backlog(passed_on=not response.has_error())
         model.count_answer(self._request, response)
-        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-        model.note_in_flight(-1)
+        try:
+            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        except Exception as error:  # as when /dev/shm is full; Triton takes no other answer then
+            model.replies.failure(error, _FAILED)
+        finally:
+            model.note_in_flight(-1)
 
     def _leave_backlog(self, passed_on: bool) -> None:
-        if self._in_backlog:
+        if self._backlog_left.acquire(blocking=False):
             self._model.leave_backlog(passed_on)
-        self._in_backlog = False
 
     def _check(self) -> None:
         """Stop the work if no client waits for it."""

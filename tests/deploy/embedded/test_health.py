@@ -8,7 +8,8 @@ import pytest
 
 from embedded import supervisor
 from embedded.errors import ServerFailedError
-from embedded.health import Health, NoAnswerError, NotScoringError
+from embedded.health import STATISTICS_TIMEOUT_S, Health, NoAnswerError, NotScoringError
+from embedded.http import BusyError
 from embedded.server import EmbeddedTriton
 from embedded.supervisor import Supervisor
 from support.supervised import kill, processes_of
@@ -60,6 +61,33 @@ def test_what_was_scored_since_the_last_check_counts(server, hang):
     with pytest.raises(NoAnswerError):
         check(waiting, 2.0)
     hang.unlink()
+
+
+class HalfHanging:
+    """A server with two ensembles, the second of which gives no score."""
+
+    scored = 0
+
+    def get(self, path: str, timeout_s: float) -> dict:
+        counts = {"ma_agiqa": self.scored, "ma_agiqa_v2": 0}
+        stats = {name: {"success": {"count": count}} for name, count in counts.items()}
+        return {"model_stats": [{"name": n, "inference_stats": s} for n, s in stats.items()]}
+
+    def score_test_image(self, ensemble: str, timeout_s: float, deadline_s: float) -> list[float]:
+        if ensemble == "ma_agiqa_v2":
+            raise BusyError("no answer within 1 s")
+        self.scored += 1
+        return [3.0]
+
+
+def test_test_images_are_not_those_of_others():
+    server = HalfHanging()
+    health = Health(server)
+    for _ in range(3):
+        with pytest.raises(NoAnswerError, match="ma_agiqa_v2 gives no score"):
+            check(health, STATISTICS_TIMEOUT_S)
+    server.scored += 1
+    assert check(health, STATISTICS_TIMEOUT_S) == []
 
 
 def test_a_failure_is_reported_at_once(server, repository):

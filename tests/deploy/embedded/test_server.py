@@ -1,11 +1,14 @@
 """EmbeddedTriton with the real tritonserver."""
 
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -13,7 +16,7 @@ import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from embedded import guard
+from embedded import guard, process
 from embedded.errors import (
     PortBusyError,
     RepositoryError,
@@ -21,7 +24,8 @@ from embedded.errors import (
     ServerFailedError,
     UnsupportedMachineError,
 )
-from embedded.launch import Launch
+from embedded.launch import Launch, Ports
+from embedded.security import Security
 from embedded.server import EmbeddedTriton
 from support.pictures import encoded
 from support.servers import serving
@@ -130,6 +134,36 @@ def test_two_servers_do_not_share_a_log(repository, tmp_path):
             EmbeddedTriton(repository, free_ports=True, log_file=tmp_path / "log").start()
         assert (tmp_path / "log.key").read_text() == key
         assert "Started GRPCInferenceService" in server.log_file.read_text()
+
+
+def test_an_interrupted_start_leaves_nothing(tmp_path, monkeypatch):
+    """The signal comes while the guard says nothing yet."""
+    (tmp_path / "guard.py").write_text(
+        f"import os, sys\nos.kill({os.getpid()}, {signal.SIGUSR1})\nsys.stdin.read()"
+    )
+    monkeypatch.setattr(process, "_GUARD", tmp_path / "guard.py")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    arguments = [], Ports(1, 2, 3), tmp_path / "log", Security(), Launch()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            process.TritonServer(tmp_path, *arguments)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert {path.name for path in tmp_path.iterdir()} == {"guard.py", "log"}
+    assert processes_of(tmp_path) == []
+
+
+def test_an_interrupted_stop_can_be_finished(tmp_path):
+    server, stops = EmbeddedTriton(tmp_path), [KeyboardInterrupt, None]
+    server.http = mock.Mock()
+    server._server = mock.Mock(**{"stop.side_effect": stops})
+    with pytest.raises(KeyboardInterrupt):
+        server.stop(failed=True)
+    running = server._server
+    server.stop()
+    server.stop()
+    assert running.stop.call_count == len(stops)
 
 
 def test_a_model_that_does_not_load(repository, change, tmp_path):

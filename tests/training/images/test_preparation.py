@@ -174,6 +174,29 @@ def test_too_many_bytes_of_large_pictures_are_refused(fake, monkeypatch):
     assert [view.exception() is None for view in views] == [True] * 3 + [False] * 2
 
 
+def test_large_pictures_wait_for_a_share_of_the_work_before_them(fake):
+    lane = preparation._Lane("large", 5, SIDE, MAX_PIXELS, 4 * MAX_PIXELS)
+    lane._s_per_pixel = 1 / MAX_PIXELS  # a second for each of the largest
+    waits_s = []
+    for _ in range(7):
+        waits_s.append(lane.wait_s(MAX_PIXELS))
+        lane.put(Order(b""), MAX_PIXELS, lambda process, order: process.views(order.data))
+    fake.go.set()
+    lane.close()
+    assert waits_s == [0, 0, 0, 0, 4 / 4, 5 / 4, 6 / 4]
+
+
+def test_pictures_that_are_given_up_say_nothing_about_the_time(fake):
+    def gone() -> None:
+        raise TimeoutError("the client has gone")
+
+    lane = preparation._Lane("large", 1, SIDE, MAX_PIXELS)
+    lane._s_per_pixel = 1.0
+    lane.put(Order(b"", begin=gone), MAX_PIXELS, lambda process, order: process.views(order.data))
+    lane.close()
+    assert lane._s_per_pixel == 1.0
+
+
 def together(prepared, files, begin=lambda: None, wait=lambda _: None):
     done = threading.Event()
     request = Together(files, begin, wait, lambda _: done.set())

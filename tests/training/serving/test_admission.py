@@ -3,9 +3,14 @@
 import json
 import re
 import threading
+import urllib.request
+from functools import partial
+from http.client import IncompleteRead
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 
 import pytest
 
+from ma_agiqa.serving import admission
 from ma_agiqa.serving.admission import Admission, BatchTime, read_backlog, unknown_class
 from support.waiting import wait_until
 
@@ -28,13 +33,13 @@ class Server:
     """Metrics and clock; the admission's own thread sleeps, as no one lets it read."""
 
     def __init__(self):
-        self.now_s, self.reads = 100.0, True
+        self.now_s, self.error = 100.0, None
         self.here = self.owl = self.scorer = self.images = self.batches = 0
         self.admission = Admission(STEPS, LARGEST, 3.0, self.fetch, lambda: self.now_s)
 
     def fetch(self) -> str:
-        if not self.reads:
-            raise ConnectionRefusedError("no metrics")
+        if self.error:
+            raise self.error
         names = ("here", "owl", "scorer", "images", "batches")
         return METRICS.format(**{name: getattr(self, name) for name in names})
 
@@ -210,6 +215,17 @@ def test_batches_that_take_longer_than_a_reading(server):
     assert server.refuse(left_s=1.2 * 3.5) is None
 
 
+def test_batches_whose_images_are_counted_later(server):
+    server.read(owl=9)
+    server.read(0.5, batches=1)
+    assert server.refuse(left_s=0.01) is None  # nothing is known yet
+    server.read(0.5, images=LARGEST)
+    assert server.admission._now.seconds(LARGEST, LARGEST) == pytest.approx(1.0, rel=0.02)
+    server.read(0.5, owl=0)
+    server.read(0.5, batches=9)  # idle at times
+    assert server.admission._now.batches == 1
+
+
 def test_answer_tokens_are_not_scores(server):
     server.work(batches=8, images=LARGEST, batch_s=0.1)
     server.read(0.5, owl=1)  # mplug_owl2 computed tokens; the last step nothing
@@ -240,13 +256,27 @@ def test_a_slow_time_is_forgotten(server):
     assert server.refuse(left_s=2.0) is None
 
 
-@pytest.mark.parametrize("unreadable", [{"reads": False}, {"owl": "many"}])
+@pytest.mark.parametrize(
+    "unreadable",
+    [{"error": ConnectionRefusedError()}, {"error": IncompleteRead(b"")}, {"owl": "many"}],
+)
 def test_without_metrics_no_request_is_refused(server, unreadable):
     server.work(batches=8, images=LARGEST, batch_s=4.0)
     server.read(owl=500)
     assert server.refuse()
     server.read(**unreadable)
     assert server.refuse() is None
+
+
+def test_metrics_are_read_without_a_proxy(tmp_path, monkeypatch):
+    (tmp_path / "metrics").write_text("# none")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setattr(urllib.request, "_opener", None)  # of earlier requests
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with HTTPServer(("127.0.0.1", 0), handler) as web:
+        threading.Thread(target=web.handle_request, daemon=True).start()
+        assert admission._get(f"http://127.0.0.1:{web.server_port}/metrics") == "# none"
 
 
 def test_an_old_reading_refuses_no_request(server):

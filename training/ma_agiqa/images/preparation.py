@@ -135,7 +135,7 @@ class Preparation:
         return views
 
     def _put_large(self, order: Order, pixels: int) -> None:
-        wait_s = self._large.wait_s()
+        wait_s = self._large.wait_s(pixels)
         order.header_read(pixels, wait_s)
         if wait_s > MAX_WAIT_S:
             raise OverloadError(
@@ -161,11 +161,13 @@ class _Lane:
     ):
         self._size, self._max_pixels = semantic_size, max_pixels
         self._threads = ThreadPoolExecutor(processes, name)
+        self._places = processes
         self._own = threading.local()
         self._processes: list[DecodingProcess] = []
         self._changed = threading.Condition()
         self._in_work, self._max_in_work = 0, max_in_work
-        self._bytes = self._pixels = 0
+        self._bytes = 0
+        self._pixels: list[int] = []  # of each file that waits or is in work
         self._s_per_pixel = 0.0
 
     def put(self, order: Order, pixels: int, work: Work) -> None:
@@ -181,13 +183,17 @@ class _Lane:
                     "waiting. Try again later, or ask another server."
                 )
             self._bytes += len(order.data)
-            self._pixels += pixels
+            self._pixels.append(pixels)
         self._threads.submit(self._run, order, pixels, work)
 
-    def wait_s(self) -> float:
+    def wait_s(self, pixels: int) -> float:
         """Seconds for which a file will wait, from the time that the last ones took."""
         with self._changed:
-            return self._pixels * self._s_per_pixel
+            ahead = sum(self._pixels)
+            if len(self._pixels) < self._places and ahead + pixels <= self._max_in_work:
+                return 0.0
+            at_once = min(self._places, self._max_in_work / self._max_pixels)
+            return ahead * self._s_per_pixel / at_once
 
     def close(self) -> None:
         """Finish what waits, and end the processes."""
@@ -201,24 +207,27 @@ class _Lane:
                 lambda: not self._in_work or self._in_work + pixels <= self._max_in_work
             )
             self._in_work += pixels
-        begin_s = time.perf_counter()
         try:
-            _settle(order, partial(self._work, work))
+            _settle(order, partial(self._work, work, pixels))
         finally:
-            found = (time.perf_counter() - begin_s) / pixels
             with self._changed:
                 self._in_work -= pixels
                 self._bytes -= len(order.data)
-                self._pixels -= pixels
-                self._s_per_pixel += (found - self._s_per_pixel) * _RATE_WEIGHT
+                self._pixels.remove(pixels)
                 self._changed.notify_all()
 
-    def _work(self, work: Work, order: Order) -> Views | None:
+    def _work(self, work: Work, pixels: int, order: Order) -> Views | None:
         order.begin()
+        begin_s = time.perf_counter()
         if not hasattr(self._own, "process"):
             self._own.process = DecodingProcess(self._size, self._max_pixels)
             self._processes.append(self._own.process)
-        return work(self._own.process, order)
+        try:
+            return work(self._own.process, order)
+        finally:
+            found = (time.perf_counter() - begin_s) / pixels
+            with self._changed:
+                self._s_per_pixel += (found - self._s_per_pixel) * _RATE_WEIGHT
 
 
 def _settle(order: Order, work: Callable[[Order], Views | None]) -> None:

@@ -17,6 +17,7 @@ A request with the parameter `traffic_class` "bulk" gets a third of the room, so
 can wait is refused long before people are.
 """
 
+import http.client
 import json
 import logging
 import math
@@ -34,6 +35,7 @@ METRICS_URL_VARIABLE = "MA_AGIQA_METRICS_URL"
 """Environment variable with the address of the server's metrics, if it is not port 8002 here."""
 
 _DEFAULT_URL = "http://127.0.0.1:8002/metrics"
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # proxies cannot reach it
 _PENDING = "nv_inference_pending_request_count{"
 _IMAGES, _BATCHES = "nv_inference_count{", "nv_inference_exec_count{"
 _INTERVAL_S = 0.1  # between two readings of the metrics
@@ -289,7 +291,7 @@ class Admission:
         asked, passed_on = self._asked, self._passed_on
         try:
             now = read_backlog(self._fetch(), self._models, self._clock())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             if self._backlog is not _UNREAD:
                 logger.warning("The metrics cannot be read, so nothing is refused: %s", error)
             self._backlog, self._busy_since = _UNREAD, None
@@ -314,7 +316,7 @@ class Admission:
         elif now.idle or self._busy_since is None:
             self._busy_since = None if now.idle else now
             self._correct(now.batches - before.batches, now, before)
-        elif now.batches > self._busy_since.batches:
+        elif now.batches > self._busy_since.batches and now.images > self._busy_since.images:
             since, self._busy_since = self._busy_since, now
             batches, images = now.batches - since.batches, now.images - since.images
             self._now.learn(batches, images, now.time_s - since.time_s)
@@ -332,7 +334,7 @@ class Admission:
         """
         images = (now.images - before.images) * (ended - 1) / max(ended, 1)
         seconds = now.time_s - before.time_s
-        if ended > 1 and self._now.seconds(images, self._batch) > seconds:
+        if ended > 1 and images > 0 and self._now.seconds(images, self._batch) > seconds:
             self._now.learn(ended - 1, images, seconds)
 
     def close(self) -> None:
@@ -395,5 +397,5 @@ def start_admission(models: Sequence[str], config: Mapping[str, Any]) -> Admissi
 
 
 def _get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=_STALE_S) as response:
+    with _DIRECT.open(url, timeout=_STALE_S) as response:
         return response.read().decode()
