@@ -68,9 +68,9 @@ class Target:
         self.url = url
         self.images = images
         sizes = ("grpc.max_send_message_length", "grpc.max_receive_message_length")
-        self._client = InferenceServerClient(
-            url, channel_args=[(size, _MAX_MESSAGE_BYTES) for size in sizes]
-        )
+        options = [(size, _MAX_MESSAGE_BYTES) for size in sizes]
+        options.append(("grpc.enable_http_proxy", 0))  # the server is measured, not a proxy
+        self._client = InferenceServerClient(url, channel_args=options)
         self._outputs = [InferRequestedOutput(name) for name in ("SCORE", "GATE")]
 
     def __enter__(self) -> "Target":

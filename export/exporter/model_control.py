@@ -21,6 +21,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from exporter.golden import Golden, compare
 from exporter.versions import EMBEDDER
+from ma_agiqa.data.features.served import channel_args
 from ma_agiqa.errors import CheckpointError, ConfigError
 
 KEY_VARIABLE = "MA_AGIQA_ADMIN_KEY"
@@ -95,7 +96,7 @@ class ModelControl:
             credentials: encrypt the connection, such as `read_credentials` gives.
         """
         self.url = url
-        self._client = InferenceServerClient(url, creds=credentials)
+        self._client = InferenceServerClient(url, creds=credentials, channel_args=channel_args(url))
         self._headers = {_KEY_HEADER: key} if key else {}
         if token:
             self._headers |= dict.fromkeys(_TOKEN_HEADERS, f"Bearer {token}")

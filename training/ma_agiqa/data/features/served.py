@@ -37,7 +37,7 @@ class ServedEmbedder:
                 f"The address is {url!r}; expected HOST:PORT, such as localhost:8001."
             )
         self._url = url
-        self._client = InferenceServerClient(url, channel_args=_channel_args(url))
+        self._client = InferenceServerClient(url, channel_args=channel_args(url))
         try:
             config = self._served_config()
             shapes = {t.name: tuple(t.dims) for t in (*config.input, *config.output)}
@@ -100,8 +100,12 @@ class ServedEmbedder:
         return side, width
 
 
-def _channel_args(url: str) -> list[tuple[str, int]]:
-    """The whole list: what is given here replaces Triton's own, message sizes included."""
+def channel_args(url: str) -> list[tuple[str, int]]:
+    """Options of a gRPC channel to a Triton server, which replace all of its own.
+
+    Args:
+        url: HOST:PORT.
+    """
     arguments = [
         ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
         ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
