@@ -129,6 +129,6 @@ overload: $(INSTALLED) ## send four times what the embedded server can do, and r
 	$(BIN)/python deploy/load/bench.py overload --min-goodput 0.9 --max-refused-p95-ms 1000 \
 	  --max-recovery-s 10
 
-clean: ## remove what the tasks wrote, except .venv and downloaded weights
-	rm -rf runs logs .pytest_cache .mypy_cache .ruff_cache
+clean: ## remove logs, caches and runs/demo
+	rm -rf runs/demo runs/demo.work logs .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -175,6 +175,8 @@ def test_what_is_wrong_is_found():
         ("gpu gateway.auth=jwt", "gateway.jwt.issuer"),
         ("gateway.auth=password", "/gateway/auth"),
         ("bulk.enabled=true", "bulk.input: give the table"),
+        ("autoscaling.min=11", "autoscaling.max is below autoscaling.min"),
+        ("gpu gateway.auth=none gateway.rateLimit.kind=global", "global limits each caller"),
         ("bulk.enabled=true bulk.gpus=1", "give bulk.checkpoint, too"),
     ],
 )
@@ -230,6 +232,9 @@ def test_a_server_has_the_memory_that_its_cores_need_and_ends_after_its_requests
     drain_s = int(next(v["value"] for v in server["env"] if v["name"] == "DRAIN_S"))
     assert pod["terminationGracePeriodSeconds"] > pre_stop_s + 2 * drain_s
     liveness, startup = server["livenessProbe"], server["startupProbe"]
+    assert (
+        liveness["terminationGracePeriodSeconds"] == startup["terminationGracePeriodSeconds"] == 10
+    )
     assert liveness["exec"]["command"][1:3] == ["/opt/ma-agiqa/deploy/serve.py", "--check"]
     assert liveness["timeoutSeconds"] > float(liveness["exec"]["command"][-1])
     start_s = startup["periodSeconds"] * startup["failureThreshold"]
@@ -260,7 +265,9 @@ def test_everything_selects_the_servers_and_nothing_else(case):
             selectors.append(resource["spec"]["selector"])
         elif "selector" in resource.get("spec", {}):
             selectors.append(resource["spec"]["selector"]["matchLabels"])
-        elif "podSelector" in resource.get("spec", {}):
+        elif (
+            "podSelector" in resource.get("spec", {}) and resource["metadata"]["name"] == "ma-agiqa"
+        ):
             selectors.append(resource["spec"]["podSelector"]["matchLabels"])
     assert len(selectors) >= 4
     for selector in selectors:
@@ -365,6 +372,11 @@ def test_a_bulk_job_may_call_the_servers_and_another_one_has_another_name():
         assert labels["ma-agiqa/client"] == "true"
         assert not servers.items() <= labels.items()
         assert template["spec"]["securityContext"]["runAsNonRoot"] is True
+        policy = find(resources, "NetworkPolicy", "ma-agiqa-bulk")["spec"]
+        assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+        pods, operator = policy["ingress"][0]["from"]
+        assert pods == {"podSelector": policy["podSelector"]}
+        assert "kuberay-operator" in str(operator)
     other = find(render(f"{CASES['bulk']} bulk.workers=3"), "RayJob", None)
     assert other["metadata"]["name"] != job["metadata"]["name"]
 
@@ -402,6 +414,28 @@ def changed(one: object, other: object, where: str = "") -> Iterator[tuple[str, 
             yield from changed(*pair, f"{where}[{index}]")
     elif one != other:
         yield where, one, other
+
+
+def test_repositories_on_a_volume_can_be_served():
+    folder = "server.env.MODEL_REPOSITORY=/repositories/own server.env.TRACE_ONE_IN=1000000"
+    pod = server_pod(render(f"server.repositoryClaim=models {folder}"))
+    (server,) = pod["containers"]
+    mount = next(m for m in server["volumeMounts"] if m["name"] == "repositories")
+    assert (mount["mountPath"], mount["readOnly"]) == ("/repositories", True)
+    claims = [v.get("persistentVolumeClaim") for v in pod["volumes"]]
+    assert {"claimName": "models"} in claims
+    given = {one["name"]: one.get("value") for one in server["env"]}
+    assert (given["MODEL_REPOSITORY"], given["TRACE_ONE_IN"]) == ("/repositories/own", "1000000")
+
+
+def test_the_job_of_the_weights_may_run_where_the_servers_do():
+    taint = "server.tolerations[0].key=own server.tolerations[0].operator=Exists"
+    resources = render(f"{CASES['gpu']} server.nodeSelector.disk=fast {taint}")
+    job = find(resources, "Job", None)["spec"]["template"]["spec"]
+    server = server_pod(resources)
+    assert job["nodeSelector"] == server["nodeSelector"] == {"disk": "fast"}
+    assert job["tolerations"] == server["tolerations"]
+    assert [one["key"] for one in job["tolerations"]] == ["own", "nvidia.com/gpu"]
 
 
 @pytest.mark.parametrize("case", ["cpu", "gpu", "kserve"])
@@ -473,7 +507,14 @@ def test_keda_the_hpa_and_kserve_follow_the_same_numbers_at_the_same_pace():
     )
     served = {rule["name"]["as"]: rule["metricsQuery"] for rule in adapter["rules"]["external"]}
     assert served == {f"ma-agiqa-{name}": query for name, (query, _) in expected.items()}
-    assert adapter["prometheus"] == {"url": "http://prometheus.monitoring.svc", "port": 9090}
+    for address, url, port, path in (
+        ("http://prometheus.monitoring.svc:9090", "http://prometheus.monitoring.svc", 9090, ""),
+        ("https://prom.example.org/a", "https://prom.example.org", 443, "/a"),
+    ):
+        resources = render(f"{CASES['hpa']} autoscaling.prometheus={address}")
+        values = find(resources, "ConfigMap", "ma-agiqa-adapter")["data"]["values.yaml"]
+        found = yaml.safe_load(values)["prometheus"]
+        assert found == {"url": url, "port": port, "path": path}
     assert signals("kserve") == signals("gpu")  # with the predictor's pods among them
     # While weights load Prometheus knows no server: none is added, and none leaves.
     for case in ("cpu", "gpu", "kserve"):

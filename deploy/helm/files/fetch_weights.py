@@ -32,8 +32,7 @@ logging.info("Fetching %s at %s.", given.model, given.revision)
 HubDownload(download, given.model, os.environ.get("HF_ENDPOINT"), given.revision).run()
 hashes = FileHashes.of_user()
 found = weights_sha256(str(download), hashes)
-if given.sha256 not in ("", found):
-    shutil.rmtree(download)
+if given.sha256 not in ("", found):  # the download is kept: it is that of the pinned commit
     sys.exit(
         f"The weights of {given.model} at {given.revision} have the hash {found}, not "
         f"{given.sha256}. Set weights.revision to the commit that the scorer was exported for, or "

@@ -168,7 +168,7 @@ containers:
       - {name: HF_HOME, value: {{ include "ma-agiqa.weights-folder" . | quote }}}
       {{- end }}
       {{- range $name, $value := $server.env }}
-      - {name: {{ $name }}, value: {{ $value | quote }}}
+      - {name: {{ $name }}, value: {{ kindIs "float64" $value | ternary (toJson $value) (toString $value) | quote }}}
       {{- end }}
     ports:
       {{- if .Values.kserve }}
@@ -184,6 +184,7 @@ containers:
       httpGet: {path: /v2/health/ready, port: 8000}
       periodSeconds: 10
       failureThreshold: {{ mul 6 $server.startMinutes }}
+      terminationGracePeriodSeconds: 10 # what has failed has nothing to finish; else preStop would wait
     readinessProbe:
       httpGet: {path: /v2/health/ready, port: 8000}
       periodSeconds: 5
@@ -197,6 +198,7 @@ containers:
       periodSeconds: 20
       timeoutSeconds: 12
       failureThreshold: 4
+      terminationGracePeriodSeconds: 10
     lifecycle:
       # First nothing new comes: balancers drop the pod within seconds, and clients that balance by
       # themselves lose their connection after 30 s, look up the addresses again, and do not find this
@@ -209,6 +211,9 @@ containers:
     volumeMounts:
       - {name: dshm, mountPath: /dev/shm}
       - {name: tmp, mountPath: /tmp}
+      {{- if $server.repositoryClaim }}
+      - {name: repositories, mountPath: /repositories, readOnly: true}
+      {{- end }}
       {{- if .Values.weights.enabled }}
       - {name: weights, mountPath: /weights, readOnly: true}
       {{- end }}
@@ -218,6 +223,10 @@ volumes:
     emptyDir: {medium: Memory, sizeLimit: {{ $server.sharedMemory }}}
   - name: tmp
     emptyDir: {sizeLimit: 1Gi}
+  {{- with $server.repositoryClaim }}
+  - name: repositories
+    persistentVolumeClaim: {claimName: {{ . }}}
+  {{- end }}
   {{- if .Values.weights.enabled }}
   - name: weights
     persistentVolumeClaim: {claimName: {{ include "ma-agiqa.weights-claim" . }}}
@@ -289,6 +298,11 @@ metadata:
     app.kubernetes.io/component: fetch-weights
 spec:
   restartPolicy: OnFailure
+  # Where the servers run, which may be the only nodes that reach the volume.
+  {{- with .Values.server.nodeSelector }}
+  nodeSelector: {{ toJson . }}
+  {{- end }}
+  tolerations: {{ append .Values.server.tolerations (dict "key" "nvidia.com/gpu" "operator" "Exists" "effect" "NoSchedule") | toJson }}
   {{- include "ma-agiqa.pod-security" . | nindent 2 }}
   containers:
     - name: fetch

@@ -215,6 +215,9 @@ class StepMetrics:
             triton.TritonError.CANCELLED: "late",
             triton.TritonError.UNAVAILABLE: "overloaded",
         }
+        for outcome in (*self._outcomes.values(), "failed", "deferred"):
+            # A rate needs a counter's value before the first event.
+            self.meter.add("ma_agiqa_images_total", 0, outcome=outcome, step=step)
 
     def count(self, requests: Sequence[Any], responses: Sequence[Any], seconds: float) -> None:
         """Count one execution.
@@ -331,6 +334,8 @@ class ScoreMetrics:
             width = self._quantiles[-1] - self._quantiles[0]
             self._lowest = self._quantiles[0] - width
             self._highest = self._quantiles[-1] + width
+        for outcome in ("scored", "implausible"):
+            meter.add("ma_agiqa_images_total", 0, outcome=outcome, step=LAST_STEP)
 
     def count(
         self,

@@ -56,10 +56,12 @@ def test_servers_find_the_weights_by_the_hubs_name(hub, fetch, tmp_path, dtype, 
     assert hub.weight_downloads() == downloads
 
 
-def test_other_weights_than_expected_are_not_kept(fetch, tmp_path):
-    with pytest.raises(SystemExit, match=r"not 0{64}\. Set weights\.revision"):
-        fetch(sha256="0" * 64)
-    assert list(tmp_path.glob("weights*")) == []
+def test_other_weights_than_expected_are_not_used(hub, fetch, tmp_path):
+    for _ in range(2):
+        with pytest.raises(SystemExit, match=r"not 0{64}\. Set weights\.revision"):
+            fetch(sha256="0" * 64)
+    assert [path.name for path in tmp_path.glob("weights*")] == ["weights.download"]
+    assert hub.downloads["pytorch_model-1-of-3.bin"] == 1
 
 
 def test_a_fetch_that_was_interrupted_is_finished(hub, fetch, tmp_path):
