@@ -50,10 +50,13 @@ def test_a_usual_number_of_requests_is_never_refused(target):
 
 
 def test_a_burst_that_fits_is_taken_after_quiet_traffic(target):
-    capacity = measure(target, FILES, 32, 2.0).images_per_s
-    time.sleep(2.5)  # what was just learned is forgotten
-    quiet = send_at_rate(target, FILES, capacity / 8, seconds=4.0, deadline_s=5.0)
-    burst = send_at_rate(target, FILES, 10 * capacity, seconds=0.15, deadline_s=5.0)
-    outcomes = Counter(answer.status or "scored" for answer in quiet + burst)
-    assert len(burst) > capacity
-    assert set(outcomes) == {"scored"}, outcomes
+    for _ in range(3):  # a burst no longer fits where another program has taken cores meanwhile
+        capacity = measure(target, FILES, 32, 2.0).images_per_s
+        time.sleep(2.5)  # what was just learned is forgotten
+        quiet = send_at_rate(target, FILES, capacity / 8, seconds=4.0, deadline_s=5.0)
+        burst = send_at_rate(target, FILES, 10 * capacity, seconds=0.15, deadline_s=5.0)
+        outcomes = Counter(answer.status or "scored" for answer in quiet + burst)
+        assert len(burst) > capacity
+        if set(outcomes) == {"scored"}:
+            return
+    pytest.fail(f"{outcomes}")
