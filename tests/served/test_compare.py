@@ -147,6 +147,11 @@ def test_what_has_no_partner_or_no_score_is_reported(stand_in, sets, score_py, t
     found = json.loads(done.stdout)
     assert (found["pairs"], found["without_partner"], found["without_score"]) == (22, 1, 1)
     assert "p01_0.jpg" in done.stderr
+    files = {folder: tmp_path / f"{folder.name}.csv" for folder in (sets["base"], other)}
+    for folder, file in files.items():
+        score_py(folder, "--url", stand_in.grpc_url, "--output", file)
+    done = score_py("compare", *files.values(), "--json")
+    assert (done.exit_code, json.loads(done.stdout)) == (1, found)
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,8 @@ def main(
 
     server = ServerOptions.take_from(values)
     models = _models(values)
+    inputs = tuple(map(_absolute, inputs))
+    output = _absolute(values["output"])
     if models is None and not server.url:
         raise click.UsageError(
             "A bulk job needs a running server: give its address with --url. Or compute in the "
@@ -192,12 +194,12 @@ def main(
             in_flight=values["in_flight"],
             timeout_s=values["timeout"],
             outage_s=values["outage"],
-            output=values["output"],
+            output=output,
             retry_failed=values["retry_failed"],
         )
         job = Job.open(
             inputs,
-            values["output"],
+            output,
             columns=(values["column"], *values["keep"]),
             rows_per_part=values["rows_per_part"],
             checkpoint_sha256=checksum,
@@ -219,8 +221,16 @@ def main(
     except JobError as error:
         console.print(str(error))
         sys.exit(EXIT_JOB)
+    except OSError as error:
+        console.print(f"{error}\nRun the same command again: finished parts are kept.")
+        sys.exit(EXIT_JOB)
     click.echo(json.dumps(summary))
     sys.exit(EXIT_BAD_IMAGES if summary["failed"] else 0)
+
+
+def _absolute(name: str) -> str:
+    """Return a path that means the same to workers, which run in another folder; URIs do."""
+    return name if "://" in name else os.path.abspath(name)
 
 
 def _require_ray() -> None:

@@ -16,7 +16,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ma_agiqa_client.bulk._columns import holds_images, name_conflict, value_type
-from ma_agiqa_client.bulk._store import JobError, Store, files_below, locate, patiently
+from ma_agiqa_client.bulk._store import (
+    JobError,
+    Store,
+    files_below,
+    is_below,
+    locate,
+    patiently,
+)
 from ma_agiqa_client.bulk._tars import TAR, read_tar
 
 FINAL = ("InvalidImageError",)
@@ -116,7 +123,8 @@ class Job:
         if conflict := name_conflict(columns):
             raise JobError(conflict)
         store = Store(output)
-        names = [file for name in inputs for file in _input_files(name)]
+        found = (file for name in inputs for file in _input_files(name))
+        names = [file for file in found if not is_below(file, output)]
         files = store.each(lambda name: _describe(name, columns), names)
         description = {
             "columns": list(columns),

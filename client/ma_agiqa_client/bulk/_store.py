@@ -92,7 +92,11 @@ def files_below(name: str, suffixes: tuple[str, ...]) -> list[str]:
     if filesystem.get_file_info(path).type == fs.FileType.File:
         return [name]
     found = filesystem.get_file_info(fs.FileSelector(path.rstrip("/"), recursive=True))
-    paths = sorted(entry.path for entry in found if entry.path.endswith(suffixes))
+    paths = sorted(
+        entry.path
+        for entry in found
+        if entry.type == fs.FileType.File and entry.path.endswith(suffixes)
+    )
     if "://" not in name:
         return paths
     uri = urlsplit(name)
@@ -101,6 +105,12 @@ def files_below(name: str, suffixes: tuple[str, ...]) -> list[str]:
         urlunsplit(uri._replace(path=uri.path.rstrip("/") + quote(each[len(base) :], safe="/")))
         for each in paths
     ]
+
+
+def is_below(name: str, folder: str) -> bool:
+    """Return whether a file is in a folder, or in one below it."""
+    (filesystem, path), (other, root) = locate(name), locate(folder)
+    return bool(path.startswith(root.rstrip("/") + "/") and filesystem == other)
 
 
 def patiently(action: Callable[[], T]) -> T:

@@ -61,12 +61,18 @@ def _samples(name: str, others: Sequence[str]) -> Iterator[tuple[str, dict[str, 
         for member in archive:
             folder, slash, base = member.name.rpartition("/")
             stem, _, ending = base.partition(".")
+            if (member.islnk() or member.issym()) and _is_image(ending):
+                raise JobError(
+                    f"{name} has {member.name!r} as a link. Write the files themselves into it, "
+                    "such as with tar --dereference --hard-dereference."
+                )
             if not member.isfile() or not stem:
                 continue
-            if key != folder + slash + stem:
+            sample = _readable(folder + slash + stem)
+            if key != sample:
                 if key:
                     yield key, files
-                key, files = folder + slash + stem, {}
+                key, files = sample, {}
             if _is_image(ending) or ending in others:
                 files[ending] = archive.extractfile(member).read()  # type: ignore[union-attr]
         if filesystem.get_file_info(path).size < archive.offset + tarfile.BLOCKSIZE:
@@ -85,6 +91,11 @@ def _images(column: str, files: dict[str, bytes]) -> list[str]:
 
 def _is_image(ending: str) -> bool:
     return f".{ending}".lower().endswith((*EXTENSIONS, *OTHER_EXTENSIONS))
+
+
+def _readable(name: str) -> str:
+    """A name as text: bytes that are no UTF-8, which tarfile gives as surrogates, as \\x..."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _text(value: bytes | None) -> str | None:

@@ -1,5 +1,6 @@
 """A worker of a bulk job: it reads a part, scores its images and writes the part's file."""
 
+import errno
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,14 @@ from ma_agiqa_client._wire.images import Encoder
 from ma_agiqa_client.bulk._columns import ENDS, GATE, NUMBERS, identification, image_of
 from ma_agiqa_client.bulk._local import LocalModels, LocalScorer
 from ma_agiqa_client.bulk._parts import Part, failed_for_now
-from ma_agiqa_client.bulk._store import JobError, Store, StoreError, read, with_options
+from ma_agiqa_client.bulk._store import (
+    JobError,
+    Store,
+    StoreError,
+    patiently,
+    read,
+    with_options,
+)
 from ma_agiqa_client.bulk._tars import KEY
 from ma_agiqa_client.connection import Tls
 from ma_agiqa_client.errors import (
@@ -31,6 +39,9 @@ from ma_agiqa_client.scorer import Scorer
 
 _PASSES = 3
 """How often an image is sent if it fails because of the server."""
+
+_NO_FILE = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+"""Errors of a path that another try does not change; None is a pipe or device."""
 
 _FATAL = (ServerUnavailableError, AuthenticationError, WrongModelError)
 """Errors that all other images would get, too: the part is not written, but left for a next run."""
@@ -75,7 +86,7 @@ class PartScorer:
             settings.url,
             version=settings.version,
             traffic_class="bulk",
-            timeout_s=settings.timeout_s,
+            timeout_s=settings.timeout_s + settings.outage_s,  # an outage uses up no image's time
             tls=settings.tls,
             token=settings.token,
             retry=Retry(budget_s=settings.outage_s, connect_budget_s=settings.outage_s),
@@ -100,17 +111,19 @@ class PartScorer:
             self._store.write_table(part.name, table)
         elif self._settings.retry_failed and (failed := failed_for_now(earlier)):
             again = self._scored(part, failed)
-            kept = [row for row in range(len(earlier)) if row not in set(failed)]
-            both = pa.concat_tables([earlier.take(kept), again.select(earlier.column_names)])
-            self._store.write_table(part.name, both.take(np.argsort([*kept, *failed])))
+            kept = np.ones(len(earlier), bool)
+            kept[failed] = False
+            both = [earlier.filter(pa.array(kept)), again.select(earlier.column_names)]
+            order = np.argsort([*np.flatnonzero(kept), *failed])
+            self._store.write_table(part.name, pa.concat_tables(both).take(order))
         return {"rows": [part.rows or len(table if earlier is None else earlier)]}
 
     def _scored(self, part: Part, rows: list[int] | None = None) -> Any:
         """Score some rows of a part, or all; return the table of their results."""
         self._check_model()
         table = part.read((self._settings.column, *self._settings.keep))
-        if rows is not None:
-            table = table.take(rows)
+        if rows is not None:  # not `take`: the images together may not fit into one array
+            table = pa.concat_tables([table.slice(row, 1) for row in rows])
         images = [image_of(value) for value in table[self._settings.column].to_pylist()]
         outcomes = self._score_all(
             [with_options(i, part.file) if isinstance(i, str) and "://" in i else i for i in images]
@@ -205,16 +218,32 @@ def _source(image: str | bytes | None) -> bytes:
     """
     if image is None:
         raise InvalidImageError("The row has no image: the column is null there.")
-    if isinstance(image, bytes) or "://" not in image:
+    if isinstance(image, bytes):
         return Encoder().encode(image)
     try:
-        return read(image)
+        return read(image) if "://" in image else patiently(lambda: _file(image))
     except (FileNotFoundError, ValueError, pa.ArrowInvalid) as error:
         raise InvalidImageError(f"The object {image} cannot be read: {error}") from error
     except (OSError, pa.ArrowException) as error:
         raise StoreError(
             f"The store does not give {image}: {error}. Run the job again with --retry-failed."
         ) from error
+
+
+def _file(path: str) -> bytes:
+    """Read a file.
+
+    Raises:
+        InvalidImageError: there is no such file, or it is none that can be sent.
+        OSError: the disk does not give it for now.
+    """
+    try:
+        return Encoder().encode(path)
+    except InvalidImageError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno not in _NO_FILE:
+            raise cause from None
+        raise
 
 
 def _floats(values: Iterator[Any]) -> Any:

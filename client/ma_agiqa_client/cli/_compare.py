@@ -77,7 +77,7 @@ Exit status:
 
 @dataclass(frozen=True)
 class _Image:
-    """A picture to compare: its path, and its MOS if it was scored before."""
+    """A picture to compare: its path, and its MOS if it was scored before, NaN if that failed."""
 
     path: str
     mos: float | None = None
@@ -222,8 +222,10 @@ def _compare(
         for cluster in now:
             for name in clusters[cluster]:
                 pair = base[name], candidate[name]  # both may have one path, in two tables
-                ours, theirs = (scored.get(i.path) if i.mos is None else i.mos for i in pair)
-                if ours is not None and theirs is not None:
+                both = [scored.get(i.path) if i.mos is None else i.mos for i in pair]
+                run.failed += sum(mos is not None and math.isnan(mos) for mos in both)
+                ours, theirs = both
+                if ours is not None and theirs is not None and math.isfinite(ours + theirs):
                     paths = pair[0].path, pair[1].path
                     run.pairs.append(Pair(name, cluster, *paths, ours, theirs))
         if run.pairs:
@@ -298,20 +300,18 @@ def _name(path: str, root: str) -> str:
 def _stored(source: str) -> tuple[dict[str, float | None], str]:
     """Read the scores that score.py wrote, by path, and the name of their model."""
     try:
-        with open(source, encoding="utf-8", newline="") as file:
+        with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             if source.lower().endswith(".csv"):
                 records: list[Any] = list(csv.DictReader(file))
             elif source.lower().endswith(".json"):
                 records = json.load(file)
             else:
                 records = [json.loads(line) for line in file if line.strip()]
-        models = {str(record["model"]) for record in records if record["mos"] not in (None, "")}
-        found = {
-            str(record["image"]): float(record["mos"])
-            for record in records
-            if record["mos"] not in (None, "")
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        scored = [record for record in records if record["mos"] not in (None, "")]
+        models = {str(record["model"]) for record in scored}
+        found = {str(record["image"]): float(record["mos"]) for record in scored}
+        failed = [str(record["image"]) for record in records if record["mos"] in (None, "")]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise click.UsageError(
             f"{printable(source)} cannot be read as scores: {error}. Give a file that "
             "score.py wrote with --output."
@@ -320,7 +320,7 @@ def _stored(source: str) -> tuple[dict[str, float | None], str]:
         raise click.UsageError(
             f"{printable(source)} has scores of {len(models)} models; expected those of one."
         )
-    return dict(found), models.pop()
+    return {**dict.fromkeys(failed, math.nan), **found}, models.pop()
 
 
 def _clusters(

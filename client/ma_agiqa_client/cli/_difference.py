@@ -130,25 +130,37 @@ def bootstrap(
     if clusters < MIN_CLUSTERS:
         return float(mean[0]), -math.inf, math.inf
     rng = np.random.default_rng(seed)
+    least_error = 1e-9 * float(np.abs(sums / counts).max()) + 1e-300
     ratios = []
     for start in range(0, resamples, _CHUNK):
         size = min(_CHUNK, resamples - start)
         drawn = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size)
         means, errors = _mean_and_error(drawn.astype(np.float64), sums, counts)
-        known = errors > 1e-12
-        ratios.append((means[known] - mean) / errors[known])
+        off = means - mean
+        off[np.abs(off) <= least_error] = 0.0
+        # A resample whose differences are all the same is as far off as it can be.
+        ratios.append(
+            np.where(
+                errors > least_error,
+                off / np.maximum(errors, least_error),
+                np.where(off == 0, 0.0, np.copysign(np.inf, off)),
+            )
+        )
     found = np.concatenate(ratios)
-    if not found.size:  # every difference is the same
+    if not found.any():  # every difference is the same
         return float(mean[0]), float(mean[0]), float(mean[0])
     tail = (1 - level) / 2
-    least, most = np.quantile(found, (tail, 1 - tail))
+    least, most = np.quantile(found, (tail, 1 - tail), method="inverted_cdf")
     return float(mean[0]), float(mean[0] - most * error[0]), float(mean[0] - least * error[0])
 
 
 def sequence(values: _Array, level: float = LEVEL) -> tuple[float, float, float]:
-    """The mean of the values so far (N,), and an interval that may be looked at after each one."""
+    """The mean of the values so far (N,), and an interval that may be looked at after each one.
+
+    There is none while all values are the same: nothing is known yet about those that differ.
+    """
     count, mean = len(values), float(values.mean())
-    if count < MIN_SEQUENCE:
+    if count < MIN_SEQUENCE or np.ptp(values) <= 1e-9:
         return mean, -math.inf, math.inf
     alpha = 1 - level
     spread = (-2 * math.log(alpha) + math.log(-2 * math.log(alpha) + 1)) / _TYPICAL
@@ -162,8 +174,6 @@ def _mean_and_error(weights: _Array, sums: _Array, counts: _Array) -> tuple[_Arr
     """Means and their standard errors when each cluster counts `weights` (R, C) times."""
     clusters, total = len(sums), weights @ counts
     mean = weights @ sums / total
-    squares = (
-        weights @ sums**2 - 2 * mean * (weights @ (sums * counts)) + mean**2 * (weights @ counts**2)
-    )
+    squares = (weights * (sums - mean[:, None] * counts) ** 2).sum(1)
     correction = clusters / max(clusters - 1, 1)
-    return mean, np.sqrt(np.maximum(squares, 0) * correction) / total
+    return mean, np.sqrt(squares * correction) / total

@@ -3,12 +3,14 @@
 Needs the extra `bulk` and moto: `make test-bulk`.
 """
 
+import errno
 import io
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
+from unittest.mock import Mock
 from uuid import uuid4
 
 import pytest
@@ -20,12 +22,13 @@ import pyarrow.parquet as pq  # noqa: E402
 from pyarrow import fs  # noqa: E402
 from werkzeug.serving import make_server  # noqa: E402
 
-from ma_agiqa_client import Scorer  # noqa: E402
+from ma_agiqa_client import InvalidImageError, Scorer  # noqa: E402
+from ma_agiqa_client._wire import images  # noqa: E402
 from ma_agiqa_client.bulk import _store  # noqa: E402
 from ma_agiqa_client.bulk._parts import Job  # noqa: E402
-from ma_agiqa_client.bulk._store import JobError  # noqa: E402
+from ma_agiqa_client.bulk._store import JobError, StoreError  # noqa: E402
 from ma_agiqa_client.bulk._tars import read_tar  # noqa: E402
-from ma_agiqa_client.bulk._worker import PartScorer, WorkerSettings  # noqa: E402
+from ma_agiqa_client.bulk._worker import PartScorer, WorkerSettings, _source  # noqa: E402
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[3] / "examples").glob("*.jpg"))[:4]
 
@@ -155,6 +158,38 @@ def test_a_fault_that_passes_costs_no_image_and_one_that_stays_is_tried_again_la
     assert job.pending(retry_failed=True) == []
 
 
+def test_a_part_of_which_all_images_failed_is_tried_again(s3, stand_in):
+    for n, file in enumerate(EXAMPLES[:2]):
+        s3.put(f"images/{n}.jpg", file.read_bytes())
+    s3.put_table("t.parquet", {"image": [f"s3://{s3.bucket}/images/{n}.jpg" for n in range(2)]})
+    s3.broken["images/"] = 10_000
+    job = open_job(s3.uri("t.parquet"), s3.uri("scores"))
+    assert score(stand_in, job)["failed_by_kind"] == {"StoreError": 2}
+    s3.broken.clear()
+    assert score(stand_in, job, retry_failed=True)["scored"] == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"), [(errno.EIO, StoreError), (errno.ENOENT, InvalidImageError)]
+)
+def test_a_disk_that_fails_makes_no_image_bad(monkeypatch, code, expected):
+    monkeypatch.setattr(_store, "PAUSES_S", (0.01,))
+    monkeypatch.setattr(images, "_open_at_once", Mock(side_effect=OSError(code, "no")))
+    with pytest.raises(expected, match=r"cannot be read: no|does not give .*no"):
+        _source(str(EXAMPLES[0]))
+
+
+def test_folders_and_scores_are_no_input(tmp_path):
+    (tmp_path / "a.parquet").mkdir()  # as Spark writes tables
+    for name in ("a.parquet/part-0.parquet", "b.parquet"):
+        pq.write_table(pa.table({"image": ["x.png"]}), tmp_path / name)
+    first = open_job(str(tmp_path), str(tmp_path / "scores"))
+    first.store.write_table("part-000000.parquet", pa.table({"image": ["x.png"]}))
+    again = open_job(str(tmp_path), str(tmp_path / "scores"))
+    names = [str(Path(part.file).relative_to(tmp_path)) for part in again.parts]
+    assert names == ["a.parquet/part-0.parquet", "b.parquet"]
+
+
 def test_a_table_that_the_store_withholds_for_a_moment_is_read(s3, stand_in):
     s3.put_table("t.parquet", {"image": [EXAMPLES[0].read_bytes()]})
     s3.broken["t.parquet"] = 4
@@ -247,6 +282,20 @@ def test_a_tar_that_lacks_its_end_is_an_error(tmp_path, cut):
 def test_the_image_of_a_sample(tmp_path, names, column, taken):
     write_tar(tmp_path / "0.tar", {name: name.encode() for name in names})
     assert read_tar(str(tmp_path / "0.tar"), [column])[column].to_pylist() == [taken.encode()]
+
+
+def test_names_that_are_no_utf8_and_links(tmp_path):
+    with tarfile.open(
+        tmp_path / "0.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1"
+    ) as archive:
+        archive.addfile(tarfile.TarInfo("caf\xe9.png"))
+    assert read_tar(str(tmp_path / "0.tar"), ["image"])["__key__"].to_pylist() == [r"caf\xe9"]
+    with tarfile.open(tmp_path / "1.tar", "w") as archive:
+        member = tarfile.TarInfo("b.png")
+        member.type, member.linkname = tarfile.LNKTYPE, "a.png"
+        archive.addfile(member)
+    with pytest.raises(JobError, match=r"1\.tar has 'b\.png' as a link\. Write the files"):
+        read_tar(str(tmp_path / "1.tar"), ["image"])
 
 
 def test_of_several_images_one_must_be_named(tmp_path):

@@ -83,6 +83,25 @@ def test_what_is_clear_is_found(shift, verdict):
     assert found.verdict(margin=0.2) == verdict
 
 
+@pytest.mark.parametrize("losses", [[-2.0, -2.0], [-3.0]])
+def test_a_few_large_losses_among_equal_pairs_decide_nothing(losses):
+    """How many more such losses there are among other pairs is hardly known."""
+    values = np.zeros((100 if len(losses) > 1 else 40, 1))
+    values[: len(losses), 0] = losses
+    found = Difference.of(pairs(values))
+    assert found.low < -0.1
+    assert found.verdict(0.1) == "undecided"
+    assert sequence(np.zeros(40))[1:] == (-np.inf, np.inf)
+
+
+def test_differences_that_are_nearly_all_equal_have_an_interval_of_their_size():
+    values = np.full((20, 1), -0.1)
+    values[0] = -1.0
+    found = Difference.of(pairs(values))
+    assert found.low == -np.inf or -2 < found.low < -0.1
+    assert -0.145 < found.high < -0.09
+
+
 def test_few_prompts_decide_nothing():
     values = differences(np.random.default_rng(6), -3.0, clusters=4)
     found = Difference.of(pairs(values))
