@@ -62,7 +62,13 @@ def tiny_owl() -> dict[str, Any]:
 
 
 def pytest_configure() -> None:
-    """Give each of several test processes one thread to compute with: they share the cores."""
+    """Give each of several test processes one thread to compute with: they share the cores.
+
+    What is set for people's terminals and for other machines is none of the tests' business.
+    """
+    os.environ.pop("FORCE_COLOR", None)
+    no_proxy = os.environ.get("no_proxy"), "127.0.0.1,localhost"
+    os.environ["no_proxy"] = ",".join(filter(None, no_proxy))
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -1,7 +1,9 @@
 """How both kinds of scorers send, retry and wait, over real gRPC to a scripted server."""
 
 import itertools
+import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -254,7 +256,7 @@ print(scorer.score(b"6").mos)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("support", [{}, {"GRPC_ENABLE_FORK_SUPPORT": "1"}])
 def test_a_fork_while_threads_score_never_hangs(scripted, support):
-    """In a process of its own; gRPC's own support for forks is off or on."""
+    """In a process of its own. Without Python's support gRPC may abort in a child, by a check."""
     done = subprocess.run(
         [sys.executable, "-c", FORK, scripted.url],
         env={**os.environ, **support},
@@ -262,4 +264,7 @@ def test_a_fork_while_threads_score_never_hangs(scripted, support):
         text=True,
         timeout=90,
     )
-    assert (done.returncode, done.stdout) == (0, "[0, 0, 0, 0]\n6.0\n"), done.stderr
+    children, score = done.stdout.splitlines()
+    assert (done.returncode, score) == (0, "6.0"), done.stderr
+    allowed = {0} if support else {0, -signal.SIGABRT}
+    assert {*json.loads(children)} <= allowed, done.stderr

@@ -116,7 +116,7 @@ def test_a_run_killed_twice_ends_as_an_uninterrupted_one(slow_server, score_py, 
 def test_without_an_address_a_server_is_started_and_stopped(score_py, many):
     """The shipped model's, as in the README's first command."""
     if listens(DEFAULT_URL):
-        pytest.skip(f"something listens at {DEFAULT_URL}, so no server would be started")
+        pytest.skip(f"needs {DEFAULT_URL}: something listens there")
     done = score_py(many / "prompt_0", "--format", "json")
     assert done.exit_code == 0, done.stderr
     assert len(json.loads(done.stdout)) == COUNT // 8

@@ -103,14 +103,14 @@ GREEDY = """
 
 class Greedy:
     # More than `limit` images at once, or an image whose corner is white, ask torch's allocator
-    # for 64 TB, which it refuses as it refuses any other size that is not there.
+    # for 1 PB, which it refuses as it refuses any other size that is not there.
     def __init__(self, embedder, limit=5):
         self.embedder, self.limit, self.model = embedder, limit, embedder.model
 
     def __call__(self, views):
         pb_utils.Logger.log_info(f"batch of {len(views)}")
         if len(views) > self.limit or (views[:, 56, 56] == 255).all(dim=1).any():
-            torch.empty(1 << 46, dtype=torch.uint8)
+            torch.empty(1 << 50, dtype=torch.uint8)
         return self.embedder(views)
 
 

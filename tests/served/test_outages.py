@@ -48,7 +48,7 @@ def check_restart(server: EmbeddedTriton, repository, how, images) -> None:
         other.join()
     assert [str(score.error) for score in scores if score.error] == []
     assert [score.index for score in scores] == list(range(len(images)))
-    assert second[0] > COUNT // 2
+    assert second[0] > COUNT // 4
 
 
 @pytest.mark.parametrize("how", [stop, kill])

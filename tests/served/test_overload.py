@@ -1,5 +1,6 @@
 """A burst far beyond what the server can do: what is refused, how, and what still works."""
 
+import math
 import time
 from collections import Counter
 from pathlib import Path
@@ -22,7 +23,7 @@ def target(server):
 
 
 def test_what_is_too_much_is_refused_before_the_networks_and_the_rest_is_scored(server, target):
-    capacity = measure(target, FILES, 32, 2.0).images_per_s
+    capacity = max(measure(target, FILES, 32, 2.0).images_per_s for _ in range(2))
     before = images_computed(server, "mplug_owl2")
     answers = send_at_rate(target, FILES, 8 * capacity, seconds=4.0, deadline_s=60.0)
     scored = [answer for answer in answers if answer.status is None]
@@ -50,13 +51,15 @@ def test_a_usual_number_of_requests_is_never_refused(target):
 
 
 def test_a_burst_that_fits_is_taken_after_quiet_traffic(target):
-    for _ in range(3):  # a burst no longer fits where another program has taken cores meanwhile
+    for _ in range(5):
         capacity = measure(target, FILES, 32, 2.0).images_per_s
         time.sleep(2.5)  # what was just learned is forgotten
         quiet = send_at_rate(target, FILES, capacity / 8, seconds=4.0, deadline_s=5.0)
         burst = send_at_rate(target, FILES, 10 * capacity, seconds=0.15, deadline_s=5.0)
-        outcomes = Counter(answer.status or "scored" for answer in quiet + burst)
-        assert len(burst) > capacity
-        if set(outcomes) == {"scored"}:
-            return
-    pytest.fail(f"{outcomes}")
+        ends = [answer.end_s for answer in burst if answer.status is None]
+        took_s = max(ends, default=math.inf) - min(answer.sent_s for answer in burst)
+        if len(ends) / took_s > 0.7 * capacity:  # else another program had the cores meanwhile
+            break
+    outcomes = Counter(answer.status or "scored" for answer in quiet + burst)
+    assert len(burst) > capacity
+    assert set(outcomes) == {"scored"}, outcomes

@@ -27,6 +27,7 @@ from embedded.errors import (
 from embedded.launch import Launch, Ports
 from embedded.security import Security
 from embedded.server import EmbeddedTriton
+from support.local_hub import free_port
 from support.pictures import encoded
 from support.servers import serving
 from support.supervised import processes_of
@@ -76,7 +77,8 @@ def test_a_busy_port_is_named(repository, service):
         busy.bind(("127.0.0.1", 0))
         busy.listen()
         port = busy.getsockname()[1]
-        server = EmbeddedTriton(repository, **{f"{service}_port": port})
+        ports = {name: free_port() for name in ("grpc", "http", "metrics")} | {service: port}
+        server = EmbeddedTriton(repository, **{f"{name}_port": n for name, n in ports.items()})
         with pytest.raises(PortBusyError, match=f"Port {port} .*--{service}-port.*--free-ports"):
             server.start()
 

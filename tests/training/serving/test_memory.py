@@ -5,8 +5,8 @@ import torch
 
 from ma_agiqa.serving.memory import is_out_of_memory, run_in_parts
 
-TOO_MUCH = 1 << 46
-"""64 TB: no machine has it, and none hands it out."""
+TOO_MUCH = 1 << 50
+"""1 PB: no machine has it, and none hands it out."""
 
 
 class Network:

@@ -134,7 +134,7 @@ def kill_when(process, is_time, timeout_s=200):
     while not is_time():
         assert process.poll() is None, "the training ended before it could be killed"
         assert time.monotonic() < end
-        time.sleep(0.01)
+        time.sleep(0.001)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
