@@ -153,13 +153,15 @@ def _switch(
     versions.set_active(repository, version)
     try:
         for server in servers:
+            server.load(versions.METER)
             server.load(versions.ENSEMBLE)
             server.check(versions.ENSEMBLE, golden)
     except BaseException:
         if before is not None:
             versions.set_active(repository, before)
         for server in servers:
-            _try(server.load, versions.ENSEMBLE)
+            for name in (versions.METER, versions.ENSEMBLE):
+                _try(server.load, name)
         raise
 
 

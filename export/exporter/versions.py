@@ -25,6 +25,7 @@ from ma_agiqa.files import replace_folder, write_whole
 ENSEMBLE = "ma_agiqa"
 EMBEDDER = "mplug_owl2"
 SCORER = "maniqa_moe"
+METER = "meter"
 
 _HEADER = (
     "# Written by export/to_triton.py; the reasons for its values are in "
@@ -187,8 +188,11 @@ def write_version(repository: Path, version: int, active: ModelConfig) -> None:
 
 
 def set_active(repository: Path, version: int) -> None:
-    """Have `ma_agiqa` end in a kept version."""
-    own = read_config(repository, ensemble_name(version))
+    """Have `meter` measure the scores of a kept version, and `ma_agiqa` end in it."""
+    meter, own = (read_config(repository, name) for name in (METER, ensemble_name(version)))
+    quantiles = card_of(repository, version).get("mos_quantiles", "[]")
+    meter.parameters["mos_quantiles"].string_value = quantiles
+    write_config(repository, meter)
     _write_ensemble(repository, _renamed(own, ENSEMBLE))
 
 

@@ -124,14 +124,29 @@ def test_a_rollback_to_a_damaged_version_is_refused(repository):
     assert versions.active_version(repository) == 1
 
 
+def test_scores_are_measured_by_the_card_of_the_active_version(repository):
+    shutil.copytree(repository / "maniqa_moe" / "1", repository / "maniqa_moe" / "2")
+    new, server = chain(repository, 2), Mock(url="localhost:8001")
+    new.parameters["mos_quantiles"].string_value = "[1, 5]"
+    server.check.return_value = 0.0
+    rollout.activate(repository, 2, new, [server], golden=None)
+    assert versions.read_parameters(repository, "meter") == {"mos_quantiles": "[1, 5]"}
+    assert call("meter") in server.load.call_args_list
+    versions.set_active(repository, 1)
+    quantiles = versions.card_of(repository, 1)["mos_quantiles"]
+    assert versions.read_parameters(repository, "meter") == {"mos_quantiles": quantiles}
+
+
 @pytest.mark.parametrize("passing_checks", [0, 1], ids=["before the switch", "after the switch"])
 def test_an_activation_that_is_interrupted_is_undone(repository, passing_checks):
     before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
     shutil.copytree(repository / "maniqa_moe" / "1", repository / "maniqa_moe" / "2")
     server = Mock(url="localhost:8001")
     server.check.side_effect = [0.0] * passing_checks + [KeyboardInterrupt]
+    new = chain(repository, 2)
+    del new.parameters["mos_quantiles"]
     with pytest.raises(KeyboardInterrupt):
-        rollout.activate(repository, 2, chain(repository, 2), [server], golden=None)
+        rollout.activate(repository, 2, new, [server], golden=None)
     assert {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()} == before
     server.unload.assert_called_once_with("ma_agiqa_v2")
     assert server.load.call_args == call("maniqa_moe")  # last, by the file, without version 2

@@ -1,5 +1,6 @@
 """New versions under load, on a real server: no request may fail, and none be half changed."""
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -57,6 +58,7 @@ def other_checkpoint(tmp_path_factory) -> Path:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.01)
+    card = dataclasses.replace(card, mos_quantiles=tuple(1.1 * one for one in card.mos_quantiles))
     return save_checkpoint(tmp_path_factory.mktemp("runs") / "other", model, card)
 
 
@@ -103,17 +105,21 @@ def loaded_scorers(server: EmbeddedTriton) -> int:
 
 @pytest.mark.faults
 @pytest.mark.slow
-def test_activate_and_roll_back_under_load(repository, own_server, key_file, other_checkpoint):
+def test_activate_and_roll_back_under_load(
+    repository, own_server, key_file, control, other_checkpoint
+):
     old, new = score_in_process(DEMO_CHECKPOINT), score_in_process(other_checkpoint)
     assert abs(old - new) > 2e-3
     url = own_server.grpc_url
     options = ("--repository", repository, "--admin-key-file", key_file)
+    quantiles = control.parameters("meter")["mos_quantiles"]
     with ConstantLoad(url, threads=3) as load, Scorer(url, version=1) as first:
         load.wait_for(20)
         done = to_triton("activate", url, "--checkpoint", other_checkpoint, *options)
         assert done.exit_code == 0, done.stderr
         assert f"Version 2 of ma-agiqa-demo is active at {url}." in done.stdout
         assert f"Version 2 at {url} gives the scores of this process to" in done.stderr
+        assert control.parameters("meter")["mos_quantiles"] not in ("[]", quantiles)
         load.wait_for(20)
         switched = len(load.scores)
         with Scorer(url) as active, Scorer(url, version=2) as second:
@@ -127,6 +133,7 @@ def test_activate_and_roll_back_under_load(repository, own_server, key_file, oth
         assert [line.split()[:2] for line in listed] == [["2", "active"], ["1", "kept"]]
         done = to_triton("rollback", url, *options)
         assert done.stdout == f"Version 1 is active at {url}.\n", done.stderr
+        assert control.parameters("meter")["mos_quantiles"] == quantiles
         load.wait_for(20)
     assert load.errors == []
     seen = [score for _, score in load.scores]

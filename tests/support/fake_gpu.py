@@ -7,6 +7,7 @@ streams and the rules of recording are not exercised.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -66,6 +67,8 @@ def fake_gpu(reads: bool = False) -> Iterator[None]:
         for name in ("synchronize", "reset_peak_memory_stats"):
             patch.setattr(torch.cuda, name, lambda _=None: None)
         patch.setattr(torch.cuda, "max_memory_allocated", lambda _=None: 0)
+        patch.setattr(torch.cuda, "current_stream", lambda _=None: None)
+        patch.setattr(torch.cuda, "Event", Mock)
         # Known numbers would be moved to a real GPU.
         convert = FakeTensorConverter.from_real_tensor
         patch.setattr(

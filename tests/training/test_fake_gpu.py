@@ -95,9 +95,12 @@ def test_an_image_is_scored(network, arithmetic):
         scorer = scorer if arithmetic is None else accelerate(scorer, arithmetic)
         both = ImageScorer(embedder, scorer)
         assert devices(both([image, image])) == {DEVICE}
-        pixels = torch.zeros(1, 3, 40, 30, device=DEVICE)
-        if arithmetic is None:
-            assert both.scores_from_pixels(pixels).device == DEVICE
+
+
+def test_float_pixels_are_scored(network):
+    with fake_gpu(reads=True):  # of their range
+        both = ImageScorer(build_embedder(DEMO_EMBEDDER, DEVICE, "float16"), network.to(DEVICE))
+        assert both.scores_from_pixels(torch.zeros(1, 3, 40, 30, device=DEVICE)).device == DEVICE
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -124,7 +124,8 @@ def test_served_models_import_a_small_part_of_the_package():
     needed = {"errors", "tensors", "images", "lmm", "serving"}
     assert needed <= rooms <= needed | {"files", "file_hashes", "allocator"}  # for loading
     assert {module for module in closure if room(module) == "networks"} == {
-        "ma_agiqa.networks.exact_loading"
+        "ma_agiqa.networks.exact_loading",
+        "ma_agiqa.networks.precision",
     }
     files = modules()
     libraries = {name.split(".")[0] for module in closure for name in imports(files[module])} - set(

@@ -11,6 +11,7 @@ import torch
 
 from ma_agiqa import ImageScorer, load_scorer
 from ma_agiqa.checkpoints import save_checkpoint
+from ma_agiqa.checkpoints.embedder_binding import EmbedderIdentity
 from ma_agiqa.errors import ConfigError, InvalidImageError
 from ma_agiqa.images.tensor_views import quality_pixels, semantic_pixels
 from ma_agiqa.images.views import decode, quality_view, semantic_view
@@ -49,6 +50,21 @@ def test_it_computes_what_the_served_steps_compute(scores):
     assert scores.score.shape == (len(FILES), 1)
 
 
+@pytest.mark.parametrize("way", ["files", "pixels"])
+def test_settings_of_the_process_change_no_score(scorer, scores, way):
+    """Those of autocast and TF32, which are as they were afterwards."""
+    conv, seen = torch.backends.cudnn.conv, []
+    note = scorer.scorer.register_forward_pre_hook(lambda *_: seen.append(conv.fp32_precision))
+    pixels = _to_pixels(decode(FILES[0]))
+    expected = scores.score if way == "files" else scorer.scores_from_pixels(pixels)
+    with note, torch.autocast("cpu", torch.bfloat16):
+        other = ImageScorer(build_embedder(DEMO_EMBEDDER), scorer.scorer)
+        found = other(FILES).score if way == "files" else other.scores_from_pixels(pixels)
+    assert torch.equal(found, expected)
+    assert {*seen} == {"ieee"}
+    assert conv.fp32_precision == "tf32"
+
+
 def test_it_takes_decoded_pixels_too(scorer, scores):
     assert torch.equal(scorer([decode(file) for file in FILES]).score, scores.score)
 
@@ -79,6 +95,15 @@ def test_a_card_without_embedder_asks_for_one(tmp_path):
     assert ImageScorer.load(tmp_path / "checkpoint", DEMO_EMBEDDER)(FILES[:1]).score.isfinite()
 
 
+def test_weights_that_change_while_they_are_loaded_are_refused(monkeypatch):
+    """As when the hub's files have moved on since the last download."""
+    there = EmbedderIdentity.of(DEMO_EMBEDDER, "float32")
+    found = iter([there, dataclasses.replace(there, weights_sha256="b" * 64)])
+    monkeypatch.setattr(EmbedderIdentity, "of", lambda *_: next(found))
+    with pytest.raises(ConfigError, match="the hash of its weights is bbb"):
+        ImageScorer.load(DEMO)
+
+
 @pytest.mark.parametrize("shape", [(300, 200), (120, 200), (64, 64), (500, 501), (20, 300)])
 def test_differentiable_views_round_nothing_and_agree_otherwise(shape):
     """Noise is the worst case: it clips at both ends of the range after each direction."""
@@ -98,6 +123,14 @@ def test_scores_from_pixels_are_close_to_those_of_the_files(scorer, scores):
     with torch.no_grad():
         given = torch.cat([scorer.scores_from_pixels(_to_pixels(decode(f))) for f in FILES])
     torch.testing.assert_close(given, scores.score[:, 0], atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(2, -1), (255, 0), (float("nan"), 0)])
+def test_float_pixels_of_another_range_are_refused(scorer, scale, shift):
+    pixels = _to_pixels(decode(FILES[0]))
+    with pytest.raises(InvalidImageError, match=r"pixels run from .* to .*; expected 0 to 1"):
+        scorer.scores_from_pixels(scale * pixels + shift)
+    assert scorer.scores_from_pixels(1.2 * pixels - 0.1).isfinite()
 
 
 def test_gradients_are_those_of_finite_differences():

@@ -24,6 +24,7 @@ from ma_agiqa.images.views import RGB, decode, quality_view, semantic_view
 from ma_agiqa.lmm.embedder import PromptEmbedder
 from ma_agiqa.lmm.sources import build_embedder
 from ma_agiqa.networks.calibration import CalibratedScorer
+from ma_agiqa.networks.precision import exact_float32
 from ma_agiqa.networks.scorer import MAAGIQA, ScorerOutput
 
 
@@ -77,9 +78,9 @@ class ImageScorer:
         identity = EmbedderIdentity.of(source, chosen)
         check_binding(card, identity, where, any_dtype=dtype is not None)
         loaded = build_embedder(source, device, chosen)
-        if identity.weights_sha256 is None:  # the files were downloaded just now
-            identity = EmbedderIdentity.of(source, chosen)
-            check_binding(card, identity, where, any_dtype=dtype is not None)
+        now = EmbedderIdentity.of(source, chosen)
+        if now != identity:  # files were downloaded just now
+            check_binding(card, now, where, any_dtype=dtype is not None)
         return cls(loaded, scorer.to(device))
 
     def __call__(self, images: Sequence[bytes | RGB]) -> ScorerOutput:
@@ -97,6 +98,7 @@ class ImageScorer:
         return self.score_views(*make_views(images, self.embedder.image_size))
 
     @torch.inference_mode()
+    @exact_float32()
     def score_views(self, quality: Tensor, semantic: Tensor) -> ScorerOutput:
         """Score images whose views were made before, as one batch.
 
@@ -110,6 +112,7 @@ class ImageScorer:
         quality = quality.to(embeddings["semantic"].device)
         return self.scorer(quality, embeddings["semantic"], embeddings["coherence"])
 
+    @exact_float32()
     def scores_from_pixels(self, pixels: Tensor) -> Tensor:
         """Score float pixels, differentiably with respect to them.
 
@@ -118,12 +121,21 @@ class ImageScorer:
         images by up to 0.08 on the scale of 0 to 5.
 
         Args:
-            pixels: RGB in 0-1, float (B, 3, height, width), on the networks' device. There is no
-                gradient through fp8 weights.
+            pixels: RGB in 0-1, float (B, 3, height, width), on the networks' device. What
+                overshoots by up to 0.5 is clipped. There is no gradient through fp8 weights.
 
         Returns:
             Predicted MOS, (B,).
+
+        Raises:
+            InvalidImageError: pixels of another range, such as -1 to 1 or 0 to 255.
         """
+        low, high = (float(end) for end in pixels.detach().aminmax())
+        if not -0.5 <= low <= high <= 1.5:
+            raise InvalidImageError(
+                f"The pixels run from {low:.3g} to {high:.3g}; expected 0 to 1. Scale them, as "
+                "in (pixels + 1) / 2 or pixels / 255."
+            )
         embeddings = self.embedder.embed_pixels(semantic_pixels(pixels, self.embedder.image_size))
         quality = 255 * quality_pixels(pixels).permute(0, 2, 3, 1)  # (B, 224, 224, 3)
         return self.scorer(quality, embeddings["semantic"], embeddings["coherence"]).score[:, 0]

@@ -95,7 +95,8 @@ def test_what_cannot_be_measured_is_an_error(pictures, tmp_path):
         score_versions(sharpness, [tmp_path / "no.png"])
 
 
-def test_the_command_reports_each_kind(pictures, small_run, tmp_path):
+def test_the_command_reports_each_kind(pictures, small_run, tmp_path, caplog):
+    caplog.set_level("INFO")
     options = ["--degradations", "blur,holes", "--strengths", "0.2,0.8"]
     done = CliRunner().invoke(
         main,
@@ -104,6 +105,7 @@ def test_the_command_reports_each_kind(pictures, small_run, tmp_path):
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "3 pictures" in done.stdout
+    assert "The scorer computes" in caplog.text  # after it was compared
     for kind, pairs in (("blur", 9), ("holes", 9), ("all", 18)):
         assert any(kind in line and str(pairs) in line for line in done.stdout.splitlines())
     assert len(pd.read_csv(tmp_path / "new" / "scores.csv")) == 3 * 5

@@ -8,15 +8,15 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
-from ma_agiqa.errors import InvalidImageError
+from ma_agiqa.errors import ConfigError, InvalidImageError
 from ma_agiqa.images.essentials import jpeg_essentials
 from ma_agiqa.images.picture import Picture
 from ma_agiqa.images.views import decode
 from support.hostile_files import gray_tiff, many_scans, png_chunk, rle_bmp, shared_blocks_tiff
 from support.hostile_files import tiff as tiff_file
-from support.pictures import encoded, picture
+from support.pictures import encoded, noise, picture
 
 RGB = picture(3, 36, 48)
 GRAY = RGB[..., 0].copy()
@@ -110,6 +110,21 @@ PREVIEW = encoded(Image.fromarray(RGB).resize((16, 12)), "JPEG", progressive=Tru
 def test_what_else_a_jpeg_holds_leaves_its_pixels_alone(data):
     np.testing.assert_array_equal(decode(data), decode(JPEG))
     np.testing.assert_array_equal(decode(JPEG), by_opencv(JPEG))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_file_that_ends_in_zeros_is_refused(kind):
+    """As a download that was cut leaves it, where the file had its whole length before."""
+    data = encoded(noise(0, 300, 400), kind)
+    there = len(data) * 95 // 100
+    with pytest.raises(InvalidImageError, match=f"The {kind} image is damaged or incomplete"):
+        decode(data[:there] + bytes(len(data) - there))
+
+
+def test_pillow_must_not_fill_in_what_a_file_lacks(monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(ConfigError, match=r"LOAD_TRUNCATED_IMAGES is True .* Set it to False\."):
+        decode(JPEG)
 
 
 def test_scans_are_counted_along_the_markers():

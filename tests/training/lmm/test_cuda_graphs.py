@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -27,6 +28,15 @@ class Passes:
             raise torch.OutOfMemoryError
         time.sleep(0.001)  # where another thread would write its images
         return images.float().mean(dim=(1, 2, 3))[None, :, None].clone()
+
+
+@pytest.fixture(autouse=True)
+def event(monkeypatch) -> Mock:
+    """The event between two calls; there is no GPU."""
+    event = Mock()
+    monkeypatch.setattr(torch.cuda, "Event", lambda: event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: None)
+    return event
 
 
 @pytest.fixture
@@ -94,6 +104,19 @@ def test_a_size_without_enough_memory_is_not_tried_again(recorded, caplog):
 def test_too_little_memory_for_one_image_is_an_error(recorded):
     with pytest.raises(torch.OutOfMemoryError):
         make(Passes(fails_from=1))
+
+
+def test_a_call_waits_for_the_end_of_the_one_before(recorded, event):
+    """Calls on streams of their own would otherwise write into each other's memory."""
+    work = Mock(side_effect=Passes(fails_from=32))
+    event.attach_mock(work, "work")
+    graphs = make(work)
+    event.reset_mock()
+    assert_right(graphs, 0, 1)
+    work.side_effect = RuntimeError
+    with pytest.raises(RuntimeError):
+        graphs(views([1]))
+    assert [name for name, *_ in event.mock_calls] == ["wait", "work", "record"] * 2
 
 
 def test_threads_get_their_own_images(recorded):

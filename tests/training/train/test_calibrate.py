@@ -25,6 +25,8 @@ from ma_agiqa.networks.calibration import (
 from ma_agiqa.networks.scorer import ScorerOutput
 from ma_agiqa.train import calibrate
 from ma_agiqa.train.calibrate import Observed, auroc, fit, measure_intervals, measure_pairs, reach
+from ma_agiqa.train.predict import predict
+from support.pictures import noise
 from support.tiny_scorer import CARD, make_scorer
 
 TOKENS = 12
@@ -143,6 +145,23 @@ def test_what_tells_foreign_pictures_best_measures_the_distance():
     calibration, record = fit(clusters(500, 0), held_out, {"between": 0.5 * tokens(100, 2)[:, :2]})
     assert "nearest" in record["familiarity"]["method"]
     assert auroc(calibration, clusters(100, 3), 0.5 * tokens(100, 4)[:, :2]) > 0.9
+
+
+def test_autocast_changes_nothing(monkeypatch):
+    monkeypatch.setattr(calibrate, "_FOREIGN", 2)
+    inputs = {"quality_view": torch.from_numpy(noise(0, 224, 224)), "labels": torch.ones(())}
+    samples = [inputs | dict.fromkeys(("semantic", "coherence"), torch.ones(8))]
+    scorer = make_scorer()
+
+    def found() -> list[np.ndarray]:
+        seen = calibrate.observe(scorer, samples, ["a group"])
+        described = calibrate.describe_foreign(scorer).values()
+        return [predict(scorer, samples).scores, seen.description, torch.cat([*described])]
+
+    expected = found()
+    with torch.autocast("cpu", torch.bfloat16):
+        for one, other in zip(expected, found(), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_foreign_pictures_are_the_same_everywhere_and_differ():

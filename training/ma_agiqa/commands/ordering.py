@@ -9,17 +9,17 @@ only: a scorer that passes it may still know nothing about anatomy, taste or the
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
 
+from ma_agiqa.checkpoints import load_scorer
 from ma_agiqa.commands._shared import Command
 from ma_agiqa.data.degraded import DEGRADATIONS
 from ma_agiqa.evaluate.ordering import STRENGTHS, count_pairs, ordering_table, score_versions
 from ma_agiqa.evaluate.tables import markdown
 from ma_agiqa.files import write_whole
-from ma_agiqa.networks.fast_maniqa import accelerate
+from ma_agiqa.networks.arithmetic import choose_arithmetic
 from ma_agiqa.pipeline import ImageScorer
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -71,11 +71,13 @@ def main(
         raise click.BadParameter(f"{strengths!r} are not numbers.") from error
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     scorer = ImageScorer.load(checkpoint, embedder, chosen)
-    fast: Any = ImageScorer(scorer.embedder, accelerate(scorer.scorer))
+    card, gpu = load_scorer(checkpoint)[1], chosen.startswith("cuda")
+    fast = choose_arithmetic(scorer.scorer, "auto", gpu, card.mos_max - card.mos_min)
+    score = ImageScorer(scorer.embedder, fast)
     files = list(dict.fromkeys(file for path in pictures for file in _files(path)))
     with click.progressbar(files, file=sys.stderr) as paths:
         scores = score_versions(
-            lambda versions: fast(versions).score.squeeze(1).cpu().numpy(),
+            lambda versions: score(versions).score.squeeze(1).cpu().numpy(),
             paths,
             degradations.split(","),
             numbers,

@@ -11,7 +11,13 @@ import zlib
 from collections.abc import Iterator
 
 from ma_agiqa.errors import InvalidImageError
-from ma_agiqa.images.limits import MAX_HEADER_BYTES, MAX_PARTS, MAX_SEGMENTS, too_many_parts
+from ma_agiqa.images.limits import (
+    MAX_HEADER_BYTES,
+    MAX_PARTS,
+    MAX_SEGMENTS,
+    damaged,
+    too_many_parts,
+)
 
 _MAX_TURNING_BYTES = 2**16  # of a PNG's EXIF or XMP data; those of a JPEG cannot be longer
 _MAX_TEXT_BYTES = 2**20  # which Pillow decompresses
@@ -33,14 +39,14 @@ _MARKER_AFTER_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 def png_essentials(data: bytes) -> bytes:
     """A PNG without text, profiles, animation, and what follows its end.
 
-    A chunk that is left out may be damaged. Others are passed on as they are, so that the decoder
-    judges them.
+    A chunk that is left out may be damaged. Pillow does not compare the checksums of pixels, which
+    a download that was cut may have filled with zeros.
 
     Args:
         data: the file, which begins with the signature of PNG.
 
     Raises:
-        InvalidImageError: more chunks than `MAX_PARTS`.
+        InvalidImageError: more chunks than `MAX_PARTS`, or one with another checksum than its own.
     """
     view = memoryview(data)
     kept, at = [view[:_PNG_SIGNATURE_BYTES]], _PNG_SIGNATURE_BYTES
@@ -50,7 +56,10 @@ def png_essentials(data: bytes) -> bytes:
             kept.append(view[at:])
             break
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        if name[:1].isupper() or _turns_png(name, view[at + 4 : end]):
+        needed = name[:1].isupper()
+        if needed and name != b"IEND" and not _is_sound(view[at + 4 : end]):
+            raise damaged("PNG")
+        if needed or _turns_png(name, view[at + 4 : end]):
             kept.append(view[at:end])
         if name == b"IEND" or end >= len(data):
             break
@@ -60,11 +69,14 @@ def png_essentials(data: bytes) -> bytes:
     return b"".join(kept)
 
 
+def _is_sound(chunk: memoryview) -> bool:
+    """Whether a chunk, from its name to its checksum, has that checksum."""
+    return zlib.crc32(chunk[:-4]) == int.from_bytes(chunk[-4:], "big")
+
+
 def _turns_png(name: bytes, chunk: memoryview) -> bool:
     """Whether a chunk, from its name to its checksum, is sound and says how to turn the picture."""
-    if len(chunk) > _MAX_TURNING_BYTES or zlib.crc32(chunk[:-4]) != int.from_bytes(
-        chunk[-4:], "big"
-    ):
+    if len(chunk) > _MAX_TURNING_BYTES or not _is_sound(chunk):
         return False
     body = bytes(chunk[4:-4])
     if name == b"zTXt" and body.startswith(_EXIF_TEXT):
@@ -95,8 +107,8 @@ def jpeg_essentials(data: bytes) -> tuple[bytes, int]:
         The file, and its number of scans.
 
     Raises:
-        InvalidImageError: more segments, or longer ones, than `images.limits` allows; or a kind of
-            JPEG that is not read.
+        InvalidImageError: more segments, or longer ones, than `images.limits` allows; a kind of
+            JPEG that is not read; or no end of the image, for which libjpeg does not look.
     """
     kept, scans, header_bytes = [data[:2]], 0, 0
     present: set[int] = set()
@@ -121,7 +133,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     for _ in range(MAX_SEGMENTS):
         found = _MARKER.search(data, at)
         if not found:
-            return
+            raise damaged("JPEG")
         begin, code = found.start(), data[found.end() - 1]
         at = found.end()
         if code in (_EOI, _SOI):

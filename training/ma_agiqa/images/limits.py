@@ -92,6 +92,14 @@ def too_many_parts() -> InvalidImageError:
     )
 
 
+def damaged(name: str) -> InvalidImageError:
+    """The error for a file of this format whose pixels are not all there."""
+    return InvalidImageError(
+        f"The {name} image is damaged or incomplete and cannot be decoded. "
+        "Write or transfer the file again."
+    )
+
+
 def check_scans(scans: int) -> None:
     """Refuse a JPEG with more scans than encoders write.
 

@@ -7,9 +7,9 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
-from ma_agiqa.errors import ImageTooLargeError, InvalidImageError
+from ma_agiqa.errors import ConfigError, ImageTooLargeError, InvalidImageError
 from ma_agiqa.images import netpbm
 from ma_agiqa.images.essentials import jpeg_essentials, png_essentials
 from ma_agiqa.images.limits import (
@@ -18,6 +18,7 @@ from ma_agiqa.images.limits import (
     GuardedFile,
     check_scans,
     check_tiff,
+    damaged,
 )
 
 logger = logging.getLogger(__name__)
@@ -132,18 +133,21 @@ class Picture:
         Raises:
             InvalidImageError: damaged, of pixels whose range is not known, or made to keep a
                 decoder busy.
+            ConfigError: this process has Pillow fill in what a file lacks.
         """
         if self._netpbm:
             return self._netpbm.rgb()
+        if ImageFile.LOAD_TRUNCATED_IMAGES:
+            raise ConfigError(
+                "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True in this process, with which half a "
+                "file would be scored as a picture. Set it to False."
+            )
         try:
             return self._decode()
         except (InvalidImageError, MemoryError):
             raise
         except Exception as error:  # Pillow's decoders raise errors of every kind on bad bytes
-            raise InvalidImageError(
-                f"The {self.format} image is damaged or incomplete and cannot be decoded. "
-                "Write or transfer the file again."
-            ) from error
+            raise damaged(self.format) from error
 
     def _decode(self) -> RGB:
         image, self._image = self._image, None

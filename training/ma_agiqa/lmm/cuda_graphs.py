@@ -45,7 +45,9 @@ class Recording:
 
 
 class BatchGraphs:
-    """Work on batches of images, replayed at the next size that was recorded. Thread-safe.
+    """Work on batches of images, replayed at the next size that was recorded.
+
+    Threads may share it, also with CUDA streams of their own: each call waits for the one before.
 
     Every size of `SIZES` is recorded here, the largest first, so that traffic never waits for a
     recording and the shared memory grows once. A size that cannot be recorded runs directly. A size
@@ -63,7 +65,8 @@ class BatchGraphs:
 
     def __init__(self, work: Work, image_size: int, device: torch.device) -> None:
         self._work = work
-        self._lock = threading.Lock()  # recordings share their memory
+        self._device, self._lock = device, threading.Lock()  # recordings share their memory
+        self._done = torch.cuda.Event()  # at the end of the call before, whatever its stream
         self._passes: dict[int, tuple[Tensor, Callable[[], Tensor]]] = {}
         pool = torch.cuda.graph_pool_handle()
         for size in sorted(SIZES, reverse=True):
@@ -77,6 +80,7 @@ class BatchGraphs:
                 logger.warning("Too little GPU memory for %d images: batches are divided", size)
                 continue
             self._passes[size] = given, self._prepare(given, pool)
+        self._done.record(torch.cuda.current_stream(device))
 
     def _prepare(self, given: Tensor, pool: Any) -> Callable[[], Tensor]:
         try:
@@ -88,7 +92,12 @@ class BatchGraphs:
     def __call__(self, images: Tensor) -> Tensor:
         """Map uint8 images (B, S, S, 3), on any device, to (P, B, D) on the GPU."""
         with self._lock:
-            parts = [self._run(part) for part in images.split(max(self._passes))]
+            stream = torch.cuda.current_stream(self._device)
+            self._done.wait(stream)
+            try:
+                parts = [self._run(part) for part in images.split(max(self._passes))]
+            finally:
+                self._done.record(stream)
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
     def _run(self, images: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ma_agiqa.lmm.cuda_graphs import BatchGraphs
 from ma_agiqa.lmm.mplug_owl2 import MPlugOwl2Model
 from ma_agiqa.lmm.mplug_owl2.decoder import KeyValues, Segment
+from ma_agiqa.networks.precision import exact_float32
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class PromptEmbedder:
     """
 
     @torch.no_grad()  # not inference_mode: gradients with respect to pixels need the constants
+    @exact_float32()  # also what is recorded
     def __init__(
         self, model: MPlugOwl2Model, prompts: Mapping[str, Sequence[int]] = PROMPTS
     ) -> None:

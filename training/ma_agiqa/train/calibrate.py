@@ -35,6 +35,7 @@ from ma_agiqa.data.features import Features, ScorerDataset
 from ma_agiqa.data.foreign import foreign_pictures
 from ma_agiqa.errors import ConfigError
 from ma_agiqa.networks.calibration import Calibration, difficulty
+from ma_agiqa.networks.precision import exact_float32
 from ma_agiqa.networks.scorer import MAAGIQA, ScorerOutput
 from ma_agiqa.train.predict import INPUTS
 
@@ -149,6 +150,7 @@ def calibrate(
 
 
 @torch.inference_mode()
+@exact_float32()
 def observe(
     scorer: MAAGIQA, samples: ScorerDataset, groups: Sequence[str], batch_size: int = 32
 ) -> Observed:
@@ -166,6 +168,7 @@ def observe(
 
 
 @torch.inference_mode()
+@exact_float32()
 def describe_foreign(scorer: MAAGIQA, seed: int = 0, batch_size: int = 32) -> dict[str, Tensor]:
     """Pooled tokens of pictures unlike those of the training, by kind."""
     device = next(scorer.parameters()).device

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from ma_agiqa.data.features import ScorerDataset
 from ma_agiqa.networks.calibration import CalibratedOutput, CalibratedScorer
+from ma_agiqa.networks.precision import exact_float32
 from ma_agiqa.networks.scorer import MAAGIQA
 
 INPUTS = ("quality_view", "semantic", "coherence")
@@ -32,6 +33,7 @@ class Predicted(NamedTuple):
 
 
 @torch.inference_mode()
+@exact_float32()
 def predict(
     scorer: MAAGIQA | CalibratedScorer,
     samples: ScorerDataset,

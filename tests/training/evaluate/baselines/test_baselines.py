@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import types
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -198,6 +199,20 @@ def test_a_network_that_was_trained_otherwise_is_trained_again(baselines, method
     table = (tmp_path / "data.csv").read_text()
     (tmp_path / "data.csv").write_text(table.replace(",0.5,", ",0.55,"))
     assert len({first, settings, predictions()}) == 3
+
+
+def test_a_run_that_ends_before_its_predictions_is_run_again(
+    baselines, methods, monkeypatch, tmp_path
+):
+    path, options = tmp_path / "out" / "hyperiqa-trained.csv", ["--methods", "hyperiqa", "--train"]
+    assert baselines(*options).exit_code == 0
+    first = path.read_text()
+    options += ["--set", "optimization.learning_rate=0.02"]
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "write_predictions", Mock(side_effect=KeyboardInterrupt))
+        assert baselines(*options).exit_code == 1
+    assert baselines(*options).exit_code == 0
+    assert path.read_text() != first
 
 
 def test_methods_are_not_averaged_as_if_they_were_seeds(baselines, methods, monkeypatch, tmp_path):

@@ -152,8 +152,9 @@ class _Job:
             return Baseline(method, trained, reason=str(error))
         csv = self._csv(method, trained)
         made = {"origin": origin, **({"run": self._run(method)} if trained else {})}
-        write_whole(csv.with_suffix(".json"), json.dumps(made) + "\n")
+        csv.with_suffix(".json").unlink(missing_ok=True)  # it makes the predictions count
         write_predictions(frame, csv)
+        write_whole(csv.with_suffix(".json"), json.dumps(made) + "\n")
         return Baseline(method, trained, origin, frame)
 
     def _use(self, method: Method) -> tuple[str, list[float]]:
