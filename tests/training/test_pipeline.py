@@ -53,16 +53,25 @@ def test_it_computes_what_the_served_steps_compute(scores):
 @pytest.mark.parametrize("way", ["files", "pixels"])
 def test_settings_of_the_process_change_no_score(scorer, scores, way):
     """Those of autocast and TF32, which are as they were afterwards."""
-    conv, seen = torch.backends.cudnn.conv, []
-    note = scorer.scorer.register_forward_pre_hook(lambda *_: seen.append(conv.fp32_precision))
-    pixels = _to_pixels(decode(FILES[0]))
+    pixels, seen = _to_pixels(decode(FILES[0])), []
+
+    def settings() -> tuple[str, bool, bool]:
+        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        return torch.get_float32_matmul_precision(), matmul.allow_tf32, cudnn.allow_tf32
+
+    note = scorer.scorer.register_forward_pre_hook(lambda *_: seen.append(settings()))
     expected = scores.score if way == "files" else scorer.scores_from_pixels(pixels)
-    with note, torch.autocast("cpu", torch.bfloat16):
-        other = ImageScorer(build_embedder(DEMO_EMBEDDER), scorer.scorer)
-        found = other(FILES).score if way == "files" else other.scores_from_pixels(pixels)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with note, torch.autocast("cpu", torch.bfloat16):
+            other = ImageScorer(build_embedder(DEMO_EMBEDDER), scorer.scorer)
+            found = other(FILES).score if way == "files" else other.scores_from_pixels(pixels)
+        assert settings() == ("medium", True, True)
+    finally:
+        torch.set_float32_matmul_precision(before)
     assert torch.equal(found, expected)
-    assert {*seen} == {"ieee"}
-    assert conv.fp32_precision == "tf32"
+    assert {*seen} == {("highest", False, False)}
 
 
 def test_it_takes_decoded_pixels_too(scorer, scores):

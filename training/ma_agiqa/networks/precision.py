@@ -5,11 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch.backends import cuda, cudnn, mkldnn
 
-_SETTINGS = (cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv)  # type: ignore[attr-defined]
 _lock = threading.Lock()
-_before: list[tuple[str, ...]] = []  # one entry for each computation in flight
+_before: list[tuple[str, bool]] = []  # one entry for each computation in flight
 
 
 @contextmanager
@@ -21,18 +19,19 @@ def exact_float32() -> Iterator[None]:
     """
     with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         with _lock:
-            now = tuple(one.fp32_precision for one in _SETTINGS)
+            now = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
             _before.append(_before[0] if _before else now)
-            _set(("ieee",) * len(_SETTINGS))
+            _set("highest", False)
         try:
             yield
         finally:
             with _lock:
                 before = _before.pop()
                 if not _before:
-                    _set(before)
+                    _set(*before)
 
 
-def _set(precisions: tuple[str, ...]) -> None:
-    for one, precision in zip(_SETTINGS, precisions, strict=True):
-        one.fp32_precision = precision
+def _set(matmul: str, convolutions_in_tf32: bool) -> None:
+    # Not `fp32_precision`: PyTorch refuses to compute where the two kinds of settings differ.
+    torch.set_float32_matmul_precision(matmul)
+    torch.backends.cudnn.allow_tf32 = convolutions_in_tf32
