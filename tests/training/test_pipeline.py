@@ -50,28 +50,38 @@ def test_it_computes_what_the_served_steps_compute(scores):
     assert scores.score.shape == (len(FILES), 1)
 
 
+MATMUL, CONV = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+
+
 @pytest.mark.parametrize("way", ["files", "pixels"])
-def test_settings_of_the_process_change_no_score(scorer, scores, way):
-    """Those of autocast and TF32, which are as they were afterwards."""
+@pytest.mark.parametrize("by_operation", [False, True])
+def test_settings_of_the_process_change_no_score(scorer, scores, way, by_operation):
+    """Those of autocast and TF32, of both kinds, which are as they were afterwards."""
     pixels, seen = _to_pixels(decode(FILES[0])), []
 
-    def settings() -> tuple[str, bool, bool]:
-        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-        return torch.get_float32_matmul_precision(), matmul.allow_tf32, cudnn.allow_tf32
+    def settings() -> tuple[str, str]:
+        return MATMUL.fp32_precision, CONV.fp32_precision
 
     note = scorer.scorer.register_forward_pre_hook(lambda *_: seen.append(settings()))
     expected = scores.score if way == "files" else scorer.scores_from_pixels(pixels)
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
+    before = MATMUL.fp32_precision
+    if by_operation:
+        MATMUL.fp32_precision = "tf32"
+    else:
+        torch.set_float32_matmul_precision("high")
     try:
         with note, torch.autocast("cpu", torch.bfloat16):
             other = ImageScorer(build_embedder(DEMO_EMBEDDER), scorer.scorer)
             found = other(FILES).score if way == "files" else other.scores_from_pixels(pixels)
-        assert settings() == ("medium", True, True)
+        assert settings() == ("tf32", "tf32")
     finally:
-        torch.set_float32_matmul_precision(before)
+        if by_operation:
+            MATMUL.fp32_precision = before
+        else:
+            torch.set_float32_matmul_precision("highest")
     assert torch.equal(found, expected)
-    assert {*seen} == {("highest", False, False)}
+    assert {matmul for matmul, _ in seen} == {"ieee"}
+    assert "tf32" not in {conv for _, conv in seen}
 
 
 def test_it_takes_decoded_pixels_too(scorer, scores):

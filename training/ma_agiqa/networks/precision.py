@@ -3,11 +3,15 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
+_libraries: Any = torch.backends
+_cudnn, _onednn = _libraries.cudnn, _libraries.mkldnn
+_BY_OPERATION = (_libraries.cuda.matmul, _cudnn.conv, _cudnn.rnn, _onednn.matmul, _onednn.conv)
 _lock = threading.Lock()
-_before: list[tuple[str, bool]] = []  # one entry for each computation in flight
+_before: list[tuple[Any, ...]] = []  # one entry for each computation in flight
 
 
 @contextmanager
@@ -19,19 +23,33 @@ def exact_float32() -> Iterator[None]:
     """
     with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         with _lock:
-            now = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-            _before.append(_before[0] if _before else now)
-            _set("highest", False)
+            _before.append(_before[0] if _before else _settings())
+            _set(("highest", False) if len(_before[0]) == 2 else ("ieee",) * len(_BY_OPERATION))
         try:
             yield
         finally:
             with _lock:
                 before = _before.pop()
                 if not _before:
-                    _set(*before)
+                    _set(before)
 
 
-def _set(matmul: str, convolutions_in_tf32: bool) -> None:
-    # Not `fp32_precision`: PyTorch refuses to compute where the two kinds of settings differ.
-    torch.set_float32_matmul_precision(matmul)
-    torch.backends.cudnn.allow_tf32 = convolutions_in_tf32
+def _settings() -> tuple[Any, ...]:
+    """The settings of the kind that the process uses: PyTorch refuses to compute with both kinds.
+
+    Returns:
+        Those of all matrix products and all convolutions; or one of each operation.
+    """
+    try:
+        return torch.get_float32_matmul_precision(), _cudnn.allow_tf32
+    except RuntimeError:
+        return tuple(one.fp32_precision for one in _BY_OPERATION)
+
+
+def _set(values: tuple[Any, ...]) -> None:
+    if len(values) == 2:
+        torch.set_float32_matmul_precision(values[0])
+        _cudnn.allow_tf32 = values[1]
+    else:
+        for one, precision in zip(_BY_OPERATION, values, strict=True):
+            one.fp32_precision = precision
