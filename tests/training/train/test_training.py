@@ -139,6 +139,16 @@ def kill_when(process, is_time, timeout_s=200):
     process.wait()
 
 
+SLOW_TO_MARK = """
+import runpy, sys, time
+from ma_agiqa.train.run_folder import RunFolder
+mark_whole = RunFolder.mark_whole
+RunFolder.mark_whole = lambda folder, step: (time.sleep(2), mark_whole(folder, step))
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.mark.slow
 def test_a_killed_training_ends_with_the_same_weights(config, trained, tmp_path):
     output = tmp_path / "killed"
@@ -155,7 +165,8 @@ def test_a_killed_training_ends_with_the_same_weights(config, trained, tmp_path)
     process = subprocess.Popen(start, start_new_session=True, **silent)
     kill_when(process, lambda: whole() == 1)  # in the second epoch
     assert folder.newest_whole() is not None
-    process = subprocess.Popen(start, start_new_session=True, **silent)
+    slow = command(config, "--output", output, launcher=("-c", SLOW_TO_MARK))
+    process = subprocess.Popen(slow, start_new_session=True, **silent)
     kill_when(process, lambda: whole() and half_written())  # while a checkpoint is being written
     assert not output.exists()
     last = run(config, "--output", output)
