@@ -13,7 +13,7 @@ from typing import Any
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from exporter.formats import BACKENDS, INPUTS
-from exporter.versions import EMBEDDER, ENSEMBLE, SCORER, serve_versions
+from exporter.versions import EMBEDDER, ENSEMBLE, METER, SCORER, serve_versions
 from ma_agiqa.tensors import MAX_BATCH_SIZE, TensorSpec
 
 WARMUP_IMAGE = "warmup_image"
@@ -116,7 +116,7 @@ def _ensemble(
         _step("preprocess", {"IMAGE": "IMAGE"}, views),
         _step(EMBEDDER, read, embeddings),
         _step(SCORER, scorer_inputs, scorer_outputs, version),
-        _step("meter", counted, {n: n for n in uncounted if n in given}),
+        _step(METER, counted, {n: n for n in uncounted if n in given}),
     ]
     return _model(
         ENSEMBLE,
@@ -186,7 +186,7 @@ def _scorer(
 def _meter(specs: Specs, card: Mapping[str, str], results: Sequence[str]) -> ModelConfig:
     counted = [name for name in results if name in _COUNTED]
     return _model(
-        "meter",
+        METER,
         # Optional: without it, only the time of a request is not counted.
         [specs["ARRIVED"], *(_renamed(specs[name], _uncounted(name)) for name in counted)],
         [specs[name] for name in counted],

@@ -205,10 +205,10 @@ class NewVersion:
 
     def _others_are_calibrated(self) -> bool:
         """Whether the scorers in the repository give intervals."""
-        if not versions.has_config(self.repository, "meter"):
+        if not versions.has_config(self.repository, versions.METER):
             return False
-        counted = versions.read_config(self.repository, "meter").output  # names of no backend
-        return any(output.name == "FAMILIARITY" for output in counted)
+        meter = versions.read_config(self.repository, versions.METER)  # the same for all backends
+        return any(output.name == "FAMILIARITY" for output in meter.output)
 
     def publish(self) -> int:
         """Write the version and the configuration of every model; servers started now serve it.
@@ -242,7 +242,7 @@ class NewVersion:
             self.stage(folder)
         try:
             versions.write_version(repository, version, configs[versions.ENSEMBLE])
-            versions.write_config(repository, configs["meter"])
+            versions.write_config(repository, configs[versions.METER])
             versions.set_active(repository, version)
         except BaseException:
             versions.forget(repository, version)
@@ -425,10 +425,10 @@ def _link(source: str, target: str) -> None:
 
 def _is_current(repository: Path, configs: Mapping[str, ModelConfig]) -> bool:
     """Whether all but the versions is in a repository as an export would write it."""
-    own = (versions.ENSEMBLE, versions.SCORER, "meter")  # whose changes are one file each
+    own = (versions.ENSEMBLE, versions.SCORER, versions.METER)  # whose changes are one file each
     return (
         versions.active_version(repository) is not None
-        and versions.has_config(repository, "meter")
+        and versions.has_config(repository, versions.METER)
         and not _outdated_files(repository)
         and not any(_left_behind(repository))
         and all(

@@ -26,7 +26,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from tritonclient.utils import InferenceServerException
 
@@ -153,14 +153,11 @@ class Core:
         Raises:
             ClientError: one of them has no score, or the model is not calibrated.
         """
-        card = self.known_card()
         if isinstance(a, Failure):
             raise a.error
         if isinstance(b, Failure):
             raise b.error
-        if card is None:
-            raise ServerUnavailableError("The server went away after it had scored the images.")
-        return compare(a, b, card)
+        return compare(a, b, cast(ModelCard, self._last_card))  # with which the scores came
 
     def model(self, clock: Clock) -> Plan[ModelCard]:
         """Ask which model is served, even if it was known before."""

@@ -35,7 +35,7 @@ _CALIBRATION = "calibration.safetensors"
 _FILES = frozenset((WEIGHTS, SPLIT, _CONFIG, _METRICS, _HISTORY, _CALIBRATION))
 
 
-def holds_other_files(folder: str | os.PathLike[str]) -> list[str]:
+def other_files(folder: str | os.PathLike[str]) -> list[str]:
     """Names in a folder that are not those of a checkpoint, which would be lost with it."""
     folder = Path(folder)
     return sorted({p.name for p in folder.iterdir()} - _FILES) if folder.is_dir() else []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ma_agiqa.checkpoints import load_scorer
 from ma_agiqa.checkpoints.embedder_binding import EmbedderIdentity, check_binding
-from ma_agiqa.checkpoints.folder import holds_other_files
+from ma_agiqa.checkpoints.folder import other_files
 from ma_agiqa.data import RatedImage, Split, SplitSettings
 from ma_agiqa.data.table import listed
 from ma_agiqa.errors import ConfigError, MAAGIQAError
@@ -41,7 +41,7 @@ def obstacles(config: TrainingConfig, split: Split) -> Iterator[str]:
             "of the train part are compared: name a column under data.columns.compared or "
             "data.columns.group."
         )
-    if others := holds_other_files(config.output):
+    if others := other_files(config.output):
         yield (
             f"The checkpoint would replace {config.output}, which also holds "
             f"{', '.join(others[:3])}: name another folder with --output."
