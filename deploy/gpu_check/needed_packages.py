@@ -1,6 +1,6 @@
 """Print what this repository needs at run time, without torch, as pins of the environment.
 
-deploy/gpu_check/run.sh carries these packages to a machine that has torch but no network.
+`check.py` carries these packages to a machine that has torch but no network.
 """
 
 import sys

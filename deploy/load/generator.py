@@ -92,9 +92,8 @@ class Target:
             raise LoadError(f"The server at {self.url} does not serve the ensemble {MODEL!r}.")
 
     def requests(self, files: Sequence[bytes]) -> list[InferInput]:
-        """As many requests as files; each file is in as many of them as a request has images."""
-        around = [*files] * (1 + -(-self.images // len(files)))
-        return [_image_input(around[i : i + self.images]) for i in range(len(files))]
+        """Requests with the `batches` of some files."""
+        return [_image_input(batch) for batch in batches(files, self.images)]
 
     def infer(
         self,
@@ -279,6 +278,12 @@ def send_at_rate(
         sent += 1
         due_s += random.exponential(target.images / images_per_s)
     return [ended.get() for _ in range(sent)]
+
+
+def batches(files: Sequence[bytes], size: int) -> list[list[bytes]]:
+    """As many batches of this size as files; each file is in as many of them as one has images."""
+    around = [*files] * (1 + -(-size // len(files)))
+    return [around[i : i + size] for i in range(len(files))]
 
 
 def raise_failure(answer: Answer) -> None:

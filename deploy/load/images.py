@@ -37,7 +37,7 @@ def make_images(sizes: Sequence[int], formats: Sequence[str], variants: int = 4)
         variants: number of different images of each size and format.
     """
     return [
-        LoadImage(f"{size} {name}", _encode(_picture(size, seed), FORMATS[name]))
+        LoadImage(f"{size} {name}", encode(_picture(size, seed), FORMATS[name]))
         for size in sizes
         for name in formats
         for seed in range(variants)
@@ -71,7 +71,8 @@ def _picture(size: int, seed: int) -> Image.Image:
     return Image.fromarray(pixels + rng.integers(0, 32, pixels.shape, dtype=np.uint8))
 
 
-def _encode(picture: Image.Image, name: str) -> bytes:
+def encode(picture: Image.Image, name: str, **options: int) -> bytes:
+    """Write an image file of a format of Pillow, with options of its `save`."""
     buffer = io.BytesIO()
-    picture.save(buffer, name)
+    picture.save(buffer, name, **options)
     return buffer.getvalue()

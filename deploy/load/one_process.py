@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from load.generator import batches
 from ma_agiqa.networks.fast_maniqa import accelerate
 from ma_agiqa.pipeline import ImageScorer
 
@@ -65,14 +66,13 @@ class OneProcess:
 
     def time(self, files: Sequence[bytes], layout: Layout, seconds: float) -> Rate:
         """Score batches for about `seconds`, after one that is not counted."""
-        around = [*files] * (1 + -(-layout.batch // len(files)))
-        batches = [around[i : i + layout.batch] for i in range(len(files))]
+        parts = batches(files, layout.batch)
         end = 0.0
 
         def work(worker: int) -> int:
             count = 0
             while count == 0 or time.perf_counter() < end:
-                count += len(self.score(batches[(worker + count) % len(batches)]))
+                count += len(self.score(parts[(worker + count) % len(parts)]))
             return count
 
         with ThreadPoolExecutor(

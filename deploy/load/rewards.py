@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from load.generator import LoadError
-from load.images import read_images
+from load.images import encode, read_images
 from load.server import connect, images_option, report, repository_option, url_option
 from ma_agiqa_client import Scorer
 from ma_agiqa_client.rewards._plain_pickle import read_plain_pickle
@@ -77,8 +77,8 @@ def _score(scorer: Scorer, images: Sequence[Any]) -> list[float]:
 
 def _forms(url: str, pictures: Sequence[Image.Image]) -> Iterator[tuple[str, Sequence[Any], _Ask]]:
     """Yield each form's name, the images for `score_many`, and what asks for their rewards."""
-    jpeg = [_encode(picture, "JPEG", quality=95) for picture in pictures]
-    png = [_encode(picture, "PNG") for picture in pictures]
+    jpeg = [encode(picture, "JPEG", quality=95) for picture in pictures]
+    png = [encode(picture, "PNG") for picture in pictures]
     pixels = np.stack([np.asarray(picture) for picture in pictures])
     pickled = pickle.dumps({"images": jpeg})
     text = json.dumps({"image": [base64.b64encode(file).decode() for file in png]}).encode()
@@ -95,12 +95,6 @@ def _pictures(paths: Sequence[Path], count: int, side: int) -> list[Image.Image]
     files = itertools.cycle(read_images(paths))
     opened = (Image.open(io.BytesIO(file.data)) for file in itertools.islice(files, count))
     return [ImageOps.fit(picture.convert("RGB"), (side, side)) for picture in opened]
-
-
-def _encode(picture: Image.Image, name: str, **options: int) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, name, **options)
-    return file.getvalue()
 
 
 @click.command()

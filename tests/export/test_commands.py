@@ -1,16 +1,14 @@
 """The command line: commands, their options, and what they say."""
 
 import shutil
-from pathlib import Path
 
 import click.testing
 import pytest
 
-from exporter import commands, new_version, versions
+from exporter import commands, versions
 from exporter.commands import main
 from exporter.new_version import NewVersion
-
-SHIPPED = new_version.REPOSITORY
+from support.servers import SHIPPED
 
 
 def run(*words: object) -> click.testing.Result:
@@ -24,11 +22,6 @@ def published(monkeypatch) -> list[NewVersion]:
     monkeypatch.setattr(NewVersion, "publish", lambda new: versions.append(new) or len(versions))
     monkeypatch.setattr(commands, "ModelControl", lambda *_: pytest.fail("a server was contacted"))
     return versions
-
-
-@pytest.fixture
-def repository(tmp_path) -> Path:
-    return Path(shutil.copytree(SHIPPED, tmp_path / "models"))
 
 
 @pytest.mark.parametrize("words", [(), ("export",), ("--device", "cpu"), ("export", "--keep", "3")])

@@ -10,13 +10,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from exporter import rollout, versions
 from ma_agiqa.errors import CheckpointError, ConfigError
-
-SHIPPED = Path(__file__).resolve().parents[2] / "model_repository"
-
-
-@pytest.fixture
-def repository(tmp_path) -> Path:
-    return Path(shutil.copytree(SHIPPED, tmp_path / "models"))
+from support.servers import SHIPPED
 
 
 def chain(repository: Path, version: int) -> ModelConfig:

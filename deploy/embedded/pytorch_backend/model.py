@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import naming  # next to this file, whose folder Triton does not put on the path
 
-from ma_agiqa.serving import deadlines
+from ma_agiqa.serving.replies import Replies
 
 _SWITCHES = {
     "ENABLE_JIT_PROFILING": torch._C._jit_set_profiling_mode,
@@ -89,6 +89,7 @@ class TritonPythonModel:
                 configuration breaks a rule of the libtorch backend.
         """
         self._name = args["model_name"]
+        self._replies = Replies(pb_utils, self._name)
         self._config = json.loads(args["model_config"])
         self._batched = self._config["max_batch_size"] > 0
         self._device = _device(args["model_instance_kind"], args["model_instance_device_id"])
@@ -104,23 +105,22 @@ class TritonPythonModel:
 
     def execute(self, requests: list) -> list:
         """Answer every request; they are run as one batch where the model is batched."""
-        reasons = [deadlines.unwanted(request, self._name) for request in requests]
-        wanted = [r for r, reason in zip(requests, reasons, strict=True) if reason is None]
-        groups = ([wanted] if wanted else []) if self._batched else [[r] for r in wanted]
-        answers = (response for group in groups for response in self._answer(group))
-        return [_cancelled(reason) if reason else next(answers) for reason in reasons]
+        return self._replies.in_time(requests, self._answer_wanted)
+
+    def _answer_wanted(self, requests: list) -> list:
+        groups = [requests] if self._batched else [[request] for request in requests]
+        return [response for group in groups for response in self._answer(group)]
 
     def _answer(self, requests: list) -> list:
         try:
             return self._run(requests)
         except ModelOutputError as error:
-            pb_utils.Logger.log_error(f"model '{self._name}': {error}")
+            details = str(error)
             message = f"Model '{self._name}' does not fit its configuration: {error}."
         except Exception:
-            pb_utils.Logger.log_error(f"model '{self._name}' failed:\n{traceback.format_exc()}")
+            details = traceback.format_exc()
             message = f"Model '{self._name}' failed on this batch. The server's log says why."
-        fault = pb_utils.TritonError(message, pb_utils.TritonError.INTERNAL)
-        return [pb_utils.InferenceResponse(error=fault) for _ in requests]
+        return self._replies.failures(len(requests), details, message)
 
     def _run(self, requests: list) -> list:
         with self._no_gradients(), torch.jit.optimized_execution(self._optimized):
@@ -146,15 +146,11 @@ class TritonPythonModel:
         device = self._device or torch.device("cpu")
         return received if tensor.is_cpu() and device.type == "cpu" else received.to(device)
 
-    @staticmethod
-    def _response(request, parts: dict, position: int):
+    def _response(self, request, parts: dict, position: int):
         wanted = set(request.requested_output_names())
-        tensors = [
-            pb_utils.Tensor.from_dlpack(name, tensors[position])
-            for name, tensors in parts.items()
-            if name in wanted
-        ]
-        return pb_utils.InferenceResponse(output_tensors=tensors)
+        return self._replies.tensors(
+            {name: tensors[position] for name, tensors in parts.items() if name in wanted}
+        )
 
     def _refuse_unsupported(self) -> None:
         for key in ("sequence_batching", "batch_input", "batch_output"):
@@ -228,11 +224,6 @@ class TritonPythonModel:
             Output(config, position, self._batched)
             for config, position in zip(configs, outputs, strict=True)
         ]
-
-
-def _cancelled(reason: str):
-    fault = pb_utils.TritonError(reason, pb_utils.TritonError.CANCELLED)
-    return pb_utils.InferenceResponse(error=fault)
 
 
 def _result_count(result_type) -> int:

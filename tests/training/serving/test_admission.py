@@ -10,8 +10,8 @@ from http.server import HTTPServer, SimpleHTTPRequestHandler
 
 import pytest
 
-from ma_agiqa.serving import admission
-from ma_agiqa.serving.admission import Admission, BatchTime, read_backlog, unknown_class
+from ma_agiqa.serving.admission import Admission, unknown_class
+from ma_agiqa.serving.backlog import BatchTime, fetch_metrics, read_backlog
 from support.waiting import wait_until
 
 STEPS = ("preprocess", "mplug_owl2", "maniqa_moe")
@@ -276,7 +276,7 @@ def test_metrics_are_read_without_a_proxy(tmp_path, monkeypatch):
     handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
     with HTTPServer(("127.0.0.1", 0), handler) as web:
         threading.Thread(target=web.handle_request, daemon=True).start()
-        assert admission._get(f"http://127.0.0.1:{web.server_port}/metrics") == "# none"
+        assert fetch_metrics(f"http://127.0.0.1:{web.server_port}/metrics") == "# none"
 
 
 def test_an_old_reading_refuses_no_request(server):

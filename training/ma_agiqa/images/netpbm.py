@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ma_agiqa.errors import InvalidImageError
+from ma_agiqa.images.limits import damaged
 
 _HEADER_BYTES = 2**16
 _TOKEN = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])*(\d{1,10})")
@@ -49,10 +50,7 @@ class Netpbm:
         row = (self.width + 7) // 8 if self.bitmap else self.width * self.channels
         kind = np.dtype(np.uint8 if self.largest < 256 else ">u2")
         if len(self.samples) < row * self.height * kind.itemsize:
-            raise InvalidImageError(
-                "The PPM image is damaged or incomplete and cannot be decoded. "
-                "Write or transfer the file again."
-            )
+            raise damaged("PPM")
         values = np.frombuffer(self.samples, kind, row * self.height).reshape(self.height, row)
         if self.bitmap:
             values = 1 - np.unpackbits(values.astype(np.uint8), axis=1, count=self.width)

@@ -90,15 +90,8 @@ class Answerer:
 
     def _start(self, view: Tensor, ids: Sequence[int]) -> tuple[Tensor, KeyValues]:
         """Run the whole sequence; give the last position's hidden state, (hidden,)."""
-        model = self._model
-        before, after = model.split_prompt(ids)
-        image = model.encode_images(self._embedder.pixels(view[None]))[0]
-        parts = (model.embed_tokens(before), image, model.embed_tokens(after))
-        sequence = torch.cat(parts)[None]  # (1, T, hidden)
-        positions = torch.arange(sequence.shape[1], device=model.device)[None, None]
-        place = Segment(len(before), len(before) + len(image))
         present: KeyValues = []
-        hidden = model.decode(sequence, place, positions, presents=present)
+        hidden = self._model(self._embedder.pixels(view[None]), ids, present)  # (1, T, hidden)
         return hidden[0, -1], present
 
     def _continue(self, ids: Sequence[int], past: KeyValues) -> tuple[Tensor, KeyValues]:

@@ -118,15 +118,7 @@ class Calibration(nn.Module):
         distance = self.distance(description)
         reach = self.reach * self.deviation(output, distance)
         interval = torch.cat([output.score - reach, output.score + reach], dim=1)
-        familiarity = self.familiarity(distance)
-        return CalibratedOutput(
-            output.score,
-            output.gate,
-            output.patch_score,
-            output.patch_weight,
-            interval,
-            familiarity,
-        )
+        return CalibratedOutput(*output, interval, self.familiarity(distance))
 
 
 class UncalibratedScorer(nn.Module):
@@ -146,16 +138,9 @@ class UncalibratedScorer(nn.Module):
         self, quality_view: Tensor, semantic: Tensor, coherence: Tensor
     ) -> CalibratedOutput:
         """Score a batch; as `scorer.MAAGIQA.forward`."""
-        output = self.scorer(quality_view, semantic, coherence)
+        output: ScorerOutput = self.scorer(quality_view, semantic, coherence)
         nothing = torch.full_like(output.gate[:, :2], float("nan"))
-        return CalibratedOutput(
-            output.score,
-            output.gate,
-            output.patch_score,
-            output.patch_weight,
-            nothing,
-            nothing[:, :1],
-        )
+        return CalibratedOutput(*output, nothing, nothing[:, :1])
 
 
 class CalibratedScorer(nn.Module):

@@ -34,9 +34,14 @@ def check_names(own: Mapping[str, torch.Size], state: Mapping[str, torch.Size]) 
             if own[name] != state[name]
         ],
     }
+    refuse(faults, "The checkpoint does not fit the model.")
+
+
+def refuse(faults: Mapping[str, Sequence[str]], sentence: str) -> None:
+    """Raise `CheckpointError` with a sentence and the tensors of each kind of fault, if any."""
     if any(faults.values()):
         listed = "; ".join(f"{kind}: {name_some(names)}" for kind, names in faults.items() if names)
-        raise CheckpointError(f"The checkpoint does not fit the model. Tensors {listed}.")
+        raise CheckpointError(f"{sentence} Tensors {listed}.")
 
 
 def name_some(names: Sequence[str], limit: int = 8) -> str:

@@ -30,6 +30,7 @@ from ma_agiqa.networks.maniqa import (
     SwinLayer,
     TransposedAttention,
     ViTFeatures,
+    fuse_attention,
     pool_tokens,
 )
 from ma_agiqa.networks.scorer import MAAGIQA
@@ -56,11 +57,10 @@ class _PointwiseLinear(nn.Module):
 class _ViT(nn.Module):
     """`ViTFeatures`, whose patches and positions stay in float32."""
 
-    def __init__(self, source: ViTFeatures, dtype: torch.dtype, fuse_attention: bool) -> None:
+    def __init__(self, source: ViTFeatures, dtype: torch.dtype, fused: bool) -> None:
         super().__init__()
         self.vit = copy.deepcopy(source.vit)
-        if fuse_attention:
-            _fuse_attention(self.vit)
+        fuse_attention(self.vit, fused)
         self.vit.blocks.to(dtype)
         self.blocks = source.blocks
         self.num_prefix_tokens = source.num_prefix_tokens
@@ -223,7 +223,7 @@ class _PaddedLayer(nn.Module):
         super().__init__()
         self.grid = grid
         self.layer = copy.deepcopy(source).to(dtype)
-        _fuse_attention(self.layer)
+        fuse_attention(self.layer, True)
 
     def forward(self, patches: Tensor) -> Tensor:
         """Map (B, N, dim) to the same shape, both in raster order."""
@@ -273,13 +273,13 @@ class FastMANIQA(nn.Module):
 
     def __init__(self, source: MANIQA, dtype: torch.dtype, gpu: bool) -> None:
         super().__init__()
-        fuse_attention = gpu or dtype == torch.float32  # on a CPU bfloat16 is faster without
+        fused = gpu or dtype == torch.float32  # on a CPU bfloat16 is faster without
         with torch.no_grad():
             self.backbone: nn.Module
             if isinstance(source.backbone, CNNFeatures):
                 self.backbone = _CNN(source.backbone, dtype)
             else:
-                self.backbone = _ViT(source.backbone, dtype, fuse_attention)
+                self.backbone = _ViT(source.backbone, dtype, fused)
             self.stage1 = _Stage(source.stage1, dtype)
             self.stage2 = _Stage(source.stage2, dtype)
             if dtype == torch.float32 and not gpu:
@@ -302,13 +302,6 @@ def _replace_large_linears(module: nn.Module) -> None:
     for name, part in list(module.named_modules()):
         if isinstance(part, nn.Linear) and part.weight.numel() >= _LARGE_WEIGHTS:
             module.set_submodule(name, _PointwiseLinear(part))
-
-
-def _fuse_attention(module: nn.Module) -> None:
-    part: Any
-    for part in module.modules():
-        if hasattr(part, "fused_attn"):
-            part.fused_attn = True
 
 
 def _window_order(block: SwinTransformerBlock, grid: int) -> Tensor:

@@ -69,8 +69,8 @@ def _explain(name: str, weights: str, model_args: Mapping[str, Any], error: Exce
     )
 
 
-def _keep_arithmetic_order(module: nn.Module) -> None:
-    """Make timm's attention multiply, add and normalize in the order of the official code.
+def fuse_attention(module: nn.Module, fused: bool) -> None:
+    """Let timm's attention use fused kernels, or compute in the order of the official code.
 
     The transposed attention amplifies rounding: with reference weights the fused kernels move
     the score by 3 %, and so does computing in float64.
@@ -78,7 +78,7 @@ def _keep_arithmetic_order(module: nn.Module) -> None:
     part: Any
     for part in module.modules():
         if hasattr(part, "fused_attn"):
-            part.fused_attn = False
+            part.fused_attn = fused
 
 
 class ViTFeatures(nn.Module):
@@ -120,7 +120,7 @@ class ViTFeatures(nn.Module):
                 f"grid; feature_blocks {tuple(blocks)} and a square grid are needed."
             )
         vit.prune_intermediate_layers(list(blocks), prune_norm=True, prune_head=True)
-        _keep_arithmetic_order(vit)
+        fuse_attention(vit, False)
         self.vit = vit
         self.blocks = list(blocks)
         self.grid: int = height
@@ -189,7 +189,7 @@ class SwinLayer(nn.Module):
             )
         )
         self.conv = nn.Conv2d(dim, dim, 3, padding=1)
-        _keep_arithmetic_order(self.blocks)
+        fuse_attention(self.blocks, False)
 
     def forward(self, patches: Tensor) -> Tensor:
         """Map (B, grid, grid, dim) to the same shape."""

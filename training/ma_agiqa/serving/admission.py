@@ -8,10 +8,8 @@ The limit is here and not in Triton's `max_queue_size`, because a rejection by t
 batches of 2.51 by half a second each (docs/capacity.md has the numbers), and because it would be
 at a later step, after the decoding.
 
-The number of waiting requests is read from the server's own metrics, so that requests that were
-cancelled, or failed in a later step, are never counted as waiting. Without metrics, nothing is
-refused. The same metrics tell how long batches of each size take (`BatchTime`), which is what a
-server can do; how many images a second it scored says only how many it got.
+The number of waiting requests, and how long batches of each size take, come from the server's own
+metrics (`backlog`). Without metrics, nothing is refused.
 
 A request with the parameter `traffic_class` "bulk" gets a third of the room, so that a job that
 can wait is refused long before people are.
@@ -24,30 +22,24 @@ import math
 import os
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ma_agiqa.serving import deadlines
+from ma_agiqa.serving.backlog import UNREAD, Backlog, BatchTime, fetch_metrics, read_backlog
 
 METRICS_URL_VARIABLE = "MA_AGIQA_METRICS_URL"
 """Environment variable with the address of the server's metrics, if it is not port 8002 here."""
 
 _DEFAULT_URL = "http://127.0.0.1:8002/metrics"
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # proxies cannot reach it
-_PENDING = "nv_inference_pending_request_count{"
-_IMAGES, _BATCHES = "nv_inference_count{", "nv_inference_exec_count{"
 _INTERVAL_S = 0.1  # between two readings of the metrics
 _IDLE_S = 2.0  # after this long without requests, the metrics are no longer read
 _FORGET_S = 1.0  # after this long with nothing to do, batches may take another time than before
 _STALE_S = 1.0  # an older reading is not used
-_WINDOW_BATCHES = 32  # the time of a batch is learned from about this many
-_WINDOW_IMAGES = 64  # and the time of an image in the first step from about this many
-_ENOUGH_BATCHES = 4  # fewer say too little
+_WINDOW_IMAGES = 64  # the time of an image in the first step is learned from about this many
 _PERHAPS_FASTER = 100.0  # times that batches are perhaps faster than before an idle time
 _MARGIN = 1.2  # an answer may take this much longer than estimated
-_PRIOR = 0.01  # in doubt, an image adds little to the time of a batch
 _IMAGES_WEIGHT = 1 / 32  # weight of the last request in the average number of images
 
 TRAFFIC_CLASS = "traffic_class"
@@ -56,98 +48,6 @@ TRAFFIC_CLASS = "traffic_class"
 _SHARES = {"interactive": 1.0, "bulk": 1 / 3}  # of the room, for each traffic class
 
 logger = logging.getLogger(__name__)
-
-Fetch = Callable[[], str]
-
-
-@dataclass(frozen=True)
-class Backlog:
-    """One reading of the metrics.
-
-    Attributes:
-        pending: number of requests in the queues of the later steps.
-        pending_here: number of requests in the queue of the first step.
-        images: number of images that the last step has computed since the server started; unlike
-            those before, it gets neither refused requests nor questions about images.
-        batches: number of batches in which it did.
-        time_s: when it was read, in seconds.
-    """
-
-    pending: int
-    pending_here: int
-    images: int
-    batches: int
-    time_s: float
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing waits."""
-        return not self.pending and not self.pending_here
-
-
-_UNREAD = Backlog(0, 0, 0, 0, float("-inf"))
-
-
-def read_backlog(metrics: str, models: Sequence[str], time_s: float) -> Backlog:
-    """Read the Prometheus text of a Triton server.
-
-    Args:
-        metrics: the text.
-        models: names of the steps, in their order.
-        time_s: when it was read, in seconds.
-    """
-    pending = dict.fromkeys(models, 0)
-    computed = dict.fromkeys((_IMAGES, _BATCHES), 0)
-    for line in metrics.splitlines():
-        for model in models:
-            if line.startswith(_PENDING) and f'model="{model}"' in line:
-                pending[model] += int(float(line.rpartition(" ")[2]))
-        for name in computed:
-            if line.startswith(name) and f'model="{models[-1]}"' in line:
-                computed[name] += int(float(line.rpartition(" ")[2]))
-    here = pending.pop(models[0])
-    return Backlog(sum(pending.values()), here, computed[_IMAGES], computed[_BATCHES], time_s)
-
-
-class BatchTime:
-    """Learns the time of a batch of b images, t(b) = fixed + each * b, while a server is busy.
-
-    Least squares over intervals of `batches` with `images` together, whose time should be
-    `fixed * batches + each * images`. Each batch weighs the same, but older ones less and less.
-    From batches of one size, nearly all of the time is taken for fixed.
-    """
-
-    def __init__(self) -> None:
-        self.batches = 0.0  # that it was learned from, the older ones counted less
-        self._nb = self._bb = self._ns = self._bs = 0.0
-
-    @property
-    def known(self) -> bool:
-        """Whether enough batches were seen."""
-        return self.batches >= _ENOUGH_BATCHES
-
-    def learn(self, batches: int, images: float, seconds: float) -> None:
-        """Take in an interval with one batch or more."""
-        keep = _WINDOW_BATCHES / (_WINDOW_BATCHES + batches)
-        self.batches = self.batches * keep + batches
-        self._nb = self._nb * keep + images
-        self._bb = self._bb * keep + images**2 / batches
-        self._ns = self._ns * keep + seconds
-        self._bs = self._bs * keep + images / batches * seconds
-
-    def seconds(self, images: float, largest: int) -> float:
-        """Estimate the time that a number of images take in batches of at most `largest`."""
-        if not self.batches:
-            return 0.0
-        ridged = self._bb * (1 + _PRIOR)
-        determinant = self.batches * ridged - self._nb**2
-        fixed = (self._ns * ridged - self._nb * self._bs) / determinant
-        each = (self._bs - self._nb * max(fixed, 0.0)) / ridged
-        if fixed < 0:
-            fixed = 0.0
-        if each < 0:
-            fixed, each = self._ns / self.batches, 0.0
-        return fixed * max(1.0, images / largest) + each * images
 
 
 class Admission:
@@ -158,9 +58,8 @@ class Admission:
         models: Sequence[str],
         largest: int,
         max_wait_s: float,
-        fetch: Fetch | None = None,
+        fetch: Callable[[], str],
         clock: Callable[[], float] = time.monotonic,
-        url: str = _DEFAULT_URL,
         running: int | None = None,
         batch: int | None = None,
     ) -> None:
@@ -172,9 +71,8 @@ class Admission:
                 however slow the steps are: one that is computed, one to follow, and what came and
                 went since the last reading.
             max_wait_s: further images are taken only if they wait no longer than this.
-            fetch: returns the metrics as text; default: reads them from `url`.
+            fetch: returns the metrics as text.
             clock: returns seconds, for tests.
-            url: address of the server's metrics.
             running: batches that the later steps compute at a time, which are in no queue; default:
                 one for each.
             batch: images in a batch that the later steps make of many waiting requests; default:
@@ -184,13 +82,13 @@ class Admission:
         self._running = len(models) - 1 if running is None else running
         self._largest, self._max_wait_s = largest, max_wait_s
         self._batch = batch or largest
-        self._fetch = fetch or (lambda: _get(url))
-        self._backlog = _UNREAD
+        self._fetch = fetch
+        self._backlog = UNREAD
         self._asked = self._asked_before = 0
         self._admitted = self._passed_on = self._passed_on_before = 0
         self._now, self._before = BatchTime(), BatchTime()  # of this busy time, and the last one
         self._here_images, self._here_s = 0.0, 0.0  # passed on while requests waited for this step
-        self._start = _UNREAD  # the reading at which this busy time began
+        self._start = UNREAD  # the reading at which this busy time began
         self._busy_since: Backlog | None = None  # the reading that the next interval begins with
         self._busy_until_s = float("-inf")
         self._images = 1.0  # images in a request, on average over the last ones
@@ -292,9 +190,9 @@ class Admission:
         try:
             now = read_backlog(self._fetch(), self._models, self._clock())
         except (OSError, ValueError, http.client.HTTPException) as error:
-            if self._backlog is not _UNREAD:
+            if self._backlog is not UNREAD:
                 logger.warning("The metrics cannot be read, so nothing is refused: %s", error)
-            self._backlog, self._busy_since = _UNREAD, None
+            self._backlog, self._busy_since = UNREAD, None
             return
         before, self._backlog = self._backlog, now
         passed_on_since = (passed_on - self._passed_on_before) * self._images
@@ -390,12 +288,7 @@ def start_admission(models: Sequence[str], config: Mapping[str, Any]) -> Admissi
         models,
         config["max_batch_size"],
         float(given.get("max_wait_ms", "inf")) / 1000,
-        url=os.environ.get(METRICS_URL_VARIABLE, _DEFAULT_URL),
+        partial(fetch_metrics, os.environ.get(METRICS_URL_VARIABLE, _DEFAULT_URL)),
         running=None if running is None else int(running),
         batch=max(preferred) if preferred else None,
     )
-
-
-def _get(url: str) -> str:
-    with _DIRECT.open(url, timeout=_STALE_S) as response:
-        return response.read().decode()

@@ -41,16 +41,9 @@ def unwanted(request: Request, step: str) -> str | None:
     Returns:
         A sentence for an error with the code CANCELLED; None if the request is to be computed.
     """
-    return refusal(request.parameters(), step) or given_up(request, step)
-
-
-def given_up(request: Request, step: str) -> str | None:
-    """Explain that no client waits for a request, if so.
-
-    Call it after `refusal`: it asks the server, which takes 0.05 ms against 0.003 ms.
-    """
-    if not request.is_cancelled():
-        return None
+    late = refusal(request.parameters(), step)
+    if late or not request.is_cancelled():  # which asks the server: 0.05 ms against 0.003 ms
+        return late
     return f"The request was given up before step {step}; nothing was computed."
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from ma_agiqa.errors import CheckpointError, ConfigError
+from ma_agiqa.errors import ConfigError
 from ma_agiqa.lmm.mplug_owl2.abstractor import AbstractorAttention, VisualAbstractor
 from ma_agiqa.lmm.mplug_owl2.configuration import MPlugOwl2Config
 from ma_agiqa.lmm.mplug_owl2.decoder import (
@@ -21,7 +21,7 @@ from ma_agiqa.lmm.mplug_owl2.decoder import (
     rotary_tables,
 )
 from ma_agiqa.lmm.mplug_owl2.vision import VisionEmbeddings, VisionModel
-from ma_agiqa.networks.exact_loading import load_exactly, name_some
+from ma_agiqa.networks.exact_loading import load_exactly, refuse
 
 IMAGE_TOKEN_ID = -200
 """Stands for the image in a list of token ids."""
@@ -109,14 +109,7 @@ class MPlugOwl2Model(PreTrainedModel):
             "unexpected": sorted(info["unexpected_keys"]),
             "of another shape": sorted(str(item) for item in info["mismatched_keys"]),
         }
-        if any(faults.values()):
-            listed = "; ".join(
-                f"{kind}: {name_some(names)}" for kind, names in faults.items() if names
-            )
-            raise CheckpointError(
-                f"{pretrained_model_name_or_path} is not mPLUG-Owl2 of these sizes. Tensors "
-                f"{listed}."
-            )
+        refuse(faults, f"{pretrained_model_name_or_path} is not mPLUG-Owl2 of these sizes.")
         return model.eval()
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
@@ -163,12 +156,15 @@ class MPlugOwl2Model(PreTrainedModel):
                 presents.append(present)
         return self.norm(hidden)
 
-    def forward(self, pixel_values: Tensor, input_ids: Sequence[int]) -> Tensor:
+    def forward(
+        self, pixel_values: Tensor, input_ids: Sequence[int], presents: KeyValues | None = None
+    ) -> Tensor:
         """Run one prompt on every image, in one plain pass over the full sequence.
 
         Args:
             pixel_values: normalized RGB, (B, 3, S, S).
             input_ids: the prompt's token ids, T of them, with `IMAGE_TOKEN_ID` once.
+            presents: as in `decode`.
 
         Returns:
             Last hidden states after the final norm, (B, T - 1 + image tokens, hidden).
@@ -184,7 +180,7 @@ class MPlugOwl2Model(PreTrainedModel):
         sequence = torch.cat(parts, dim=1)
         image = Segment(len(before), len(before) + tokens.shape[1])
         positions = torch.arange(sequence.shape[1], device=sequence.device)[None, None]
-        return self.decode(sequence, image, positions)
+        return self.decode(sequence, image, positions, presents=presents)
 
     def split_prompt(self, input_ids: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Split a prompt's token ids at the image, as tensors on the model's device.
@@ -199,8 +195,6 @@ class MPlugOwl2Model(PreTrainedModel):
                 f"{ids.count(IMAGE_TOKEN_ID)} times."
             )
         place = ids.index(IMAGE_TOKEN_ID)
-        before, after = (
-            torch.tensor(ids[:place], dtype=torch.long),
-            torch.tensor(ids[place + 1 :], dtype=torch.long),
-        )
-        return before.to(self.device), after.to(self.device)
+        parts = (torch.tensor(part, dtype=torch.long) for part in (ids[:place], ids[place + 1 :]))
+        before, after = (part.to(self.device) for part in parts)
+        return before, after
