@@ -1,7 +1,7 @@
 """Metrics of a table of predictions: of all its images, by generator and by subset."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
@@ -10,7 +10,7 @@ from ma_agiqa.data import Subset
 from ma_agiqa.data.splits import prompt_key
 from ma_agiqa.errors import DataError
 from ma_agiqa.evaluate.predictions import INTERVAL_COLUMNS, has_intervals
-from ma_agiqa.evaluate.tables import METRIC_HEADINGS, RAW_HEADINGS
+from ma_agiqa.evaluate.tables import RAW_HEADINGS
 from ma_agiqa.metrics import agreement
 from ma_agiqa.metrics.agreement import MIN_SAMPLES, Metrics, evaluate
 from ma_agiqa.metrics.intervals import RESAMPLES, Intervals, bootstrap
@@ -38,15 +38,10 @@ class Measurement:
     coverage: Coverage | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: metrics by name, [low, high] by name under "intervals"."""
-        found = {name: getattr(self.intervals, name) for name in METRIC_HEADINGS}
-        how = {name: getattr(self.intervals, name) for name in ("level", "resamples", "seed")}
+        """Plain values: metrics by name, (low, high) by name under "intervals"."""
         return {
             **self.metrics.to_dict(),
-            "intervals": {
-                **{name: [ends.low, ends.high] for name, ends in found.items()},
-                **how,
-            },
+            "intervals": asdict(self.intervals),
             **({"coverage": vars(self.coverage)} if self.coverage else {}),
         }
 
