@@ -130,6 +130,8 @@ def test_without_generators_gates_go_by_fifths_of_the_mos():
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(labels) == 5
     assert all(label.startswith("MOS ") and label.endswith("(8)") for label in labels)
+    few = draw_gates(frame_of(0.3, generator=False).head(3), "mine")
+    assert len(few.axes[0].get_yticklabels()) == 3  # a fifth without images is not drawn
 
 
 def test_without_gates_there_is_no_figure_of_them(ours):

@@ -40,8 +40,8 @@ _SCORER_DTYPES = {
 }
 _GENERATED_IMAGES = 8
 _COUNT = click.IntRange(min=1)
-
-_dtype_choice = click.Choice([*DTYPE_ALIASES, *DTYPES])
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_DTYPE = click.Choice([*DTYPE_ALIASES, *DTYPES])
 
 
 def _prepare(device: str, threads: int | None) -> None:
@@ -135,7 +135,7 @@ Examples:
     help="With --random-weights: number of decoder layers; the other parts are cut in proportion.",
 )
 @click.option(
-    "--dtype", type=_dtype_choice, default="bf16", show_default=True, help="Dtype of the weights."
+    "--dtype", type=_DTYPE, default="bf16", show_default=True, help="Dtype of the weights."
 )
 @click.option("--profile", is_flag=True, help="List the slowest operations of a pass.")
 def embedder_command(
@@ -198,12 +198,7 @@ Examples:
       --checkpoint AGIQA_3k.pt --reference bf16 --dtype int8 --dtype int4 my_images/*.png
 """,
 )
-@click.argument(
-    "images",
-    nargs=-1,
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-)
+@click.argument("images", nargs=-1, required=True, type=_FILE)
 @click.option(
     "--embedder",
     "source",
@@ -219,13 +214,13 @@ Examples:
 )
 @click.option(
     "--reference",
-    type=_dtype_choice,
+    type=_DTYPE,
     help="Dtype to compare with. Default: fp32 for the demo, else bf16 on a CPU and fp16 on a GPU.",
 )
 @click.option(
     "--dtype",
     "others",
-    type=_dtype_choice,
+    type=_DTYPE,
     multiple=True,
     default=["bf16", "int8", "int4"],
     show_default=True,
@@ -334,7 +329,7 @@ Examples:
   python -m ma_agiqa benchmark preprocess --size 1024x1024 --format PNG
 """,
 )
-@click.argument("images", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("images", nargs=-1, type=_FILE)
 @click.option(
     "--size",
     metavar="WIDTHxHEIGHT",

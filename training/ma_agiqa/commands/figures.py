@@ -5,13 +5,10 @@ what these images look like (Fig. 7).
 """
 
 import logging
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pandas as pd
-from matplotlib.figure import Figure
 
 from ma_agiqa.commands._shared import Command
 from ma_agiqa.errors import DataError
@@ -87,8 +84,14 @@ def main(
 ) -> None:
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it logs every letter of a PDF
     frame = read_predictions(predictions)
-    figures = dict(_of_one(frame, name))
-    if baseline is not None:
+    figures, missing = {"scatter": draw_scatter(frame, name)}, []
+    if has_gates(frame):
+        figures["gates"] = draw_gates(frame, name)
+    else:
+        missing.append("gates (the predictions have no gate weights)")
+    if baseline is None:
+        missing.append("differences and panel (give --baseline)")
+    else:
         theirs = align_predictions(read_predictions(baseline), frame, baseline)
         names = (name, baseline_name or baseline.stem)
         pair = (frame, theirs)
@@ -96,27 +99,14 @@ def main(
             names = (f"{names[0]}, fitted", f"{names[1]}, fitted")
             pair = (_on_mos(frame), _on_mos(theirs))
         figures["differences"] = draw_differences(*pair, *names, worst)
-        if images is not None:
+        if images is None:
+            missing.append("panel (give --images)")
+        else:
             figures["panel"] = draw_panel(*pair, images, *names, panel_images)
     for stem, figure in figures.items():
         click.echo(save(figure, output / f"{stem}.{kind}"))
-    for missing in _missing(frame, baseline, images):
-        sys.stderr.write(f"Not drawn: {missing}.\n")
-
-
-def _of_one(frame: pd.DataFrame, name: str) -> Iterator[tuple[str, Figure]]:
-    yield "scatter", draw_scatter(frame, name)
-    if has_gates(frame):
-        yield "gates", draw_gates(frame, name)
-
-
-def _missing(frame: pd.DataFrame, baseline: Path | None, images: Path | None) -> Iterator[str]:
-    if not has_gates(frame):
-        yield "gates (the predictions have no gate weights)"
-    if baseline is None:
-        yield "differences and panel (give --baseline)"
-    elif images is None:
-        yield "panel (give --images)"
+    for what in missing:
+        click.echo(f"Not drawn: {what}.", err=True)
 
 
 def _on_mos(frame: pd.DataFrame) -> pd.DataFrame:

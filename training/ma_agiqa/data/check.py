@@ -3,15 +3,13 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm.contrib.concurrent import thread_map
 
-from ma_agiqa.data.images import read_images
-from ma_agiqa.data.settings import DataSettings
+from ma_agiqa.data.settings import DataSettings, read_images
 from ma_agiqa.data.splits import Split, SplitSettings, make_split, prompt_key
 from ma_agiqa.data.table import RatedImage
 from ma_agiqa.errors import DataError, ImageError
@@ -76,17 +74,14 @@ def _read_all(
     images: Sequence[RatedImage], workers: int, progress: bool
 ) -> tuple[dict[str, str], list[str]]:
     """Hashes of the files by image name, and what is wrong with those that cannot be decoded."""
-    hashes, problems = {}, []
-    with ThreadPoolExecutor(workers) as pool:
-        results = pool.map(_read, (image.path for image in images))
-        for image, (digest, problem) in zip(
-            images,
-            tqdm(results, "images", len(images), unit="image", disable=not progress),
-            strict=True,
-        ):
-            hashes[image.name] = digest
-            if problem:
-                problems.append(f"row {image.row}, {image.name}: {problem}")
+    paths, how = [image.path for image in images], {"desc": "images", "unit": "image"}
+    found = thread_map(_read, paths, max_workers=workers, disable=not progress, **how)
+    hashes = {image.name: digest for image, (digest, _) in zip(images, found, strict=True)}
+    problems = [
+        f"row {image.row}, {image.name}: {problem}"
+        for image, (_, problem) in zip(images, found, strict=True)
+        if problem
+    ]
     return hashes, problems
 
 

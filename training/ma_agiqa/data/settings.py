@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from ma_agiqa.data.table import Columns
+from ma_agiqa.data.table import Columns, RatedImage, read_table
 from ma_agiqa.errors import ConfigError
 
 
@@ -66,3 +66,14 @@ class DataSettings:
                 f"data.mos_range is {low:g} to {high:g}; give the lowest possible score, then the "
                 "highest one."
             )
+
+
+def read_images(data: DataSettings) -> tuple[RatedImage, ...]:
+    """Read the table of a run.
+
+    Raises:
+        ConfigError, DataError: see `table.read_table`.
+    """
+    return read_table(
+        data.csv, data.image_folder, data.columns, data.mos_range, data.generator_pattern
+    )

@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import ItemsView, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,10 +78,9 @@ class Split:
     validation: tuple[RatedImage, ...]
     test: tuple[RatedImage, ...]
 
-    def items(self) -> Iterator[tuple[str, tuple[RatedImage, ...]]]:
+    def items(self) -> ItemsView[str, tuple[RatedImage, ...]]:
         """Pairs of a part's name and its images, in the order of PARTS."""
-        for part in PARTS:
-            yield part, getattr(self, part)
+        return vars(self).items()
 
     def rows(self) -> list[tuple[str, str]]:
         """Pairs (image name, part), as `split.csv` holds them."""
@@ -133,8 +132,8 @@ def split_from_file(images: Sequence[RatedImage], path: str | Path) -> Split:
             hold exactly these images.
     """
     part_of = read_parts(Path(path))
-    names = {image.name for image in images}
-    if foreign := [name for name in part_of if name not in names]:
+    by_name = {image.name: image for image in images}
+    if foreign := [name for name in part_of if name not in by_name]:
         raise DataError(
             f"{path} lists {len(foreign)} images that are not in the data set's table, such as "
             f"{foreign[0]}."
@@ -144,7 +143,6 @@ def split_from_file(images: Sequence[RatedImage], path: str | Path) -> Split:
             f"{path} gives no part to {len(absent)} images of the data set, such as "
             f"{absent[0].name} (row {absent[0].row})."
         )
-    by_name = {image.name: image for image in images}
     parts = {
         part: tuple(by_name[name] for name, found in part_of.items() if found == part)
         for part in PARTS

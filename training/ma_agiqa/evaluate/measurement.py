@@ -1,7 +1,7 @@
 """Metrics of a table of predictions: of all its images, by generator and by subset."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
@@ -10,7 +10,8 @@ from ma_agiqa.data import Subset
 from ma_agiqa.data.splits import prompt_key
 from ma_agiqa.errors import DataError
 from ma_agiqa.evaluate.predictions import INTERVAL_COLUMNS, has_intervals
-from ma_agiqa.evaluate.tables import METRIC_HEADINGS
+from ma_agiqa.evaluate.tables import RAW_HEADINGS
+from ma_agiqa.metrics import agreement
 from ma_agiqa.metrics.agreement import MIN_SAMPLES, Metrics, evaluate
 from ma_agiqa.metrics.intervals import RESAMPLES, Intervals, bootstrap
 
@@ -37,15 +38,10 @@ class Measurement:
     coverage: Coverage | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: metrics by name, [low, high] by name under "intervals"."""
-        found = {name: getattr(self.intervals, name) for name in METRIC_HEADINGS}
-        how = {name: getattr(self.intervals, name) for name in ("level", "resamples", "seed")}
+        """Plain values: metrics by name, (low, high) by name under "intervals"."""
         return {
             **self.metrics.to_dict(),
-            "intervals": {
-                **{name: [ends.low, ends.high] for name, ends in found.items()},
-                **how,
-            },
+            "intervals": asdict(self.intervals),
             **({"coverage": vars(self.coverage)} if self.coverage else {}),
         }
 
@@ -128,18 +124,19 @@ def measure_fifths(frame: pd.DataFrame) -> tuple[Fifth, ...]:
     """Measure the fifths of the images by MOS, the lowest first; none of fewer than 25 images."""
     if len(frame) < 5 * MIN_SAMPLES:
         return ()
-    place = frame["mos"].rank(method="first").sub(1).mul(5).floordiv(len(frame)).astype(int)
     found = []
-    for _, rows in frame.groupby(place):
-        errors = rows["score"] - rows["mos"]
-        raw = {
-            "rmse_raw": float((errors**2).mean() ** 0.5),
-            "mae_raw": float(errors.abs().mean()),
-            "bias": float(errors.mean()),
-        }
-        name = f"{rows['mos'].min():.2f} to {rows['mos'].max():.2f}"
-        found.append(Fifth(name, len(rows), raw, _coverage(rows)))
+    for mos, rows in fifths(frame):
+        metrics = agreement.measure(rows["mos"].to_numpy(), rows["score"].to_numpy())
+        errors = {name: getattr(metrics, name) for name in RAW_HEADINGS}
+        found.append(Fifth(mos, len(rows), errors, _coverage(rows)))
     return tuple(found)
+
+
+def fifths(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Lowest and highest MOS, as text, and rows of each fifth of the images by MOS, upwards."""
+    place = frame["mos"].rank(method="first").sub(1).mul(5).floordiv(len(frame))
+    for _, rows in frame.groupby(place):
+        yield f"{rows['mos'].min():.2f} to {rows['mos'].max():.2f}", rows
 
 
 def measure_generators(

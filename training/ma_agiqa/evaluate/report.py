@@ -11,7 +11,6 @@ import numpy as np
 from ma_agiqa.checkpoints.folder import is_checkpoint
 from ma_agiqa.errors import ConfigError
 from ma_agiqa.evaluate.measurement import Group, measure_fifths
-from ma_agiqa.evaluate.pairs import comparable, paired_differences
 from ma_agiqa.evaluate.paper_results import (
     AIGCQA_20K,
     DIGITAL_SUBSET_SRCC,
@@ -19,7 +18,7 @@ from ma_agiqa.evaluate.paper_results import (
     REPORTED_BY_USERS,
 )
 from ma_agiqa.evaluate.predictions import write_predictions
-from ma_agiqa.evaluate.result import Result
+from ma_agiqa.evaluate.result import Result, paired_differences
 from ma_agiqa.evaluate.tables import (
     METRIC_HEADINGS,
     RAW_HEADINGS,
@@ -150,14 +149,14 @@ def _fifths(results: Sequence[Result]) -> str:
 
 def _paired(results: Sequence[Result]) -> str:
     """What each result is better or worse by than the first one, on the same images."""
-    rows = []
-    for other in comparable(results):
-        found = paired_differences(results[0], other)
-        cells = {
-            METRIC_HEADINGS.get(n, RAW_HEADINGS.get(n, n)): difference_text(*d)
-            for n, d in found.items()
+    headings = {**METRIC_HEADINGS, **RAW_HEADINGS}
+    rows = [
+        {
+            "scorer": f"{name} - {results[0].name}",
+            **{headings[n]: difference_text(*d) for n, d in found.items()},
         }
-        rows.append({"scorer": f"{other.name} - {results[0].name}", **cells})
+        for name, found in paired_differences(results).items()
+    ]
     return f"## Paired differences\n\n{markdown(rows)}" if rows else ""
 
 
@@ -231,11 +230,8 @@ def _paper_subsets(result: Result) -> list[Mapping[str, str]]:
 def _document(results: Sequence[Result]) -> dict[str, Any]:
     document: dict[str, Any] = {"results": [result.to_dict() for result in results]}
     differences = {
-        other.name: {
-            name: {"difference": found, "interval": [ends.low, ends.high]}
-            for name, (found, ends) in paired_differences(results[0], other).items()
-        }
-        for other in comparable(results)
+        other: {n: {"difference": value, "interval": ends} for n, (value, ends) in found.items()}
+        for other, found in paired_differences(results).items()
     }
     if differences:
         document["differences_from_the_first"] = differences

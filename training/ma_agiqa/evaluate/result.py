@@ -1,5 +1,6 @@
 """The measured predictions of one model, and what they are compared with."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,12 @@ from ma_agiqa.evaluate.measurement import (
     measure_fifths,
     measure_generators,
     measure_subsets,
+    units_of,
 )
 from ma_agiqa.evaluate.paper_results import COMPARISON, CROSS, PaperMetrics
+from ma_agiqa.evaluate.predictions import same_mos
 from ma_agiqa.evaluate.selection import ALL_PARTS, Selection
-from ma_agiqa.metrics.intervals import RESAMPLES
+from ma_agiqa.metrics.intervals import RESAMPLES, Interval, bootstrap_difference
 
 
 @dataclass(frozen=True)
@@ -120,3 +123,28 @@ class Result:
             "paper": None if paper is None else {"source": paper[0], **vars(paper[1])},
             "notes": list(self.notes),
         }
+
+
+def paired_differences(results: Sequence[Result]) -> dict[str, dict[str, tuple[float, Interval]]]:
+    """Is a result better than the first one, beyond what the choice of images explains?
+
+    The intervals of two results may overlap although one is better on nearly every resample. Here
+    both are measured on the same resamples, and the interval is that of the difference.
+
+    Returns:
+        For each later result of the same images with the same ratings, by its name: each metric
+        minus that of the first result, and its interval.
+    """
+    first, how = results[0].frame, results[0].overall.intervals
+    return {
+        other.name: bootstrap_difference(
+            first["mos"],
+            first["score"],
+            other.frame["score"],
+            how.resamples,
+            how.seed,
+            units_of(first),
+        )
+        for other in results[1:]
+        if list(other.frame["image"]) == list(first["image"]) and same_mos(other.frame, first).all()
+    }

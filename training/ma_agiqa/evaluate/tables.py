@@ -75,7 +75,8 @@ def metric_cells(metrics: Any, intervals: Any = None) -> dict[str, str]:
     for name, heading in METRIC_HEADINGS.items():
         cells[heading] = number(getattr(metrics, name, None))
         if intervals is not None and cells[heading] != NOTHING:
-            cells[heading] += _ends(getattr(intervals, name))
+            low, high = (number(end, 3) for end in getattr(intervals, name))
+            cells[heading] += f" [{low}, {high}]"
     return cells
 
 
@@ -91,7 +92,3 @@ def difference_text(difference: float, interval: Interval) -> str:
     if math.isnan(difference):
         return NOTHING
     return f"{difference:+.4f} [{interval.low:+.3f}, {interval.high:+.3f}]"
-
-
-def _ends(interval: Interval) -> str:
-    return f" [{number(interval.low, 3)}, {number(interval.high, 3)}]"

@@ -19,6 +19,7 @@ Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,8 +45,7 @@ _METRICS = ("srcc", "plcc", "krcc", "rmse", "plcc_raw")
 _UNFITTED = ("srcc", "plcc_raw", "rmse_raw", "mae_raw")
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """Lowest and highest plausible value; NaN where the metric is not defined."""
 
     low: float

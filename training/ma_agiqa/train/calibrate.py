@@ -51,6 +51,7 @@ UNFAMILIAR = 0.02
 MIN_IMAGES = 50
 """Fewest validation pictures that are calibrated on."""
 
+_BATCH_SIZE = 32
 _FOLDS = 10
 _AXES, _NEAREST = (8, 32), 3
 _TRAIN = 1000  # pictures of the train part that are looked at
@@ -151,14 +152,12 @@ def calibrate(
 
 @torch.inference_mode()
 @exact_float32()
-def observe(
-    scorer: MAAGIQA, samples: ScorerDataset, groups: Sequence[str], batch_size: int = 32
-) -> Observed:
+def observe(scorer: MAAGIQA, samples: ScorerDataset, groups: Sequence[str]) -> Observed:
     """Run a scorer on samples without augmentation, on the GPU if there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     scorer = scorer.to(device).eval()
     outputs, descriptions, mos = [], [], []
-    for batch in DataLoader(samples, batch_size):
+    for batch in DataLoader(samples, _BATCH_SIZE):
         found = scorer.score_and_describe(*(batch[name].to(device) for name in INPUTS))
         outputs.append([tensor.float().cpu() for tensor in found[0]])
         descriptions.append(found[1].float().cpu())
@@ -169,21 +168,16 @@ def observe(
 
 @torch.inference_mode()
 @exact_float32()
-def describe_foreign(scorer: MAAGIQA, seed: int = 0, batch_size: int = 32) -> dict[str, Tensor]:
+def describe_foreign(scorer: MAAGIQA, seed: int = 0) -> dict[str, Tensor]:
     """Pooled tokens of pictures unlike those of the training, by kind."""
-    device = next(scorer.parameters()).device
-    nothing = torch.zeros(batch_size, scorer.config.semantic_dim, device=device)
-    return {
-        kind: torch.cat(
-            [
-                scorer.score_and_describe(
-                    part.to(device), nothing[: len(part)], nothing[: len(part)]
-                )[1].cpu()
-                for part in torch.from_numpy(pictures).split(batch_size)
-            ]
-        )
-        for kind, pictures in foreign_pictures(_FOREIGN, scorer.config.image_size, seed).items()
-    }
+    device, width = next(scorer.parameters()).device, scorer.config.semantic_dim
+    described = {}
+    for kind, pictures in foreign_pictures(_FOREIGN, scorer.config.image_size, seed).items():
+        parts = torch.from_numpy(pictures).to(device).split(_BATCH_SIZE)
+        nothing = [part.new_zeros(len(part), width, dtype=torch.float32) for part in parts]
+        found = map(scorer.score_and_describe, parts, nothing, nothing)
+        described[kind] = torch.cat([tokens.cpu() for _, tokens in found])
+    return described
 
 
 def fit(

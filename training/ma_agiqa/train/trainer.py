@@ -21,7 +21,6 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import (
     EvalPrediction,
     PrinterCallback,
-    ProgressCallback,
     Trainer,
     TrainerState,
     TrainingArguments,
@@ -232,8 +231,6 @@ class PaperTrainer(Trainer):
             compute_metrics=partial(_selection_metrics, optimization.criterion),
         )
         self.remove_callback(PrinterCallback)
-        if self.args.disable_tqdm:
-            self.remove_callback(ProgressCallback)
         self.add_callback(EpochTable())
         self.add_callback(MarkWhole(folder))
         if self.is_world_process_zero():

@@ -6,14 +6,13 @@ the table (`RatedImage.row`) is for messages. Its key, the SHA-256 of its file, 
 
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from ma_agiqa.data.features.embedders import Embedder, InProcessEmbedder, choose_device
 from ma_agiqa.data.features.extract import BadImage, extract
@@ -149,10 +148,8 @@ class _Run:
         elif in_process:
             self._check_width(embedder_config(self.source).hidden_size)
         hashes = FileHashes(self.folder / _HASHES)
-        bar = {"desc": "files", "unit": "image", "total": len(self.images), "delay": 2}
-        with ThreadPoolExecutor(self.settings.workers) as pool:
-            found = pool.map(partial(_key, hashes), self.images)
-            keys = list(tqdm(found, disable=not progress, **bar))
+        how = {"max_workers": self.settings.workers, "desc": "files", "unit": "image", "delay": 2}
+        keys = thread_map(partial(_key, hashes), self.images, disable=not progress, **how)
         hashes.save()
         position_of = {key: position for position, key in reversed(list(enumerate(keys)))}
         missing = (p for key, p in position_of.items() if store is None or key not in store)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 
 @dataclass(frozen=True)
@@ -25,23 +24,21 @@ class Method:
     cpu_bound: bool = False
 
 
-METHODS: Mapping[str, Method] = MappingProxyType(
-    {
-        method.key: method
-        for method in (
-            Method("brisque", "BRISQUE", lower_is_better=True, cpu_bound=True),
-            Method("niqe", "NIQE", lower_is_better=True, cpu_bound=True),
-            Method("ilniqe", "ILNIQE", lower_is_better=True, cpu_bound=True),
-            Method("clipiqa", "CLIPIQA"),
-            Method("clipiqa+", "CLIPIQA+"),
-            Method("qalign", "Q-Align"),
-            Method("hyperiqa", "HyperIQA", trained=True),
-            Method("maniqa", "MANIQA", trained=True),
-            Method("dbcnn", "DBCNN", trained=True),
-            Method("musiq", "MUSIQ", trained=True),
-        )
-    }
-)
+METHODS: Mapping[str, Method] = {
+    method.key: method
+    for method in (
+        Method("brisque", "BRISQUE", lower_is_better=True, cpu_bound=True),
+        Method("niqe", "NIQE", lower_is_better=True, cpu_bound=True),
+        Method("ilniqe", "ILNIQE", lower_is_better=True, cpu_bound=True),
+        Method("clipiqa", "CLIPIQA"),
+        Method("clipiqa+", "CLIPIQA+"),
+        Method("qalign", "Q-Align"),
+        Method("hyperiqa", "HyperIQA", trained=True),
+        Method("maniqa", "MANIQA", trained=True),
+        Method("dbcnn", "DBCNN", trained=True),
+        Method("musiq", "MUSIQ", trained=True),
+    )
+}
 """The methods by key, in the order of Table 1."""
 
 TRAINABLE = tuple(key for key, method in METHODS.items() if method.trained)

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from torch.utils.data import DataLoader, Dataset
@@ -71,7 +70,7 @@ def read_rgb(image: RatedImage) -> RGB:
         DataError: the file cannot be read or decoded; the message names it.
     """
     try:
-        return decode(Path(image.path).read_bytes())
+        return decode(image.path.read_bytes())
     except OSError as error:
         raise DataError(f"Cannot read {image.path}: {error.strerror}.") from error
     except MAAGIQAError as error:
@@ -92,7 +91,6 @@ def score_images(
     Raises:
         DataError: an image cannot be read or measured; the message names it.
     """
-
     cores = len(os.sched_getaffinity(0))
     jobs = _Scores(scorer if method.cpu_bound else None, images)
     workers = cores if method.cpu_bound else min(cores, _MOST_DECODERS)

@@ -4,12 +4,10 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
-from PIL import Image
 
-from ma_agiqa.evaluate.figures.style import WIDTH_INCHES, styled
+from ma_agiqa.evaluate.figures.style import WIDTH_INCHES, styled, thumbnail
 from ma_agiqa.images.views import RGB
 
-_SIDE = 400  # pixels of the longer side of an image, enough for its place
 _CHARACTERS = 62  # of a line of text next to an image
 _LINE_INCHES, _LEAST_INCHES = 0.19, 2.4
 
@@ -28,9 +26,7 @@ def draw_answers(answered: Sequence[tuple[RGB, Mapping[str, str]]]) -> Figure:
             len(texts), 2, squeeze=False, width_ratios=(1, 2), height_ratios=heights
         )
         for (left, right), (rgb, _), text in zip(grid, answered, texts, strict=True):
-            image = Image.fromarray(rgb)
-            image.thumbnail((_SIDE, _SIDE))
-            left.imshow(image)
+            left.imshow(thumbnail(rgb))
             right.text(0, 1, text, va="top", fontsize=9, transform=right.transAxes)
             left.axis("off")
             right.axis("off")
@@ -39,8 +35,4 @@ def draw_answers(answered: Sequence[tuple[RGB, Mapping[str, str]]]) -> Figure:
 
 def _paragraphs(answers: Mapping[str, str]) -> list[str]:
     pairs = [f"{question}\n→ {answer}" for question, answer in answers.items()]
-    return ["\n".join(_wrapped(line) for line in pair.splitlines()) for pair in pairs]
-
-
-def _wrapped(line: str) -> str:
-    return textwrap.fill(line, _CHARACTERS)
+    return ["\n".join(textwrap.fill(line, _CHARACTERS) for line in p.splitlines()) for p in pairs]

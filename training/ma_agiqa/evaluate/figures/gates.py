@@ -1,18 +1,16 @@
 """What the gate weighs (paper Eq. 4), by the generator of the images or by their MOS."""
 
-from collections.abc import Iterator
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ma_agiqa.errors import DataError
 from ma_agiqa.evaluate.figures.style import WIDTH_INCHES, caption, styled
+from ma_agiqa.evaluate.measurement import fifths
 from ma_agiqa.evaluate.predictions import GATE_COLUMNS, has_gates
 from ma_agiqa.tensors import GATE_ORDER
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73")  # of semantic, coherence, quality
-_FIFTHS = 5
 
 
 def draw_gates(frame: pd.DataFrame, name: str) -> Figure:
@@ -33,8 +31,13 @@ def draw_gates(frame: pd.DataFrame, name: str) -> Figure:
             "The predictions have no gate weights; `python -m ma_agiqa evaluate --checkpoint` "
             "writes them."
         )
-    by_generator = bool((frame["generator"] != "").any())
-    groups = list(_generators(frame) if by_generator else _fifths(frame))
+    known = frame[frame["generator"] != ""]
+    if len(known):
+        order, groups = "Generators by the mean MOS of their images", [*known.groupby("generator")]
+        groups.sort(key=lambda group: group[1]["mos"].mean())
+    else:
+        order, groups = "Fifths by MOS", [(f"MOS {mos}", rows) for mos, rows in fifths(frame)]
+    groups.reverse()  # the best on top
     with styled():
         figure = Figure((WIDTH_INCHES, 1.8 + 0.3 * len(groups)), layout="constrained")
         panels = figure.subplots(1, 3, sharex=True, sharey=True)
@@ -43,32 +46,17 @@ def draw_gates(frame: pd.DataFrame, name: str) -> Figure:
         ):
             _draw_weights(axes, [rows[column] for _, rows in groups], color)
             axes.set_title(word)
-        panels[0].set_yticks(range(len(groups)), [label for label, _ in groups])
+        labels = [f"{label} ({len(rows):,})" for label, rows in groups]
+        panels[0].set_yticks(range(len(groups)), labels)
         panels[0].invert_yaxis()
         panels[1].set_xlabel("gate weight")
         figure.suptitle(f"What the gate of {name} weighs", x=0.01, ha="left", fontsize=11)
-        order = "Generators by the mean MOS of their images" if by_generator else "Fifths by MOS"
         caption(
             figure,
             f"{order}, the best on top; in brackets the number of images.\n"
             "Points are medians, lines go from the first to the third quartile.",
         )
     return figure
-
-
-def _generators(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    known = frame[frame["generator"] != ""]
-    order = known.groupby("generator")["mos"].mean().sort_values(ascending=False).index
-    for generator in order:
-        rows = known[known["generator"] == generator]
-        yield f"{generator} ({len(rows):,})", rows
-
-
-def _fifths(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    fifths = pd.qcut(frame["mos"].rank(method="first"), _FIFTHS, labels=False)
-    for fifth in reversed(range(_FIFTHS)):
-        rows = frame[fifths == fifth]
-        yield f"MOS {rows['mos'].min():.2f} to {rows['mos'].max():.2f} ({len(rows):,})", rows
 
 
 def _draw_weights(axes: Axes, weights: list[pd.Series], color: str) -> None:

@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from PIL import Image
 
+from ma_agiqa.data.table import FIRST_ROW
 from ma_agiqa.errors import DataError, ImageError
 from ma_agiqa.evaluate.figures.style import (
     BASELINE,
@@ -20,15 +19,14 @@ from ma_agiqa.evaluate.figures.style import (
     errors,
     shorten,
     styled,
+    thumbnail,
 )
-from ma_agiqa.images.views import decode
+from ma_agiqa.images.views import RGB, decode
 
 PANEL_IMAGES = 8
 """Images of a panel where nothing else is asked for."""
 
 _COLUMNS = 4
-_SIDE = 400  # pixels of the longer side of an image, enough for its place
-_FIRST_ROW = 2  # the header is row 1
 _LINE = 0.115  # height of a line of text, as a share of the image's height
 
 
@@ -94,21 +92,17 @@ def draw_panel(
     return figure
 
 
-def _read(path: Path, position: int) -> NDArray[np.uint8]:
+def _read(path: Path, position: int) -> RGB:
     try:
-        image = Image.fromarray(decode(path.read_bytes()))
+        return thumbnail(decode(path.read_bytes()))
     except (OSError, ImageError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(
-            f"Row {position + _FIRST_ROW} of the predictions: cannot read {path}: {reason}"
+            f"Row {position + FIRST_ROW} of the predictions: cannot read {path}: {reason}"
         ) from error
-    image.thumbnail((_SIDE, _SIDE))
-    return np.asarray(image)
 
 
-def _draw_image(
-    axes: Axes, pixels: NDArray[np.uint8], lines: tuple[tuple[str, float, str], ...]
-) -> None:
+def _draw_image(axes: Axes, pixels: RGB, lines: tuple[tuple[str, float, str], ...]) -> None:
     """Put an image at the bottom of a square of side 1, and the lines of text under it."""
     height, width = np.array(pixels.shape[:2]) / max(pixels.shape[:2])
     left = (1 - width) / 2

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ma_agiqa.files import write_whole
+from ma_agiqa.images.views import RGB
 
 FORMATS = ("png", "pdf")
 
@@ -24,6 +27,7 @@ WIDTH_INCHES = 7.2
 """Width of a figure; at _DOTS_PER_INCH a little more than a README shows."""
 
 _DOTS_PER_INCH = 160
+_SIDE = 400  # pixels of the longer side of an image, enough for its place
 _GRAY = "#555555"
 _LONGEST_NAME = 18  # characters
 _STYLE: dict[str, Any] = {
@@ -69,6 +73,13 @@ def caption(figure: Figure, text: str) -> None:
 def shorten(text: str) -> str:
     """Cut a name that is longer than its place under a picture."""
     return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
+
+
+def thumbnail(rgb: RGB) -> RGB:
+    """Make an image, uint8 (H, W, 3), so small that it still fills its place in a figure."""
+    image = Image.fromarray(rgb)
+    image.thumbnail((_SIDE, _SIDE))
+    return np.asarray(image)
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:

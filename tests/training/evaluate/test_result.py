@@ -6,9 +6,9 @@ import pytest
 
 from ma_agiqa.evaluate import Result, report
 from ma_agiqa.evaluate.measurement import measure, measure_fifths
-from ma_agiqa.evaluate.pairs import comparable, paired_differences
 from ma_agiqa.evaluate.predictions import COLUMNS, read_predictions
 from ma_agiqa.evaluate.report import write_report
+from ma_agiqa.evaluate.result import paired_differences
 from ma_agiqa.metrics.intervals import bootstrap_difference
 
 
@@ -61,15 +61,15 @@ def test_fifths_have_equally_many_images_by_mos():
 
 def test_a_scorer_that_is_better_on_the_same_images_is_seen_to_be():
     good, bad, again = (result(*what) for what in (("g", 0.4, 1), ("b", 0.7, 2), ("a", 0.4, 3)))
-    assert list(comparable([good, bad])) == [bad]
-    worse = paired_differences(good, bad)
-    assert worse["rmse_raw"][0] > 0
-    assert worse["rmse_raw"][1].low > 0
-    assert worse["srcc"][1].high < 0
-    equal = paired_differences(good, again)["rmse_raw"][1]
+    found = paired_differences([good, bad, again])
+    assert found["b"]["rmse_raw"][0] > 0
+    assert found["b"]["rmse_raw"][1].low > 0
+    assert found["b"]["srcc"][1].high < 0
+    equal = found["a"]["rmse_raw"][1]
     assert equal.low < 0 < equal.high
     other = Result.of("c", good.frame.head(100), resamples=20)
-    assert list(comparable([good, other])) == []
+    rated = Result.of("d", good.frame.assign(mos=bad.frame["mos"] + 0.1), resamples=20)
+    assert paired_differences([good, other, rated]) == {}
 
 
 def test_images_of_one_group_are_no_independent_evidence():
