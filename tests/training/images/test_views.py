@@ -1,8 +1,6 @@
 """Decoding and the two views, against the components the official pipeline is made of."""
 
 import io
-import struct
-import zlib
 
 import cv2
 import numpy as np
@@ -14,6 +12,8 @@ from ma_agiqa.errors import ImageError, ImageTooLargeError, InvalidImageError
 from ma_agiqa.images.limits import MAX_IMAGE_BYTES, MAX_IMAGE_SIDE
 from ma_agiqa.images.views import decode, quality_view, semantic_view
 from ma_agiqa.lmm.embedder import CLIP_MEAN, CLIP_STD
+from support.hostile_files import png
+from support.pictures import encoded
 
 SIZES = [(300, 300), (257, 400), (513, 130), (31, 64), (448, 448), (1000, 700)]
 
@@ -27,16 +27,10 @@ def picture(width: int, height: int, seed: int = 0) -> np.ndarray:
     return (smooth + noise).clip(0, 255).astype(np.uint8)
 
 
-def encode(image: Image.Image, image_format: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("image_format", "options"), [("JPEG", {"quality": 90}), ("PNG", {})])
 def test_quality_view_equals_opencv_from_file_to_view(size, image_format, options):
-    data = encode(Image.fromarray(picture(*size)), image_format, **options)
+    data = encoded(picture(*size), image_format, **options)
     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     bgr = cv2.resize(bgr, (224, 224), interpolation=cv2.INTER_CUBIC)
     np.testing.assert_array_equal(quality_view(decode(data)), cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
@@ -45,7 +39,7 @@ def test_quality_view_equals_opencv_from_file_to_view(size, image_format, option
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("side", [448, 224])
 def test_semantic_view_equals_clip_processor_on_padded_square(size, side):
-    data = encode(Image.fromarray(picture(*size)), "PNG")
+    data = encoded(picture(*size), "PNG")
     image = Image.open(io.BytesIO(data)).convert("RGB")
     longest = max(image.size)
     square = Image.new("RGB", (longest, longest), tuple(int(c * 255) for c in CLIP_MEAN))
@@ -80,27 +74,25 @@ def test_semantic_view_equals_resizing_the_padded_square(size, side):
 def test_lossless_formats_decode_to_the_same_pixels(image_format):
     rgb = picture(70, 50)
     options = {"lossless": True} if image_format == "WEBP" else {}
-    np.testing.assert_array_equal(
-        decode(encode(Image.fromarray(rgb), image_format, **options)), rgb
-    )
+    np.testing.assert_array_equal(decode(encoded(rgb, image_format, **options)), rgb)
 
 
 def test_first_frame_of_animations_and_multipage_files():
     first, second = (Image.fromarray(picture(40, 30, seed)).quantize() for seed in (1, 2))
     for image_format in ("GIF", "TIFF"):
-        data = encode(first, image_format, save_all=True, append_images=[second])
+        data = encoded(first, image_format, save_all=True, append_images=[second])
         np.testing.assert_array_equal(decode(data), np.array(first.convert("RGB")))
 
 
 def test_gray_palette_and_alpha_become_rgb():
     rgb = picture(40, 30)
     gray = Image.fromarray(rgb).convert("L")
-    np.testing.assert_array_equal(decode(encode(gray, "PNG")), np.array(gray.convert("RGB")))
+    np.testing.assert_array_equal(decode(encoded(gray, "PNG")), np.array(gray.convert("RGB")))
     alpha = Image.fromarray(rgb)
     alpha.putalpha(Image.fromarray(rgb[..., 0]))
-    np.testing.assert_array_equal(decode(encode(alpha, "PNG")), rgb)
+    np.testing.assert_array_equal(decode(encoded(alpha, "PNG")), rgb)
     palette = Image.fromarray(rgb).quantize()
-    data = encode(palette, "PNG", transparency=3)
+    data = encoded(palette, "PNG", transparency=3)
     np.testing.assert_array_equal(decode(data), np.array(palette.convert("RGB")))
 
 
@@ -116,7 +108,7 @@ def test_sixteen_bits_keep_the_high_byte_as_opencv_does():
 
 def test_cmyk_jpeg():
     image = Image.fromarray(picture(64, 64)).convert("CMYK")
-    data = encode(image, "JPEG", quality=95)
+    data = encoded(image, "JPEG", quality=95)
     with Image.open(io.BytesIO(data)) as reference:
         np.testing.assert_array_equal(decode(data), np.array(reference.convert("RGB")))
 
@@ -125,19 +117,19 @@ def test_cmyk_jpeg():
 def test_exif_orientation_equals_opencv(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encode(Image.fromarray(picture(64, 48)), "JPEG", exif=exif, quality=95)
+    data = encoded(picture(64, 48), "JPEG", exif=exif, quality=95)
     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     np.testing.assert_array_equal(decode(data), bgr[..., ::-1])
 
 
 def test_damaged_exif_leaves_the_pixels_alone():
     rgb = Image.fromarray(picture(64, 48))
-    data = encode(rgb, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff", quality=95)
-    np.testing.assert_array_equal(decode(data), decode(encode(rgb, "JPEG", quality=95)))
+    data = encoded(rgb, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff", quality=95)
+    np.testing.assert_array_equal(decode(data), decode(encoded(rgb, "JPEG", quality=95)))
 
 
 def test_unreadable_bytes_are_named():
-    whole = encode(Image.fromarray(picture(200, 200)), "JPEG")
+    whole = encoded(picture(200, 200), "JPEG")
     with pytest.raises(InvalidImageError, match="0 bytes"):
         decode(b"")
     with pytest.raises(InvalidImageError, match="not an image"):
@@ -148,26 +140,13 @@ def test_unreadable_bytes_are_named():
 
 def test_formats_outside_the_list_are_refused():
     with pytest.raises(InvalidImageError, match="not an image"):
-        decode(encode(Image.fromarray(picture(20, 20)), "PCX"))
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that announces a size and has next to no data."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
+        decode(encoded(picture(20, 20), "PCX"))
 
 
 @pytest.mark.parametrize("size", [(30000, 30000), (MAX_IMAGE_SIDE + 1, 10), (10, 2**30)])
 def test_decompression_bombs_are_refused_by_their_header(size):
     with pytest.raises(ImageTooLargeError, match="Scale it down"):
-        decode(png_header(*size))
+        decode(png(*size, pixels=b"\0"))
 
 
 def test_too_many_bytes_are_refused_unread():
@@ -176,7 +155,7 @@ def test_too_many_bytes_are_refused_unread():
 
 
 def test_errors_hold_nothing_of_the_machine():
-    for data in (b"", b"text", png_header(30000, 30000), png_header(50, 50)):
+    for data in (b"", b"text", png(30000, 30000, pixels=b"\0"), png(50, 50, pixels=b"\0")):
         with pytest.raises(ImageError) as caught:
             decode(data)
         assert "/" not in str(caught.value)
