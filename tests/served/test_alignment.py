@@ -1,6 +1,5 @@
 """Alignment from the real server, against the same network in this process."""
 
-import asyncio
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +14,13 @@ from ma_agiqa.lmm.answers import language_head
 from ma_agiqa.lmm.sources import build_embedder
 from ma_agiqa.lmm.tokenizer import Tokenizer
 from ma_agiqa_client import (
-    AsyncScorer,
     CannotAlignError,
     DeadlineExceededError,
     InvalidImageError,
     InvalidPromptError,
     Scorer,
 )
+from support.blocking import Blocking
 from support.triton_requests import image_tensor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,13 +81,9 @@ def test_images_with_and_without_prompts_at_once(scorer, in_process):
 
 
 def test_an_event_loop_gets_the_same(worded, in_process):
-    async def ask():
-        async with AsyncScorer(worded.grpc_url) as scorer:
-            one = await scorer.score(IMAGES[0], prompt=PROMPTS[0], maps=True)
-            many = [s async for s in scorer.score_many(IMAGES[:2], prompts=PROMPTS[0])]
-        return one, *many
-
-    one, *many = asyncio.run(ask())
+    with Blocking(worded.grpc_url) as scorer:
+        one = scorer.score(IMAGES[0], prompt=PROMPTS[0], maps=True)
+        many = list(scorer.score_many(IMAGES[:2], prompts=PROMPTS[0]))
     assert one.patch_score is not None
     expected = [in_process(image, PROMPTS[0]) for image in IMAGES[:2]]
     assert [s.alignment for s in (one, *many)] == pytest.approx([expected[0], *expected], rel=1e-3)
