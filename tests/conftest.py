@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from embedded.server import EmbeddedTriton
+from ma_agiqa_client import Scorer
+from support.blocking import Blocking
 from support.servers import SHIPPED, serving
 from support.stand_in.repository import write_stand_in
 
@@ -38,6 +40,12 @@ def stand_in(stand_in_repository: Path) -> Iterator[EmbeddedTriton]:
     """A running server of `stand_in_repository`. Tests only read from it."""
     with serving(stand_in_repository) as running:
         yield running
+
+
+@pytest.fixture(params=[Scorer, Blocking], ids=["threads", "asyncio"])
+def kind(request: pytest.FixtureRequest) -> type:
+    """Either kind of scorer, with the same methods."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ from math import inf
 import pytest
 
 from ma_agiqa_client import Retry, Scorer
-from support.blocking import Blocking
 from support.scripted_server import ScriptedServer
 
 
@@ -27,12 +26,6 @@ def another() -> Iterator[ScriptedServer]:
 def scorer(scripted: ScriptedServer) -> Iterator[Scorer]:
     with Scorer(scripted.url, timeout_s=20) as scorer:
         yield scorer
-
-
-@pytest.fixture(params=[Scorer, Blocking], ids=["threads", "asyncio"])
-def kind(request: pytest.FixtureRequest) -> type:
-    """Either kind of scorer, with the same methods."""
-    return request.param
 
 
 @pytest.fixture

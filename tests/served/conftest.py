@@ -13,13 +13,21 @@ from ma_agiqa_client import Scorer
 from ma_agiqa_client.cli import main
 from support.servers import serving
 from support.stand_in.repository import write_stand_in
-from support.worded_repository import write_worded_owl
+from support.worded_repository import write_worded_owl, write_worded_repository
 
 
 @pytest.fixture(scope="session")
 def mplug_owl2(tiny_owl, tmp_path_factory) -> Path:
     """The folder of a small mPLUG-Owl2 that has words. Only to read."""
     return write_worded_owl(tmp_path_factory.mktemp("mplug_owl2"), tiny_owl)
+
+
+@pytest.fixture(scope="module")
+def worded(mplug_owl2, tmp_path_factory) -> Iterator[EmbeddedTriton]:
+    """A server whose language model has words, if random ones. It answers questions, too."""
+    folder = tmp_path_factory.mktemp("worded") / "models"
+    with serving(write_worded_repository(folder, mplug_owl2), explain=True) as running:
+        yield running
 
 
 @pytest.fixture

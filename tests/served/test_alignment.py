@@ -1,6 +1,5 @@
 """Alignment from the real server, against the same network in this process."""
 
-import asyncio
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +14,14 @@ from ma_agiqa.lmm.answers import language_head
 from ma_agiqa.lmm.sources import build_embedder
 from ma_agiqa.lmm.tokenizer import Tokenizer
 from ma_agiqa_client import (
-    AsyncScorer,
     CannotAlignError,
     DeadlineExceededError,
     InvalidImageError,
     InvalidPromptError,
     Scorer,
 )
-from support.servers import serving
+from support.blocking import Blocking
 from support.triton_requests import image_tensor
-from support.worded_repository import write_worded_repository
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = [file.read_bytes() for file in sorted((ROOT / "examples").glob("*.jpg"))[:6]]
@@ -39,16 +36,8 @@ PROMPTS = [
 
 
 @pytest.fixture(scope="module")
-def aligning(mplug_owl2, tmp_path_factory):
-    """A server whose language model has words, if random ones."""
-    folder = tmp_path_factory.mktemp("aligning") / "models"
-    with serving(write_worded_repository(folder, mplug_owl2)) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def scorer(aligning):
-    with Scorer(aligning.grpc_url) as scorer:
+def scorer(worded):
+    with Scorer(worded.grpc_url) as scorer:
         yield scorer
 
 
@@ -91,14 +80,10 @@ def test_images_with_and_without_prompts_at_once(scorer, in_process):
             assert score.interval == pytest.approx(alone[place % len(IMAGES)].interval, abs=1e-3)
 
 
-def test_an_event_loop_gets_the_same(aligning, in_process):
-    async def ask():
-        async with AsyncScorer(aligning.grpc_url) as scorer:
-            one = await scorer.score(IMAGES[0], prompt=PROMPTS[0], maps=True)
-            many = [s async for s in scorer.score_many(IMAGES[:2], prompts=PROMPTS[0])]
-        return one, *many
-
-    one, *many = asyncio.run(ask())
+def test_an_event_loop_gets_the_same(worded, in_process):
+    with Blocking(worded.grpc_url) as scorer:
+        one = scorer.score(IMAGES[0], prompt=PROMPTS[0], maps=True)
+        many = list(scorer.score_many(IMAGES[:2], prompts=PROMPTS[0]))
     assert one.patch_score is not None
     expected = [in_process(image, PROMPTS[0]) for image in IMAGES[:2]]
     assert [s.alignment for s in (one, *many)] == pytest.approx([expected[0], *expected], rel=1e-3)
@@ -114,20 +99,20 @@ def ask_triton(server, prompts, images=IMAGES[:1], outputs=("ALIGNMENT", "SCORE"
     return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
 
 
-def test_a_request_of_several_images_has_a_prompt_for_each(aligning, in_process):
+def test_a_request_of_several_images_has_a_prompt_for_each(worded, in_process):
     texts = [prompt.encode() for prompt in PROMPTS]
-    given = ask_triton(aligning, texts, IMAGES)["ALIGNMENT"]
+    given = ask_triton(worded, texts, IMAGES)["ALIGNMENT"]
     assert given.shape == (len(IMAGES), 1)
     expected = [in_process(*one) for one in zip(IMAGES, PROMPTS, strict=True)]
     assert given.ravel().tolist() == pytest.approx(expected, rel=1e-3)
 
 
-def test_what_is_not_asked_for_is_not_answered(aligning, scorer):
-    with InferenceServerClient(aligning.grpc_url) as client:
+def test_what_is_not_asked_for_is_not_answered(worded, scorer):
+    with InferenceServerClient(worded.grpc_url) as client:
         given = client.infer("ma_agiqa", [image_tensor(IMAGES[0])]).get_response().outputs
     assert {"SCORE", "PATCH_SCORE"} <= {output.name for output in given}
     assert "ALIGNMENT" not in {output.name for output in given}
-    assert set(ask_triton(aligning, [b"a cat"], outputs=["SCORE"])) == {"SCORE"}
+    assert set(ask_triton(worded, [b"a cat"], outputs=["SCORE"])) == {"SCORE"}
 
 
 @pytest.mark.parametrize(
@@ -160,9 +145,9 @@ def test_the_image_is_still_checked(scorer):
         ([b"a", b" "], r"The prompt is empty.*\(PROMPT_TEXT\[1\]\)"),
     ],
 )
-def test_the_server_checks_prompts_itself(aligning, prompts, sentence):
+def test_the_server_checks_prompts_itself(worded, prompts, sentence):
     with pytest.raises(InferenceServerException, match=sentence) as caught:
-        ask_triton(aligning, prompts, IMAGES[: len(prompts)])
+        ask_triton(worded, prompts, IMAGES[: len(prompts)])
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
     for inside in ("Traceback", ".py", str(ROOT)):
         assert inside not in str(caught.value)

@@ -32,10 +32,8 @@ from ma_agiqa_client import (
 from ma_agiqa_client._core.plan import Core
 from ma_agiqa_client._programs.console import printable
 from support.answers import generate
-from support.servers import serving
 from support.triton_requests import images_computed
 from support.waiting import wait_until
-from support.worded_repository import write_worded_repository
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = next((ROOT / "examples").glob("*.jpg"))
@@ -44,16 +42,8 @@ TOKENS = 16
 
 
 @pytest.fixture(scope="module")
-def answering(mplug_owl2, tmp_path_factory):
-    """A server whose language model has words, if random ones."""
-    folder = tmp_path_factory.mktemp("answering") / "models"
-    with serving(write_worded_repository(folder, mplug_owl2), explain=True) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def scorer(answering):
-    with Scorer(answering.grpc_url) as scorer:
+def scorer(worded):
+    with Scorer(worded.grpc_url) as scorer:
         yield scorer
 
 
@@ -108,9 +98,9 @@ def test_answers_and_scores_at_once_do_not_mix(scorer, in_process):
     assert len(set(expected)) > 1
 
 
-def test_the_weights_are_in_one_process(scorer, answering):
+def test_the_weights_are_in_one_process(scorer, worded):
     list(scorer.explain(IMAGE, QUESTION, max_tokens=1))
-    stubs = psutil.Process(answering.pid).children()  # each was started for .../MODEL/1/model.py
+    stubs = psutil.Process(worded.pid).children()  # each was started for .../MODEL/1/model.py
     maps = {
         Path(stub.cmdline()[1]).parents[1].name: Path(f"/proc/{stub.pid}/maps").read_text()
         for stub in stubs
@@ -150,20 +140,20 @@ def given_up(server: EmbeddedTriton) -> int:
     return server.log_file.read_text(errors="replace").count("given up by the client")
 
 
-def test_closing_the_iterator_stops_the_server(scorer, answering):
-    before = given_up(answering)
+def test_closing_the_iterator_stops_the_server(scorer, worded):
+    before = given_up(worded)
     parts = scorer.explain(IMAGE, QUESTION, max_tokens=512)
     next(parts)
     parts.close()
-    wait_until(lambda: given_up(answering) > before)
+    wait_until(lambda: given_up(worded) > before)
     assert len(list(scorer.explain(IMAGE, QUESTION, max_tokens=2))) >= 1
 
 
-def test_cancelling_the_task_stops_the_server(answering):
-    before = given_up(answering)
+def test_cancelling_the_task_stops_the_server(worded):
+    before = given_up(worded)
 
     async def ask() -> None:
-        async with AsyncScorer(answering.grpc_url) as scorer:
+        async with AsyncScorer(worded.grpc_url) as scorer:
             first = asyncio.Event()
 
             async def read() -> None:
@@ -177,12 +167,12 @@ def test_cancelling_the_task_stops_the_server(answering):
                 await task
 
     asyncio.run(ask())
-    wait_until(lambda: given_up(answering) > before)
+    wait_until(lambda: given_up(worded) > before)
 
 
-def test_closing_the_scorer_ends_its_answers(answering):
-    before = given_up(answering)
-    scorer = Scorer(answering.grpc_url)
+def test_closing_the_scorer_ends_its_answers(worded):
+    before = given_up(worded)
+    scorer = Scorer(worded.grpc_url)
     first, ended = threading.Event(), []
 
     def read() -> None:
@@ -198,14 +188,14 @@ def test_closing_the_scorer_ends_its_answers(answering):
     scorer.close()
     thread.join(120)
     assert [type(error) for error in ended] == [RequestCancelledError]
-    wait_until(lambda: given_up(answering) > before)
+    wait_until(lambda: given_up(worded) > before)
 
 
-def test_a_deadline_ends_an_answer_here_and_there(scorer, answering):
-    before = images_computed(answering, "mplug_owl2")  # it computes tokens, too
+def test_a_deadline_ends_an_answer_here_and_there(scorer, worded):
+    before = images_computed(worded, "mplug_owl2")  # it computes tokens, too
     with pytest.raises(DeadlineExceededError):
         list(scorer.explain(IMAGE, QUESTION, max_tokens=512, timeout_s=0.25))
-    assert images_computed(answering, "mplug_owl2") - before < 512
+    assert images_computed(worded, "mplug_owl2") - before < 512
 
 
 @pytest.mark.parametrize(
@@ -244,13 +234,13 @@ def test_the_demo_says_that_it_cannot_answer(server, score_py):
 
 
 def test_the_command_line_writes_answers_below_the_table(
-    answering, scorer, score_py, tmp_path, monkeypatch
+    worded, scorer, score_py, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(Scorer.explain.__kwdefaults__, "max_tokens", TOKENS)
     images = [tmp_path / name for name in ("a.jpg", "b.jpg")]
     for image in images:
         shutil.copyfile(IMAGE, image)
-    done = score_py(*images, "--url", answering.grpc_url, "--question", QUESTION)
+    done = score_py(*images, "--url", worded.grpc_url, "--question", QUESTION)
     assert done.exit_code == 0, done.stderr
     table, *answers = done.stdout.split(f"\n  {QUESTION}: ")
     assert "Model: ma-agiqa-demo" in table

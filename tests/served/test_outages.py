@@ -19,13 +19,6 @@ def images():
     return [picture(seed, 24, 32) for seed in range(COUNT)]
 
 
-@pytest.fixture
-def own_server(stand_in_repository):
-    """A server that the test may end."""
-    with serving(stand_in_repository) as running:
-        yield running
-
-
 def check_restart(server: EmbeddedTriton, repository, how, images) -> None:
     """End a server in the middle of a run and start it again at the same ports; all are scored."""
     scores, done, second = [], threading.Event(), []
@@ -72,24 +65,13 @@ def test_a_server_that_is_gone_keeps_what_is_finished_and_reports_the_rest(slow_
     assert {type(score.error) for score in failed} == {ServerUnavailableError}
 
 
-def test_two_servers_share_the_work_and_one_is_enough(stand_in, own_server, images):
-    before = images_computed(stand_in)
-    with Scorer([stand_in.grpc_url, own_server.grpc_url], timeout_s=120) as scorer:
-        scores = list(scorer.score_many(images, max_in_flight=16))
-        shares = images_computed(stand_in) - before, images_computed(own_server)
-        kill(own_server)
-        scores += scorer.score_many(images[:50], max_in_flight=16)
-    assert [str(score.error) for score in scores if score.error] == []
-    assert min(shares) > 30
-
-
-def test_a_name_with_two_addresses_is_balanced(stand_in, own_server, images):
+def test_a_name_with_two_addresses_is_balanced(stand_in, stand_in_repository, images):
     """gRPC's own round robin, over the two addresses of one target."""
-    before = images_computed(stand_in)
-    target = f"ipv4:{stand_in.grpc_url},{own_server.grpc_url}"
-    with Scorer(target) as scorer:
-        assert all(score.error is None for score in scorer.score_many(images[:100]))
-    shares = images_computed(stand_in) - before, images_computed(own_server)
+    with serving(stand_in_repository) as other:
+        before = images_computed(stand_in)
+        with Scorer(f"ipv4:{stand_in.grpc_url},{other.grpc_url}") as scorer:
+            assert all(score.error is None for score in scorer.score_many(images[:100]))
+        shares = images_computed(stand_in) - before, images_computed(other)
     assert min(shares) > 20
 
 

@@ -28,7 +28,7 @@ from PIL import Image
 
 from ma_agiqa_client import Retry, Scorer, rewards
 from ma_agiqa_client.rewards._server import RewardServer
-from support.pictures import picture
+from support.pictures import encoded, picture
 from support.servers import kill, serving
 from support.waiting import wait_until
 
@@ -141,12 +141,6 @@ def rewarding(url):
         finally:
             server.stop()
             thread.join()
-
-
-def encoded(pixels: np.ndarray, kind: str, **options) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind, **options)
-    return file.getvalue()
 
 
 def as_flow_grpo(address):

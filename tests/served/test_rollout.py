@@ -21,10 +21,10 @@ from exporter.commands import DEMO_CHECKPOINT
 from exporter.golden import Golden, golden_images
 from exporter.model_control import ModelControl, ServedEmbedder, read_key
 from ma_agiqa.checkpoints import load_calibration, load_scorer, save_checkpoint
-from ma_agiqa.errors import CheckpointError, ConfigError
+from ma_agiqa.errors import CheckpointError
 from ma_agiqa.lmm.sources import build_embedder
 from ma_agiqa.networks.calibration import CalibratedScorer
-from ma_agiqa_client import Scorer, WrongModelError
+from ma_agiqa_client import Scorer
 from support.constant_load import ConstantLoad
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -259,27 +259,6 @@ def test_a_failed_check_leaves_the_old_version_serving(
     assert state(repository) == before
     with Scorer(own_server.grpc_url, version=version, timeout_s=2) as scorer:
         assert not scorer.health()
-
-
-def test_models_are_not_changed_without_the_key(repository, own_server, key_file):
-    assert key_file.stat().st_mode & 0o777 == 0o600
-    with (
-        ModelControl(own_server.grpc_url, "guessed") as control,
-        pytest.raises(ConfigError, match="requires its administrator key to change models"),
-    ):
-        control.unload("ma_agiqa")
-    with Scorer(own_server.grpc_url) as scorer:
-        assert scorer.health()
-
-
-def test_a_version_that_was_never_kept(repository, own_server, control):
-    with pytest.raises(ConfigError, match=r"Version 9 is not kept in .*, and \d is active"):
-        rollout.roll_back(repository, [control], 9)
-    with (
-        Scorer(own_server.grpc_url, version=9) as scorer,
-        pytest.raises(WrongModelError, match=r"`ma_agiqa_v9`.*export/to_triton\.py list"),
-    ):
-        scorer.score(golden_images()[0])
 
 
 @pytest.mark.slow

@@ -80,22 +80,6 @@ def test_every_form_of_an_image_gets_the_same_score(scorer, tmp_path):
     assert set(scores.values()) == {scores["bytes"]}, scores
 
 
-def test_batches_score_as_their_images(scorer):
-    batch = np.stack([picture(seed, 90, 130) for seed in range(6)])
-    alone = [scorer.score(image).mos for image in batch]
-    tensor = torch.from_numpy(batch.transpose(0, 3, 1, 2).copy()).float() / 255
-    for several in (batch, batch.transpose(0, 3, 1, 2), tensor):
-        assert [score.mos for score in scorer.score_many(several)] == alone
-
-
-def test_the_order_of_60_mixed_images_is_kept(scorer):
-    images = [picture(seed) for seed in range(60)]
-    images = [image if index % 3 else encoded(image) for index, image in enumerate(images)]
-    alone = [scorer.score(image).mos for image in images]
-    assert [score.mos for score in scorer.score_many(images, max_in_flight=16)] == alone
-    assert len(set(alone)) == 60  # or another order would pass too
-
-
 def test_bad_images_do_not_disturb_their_neighbors(scorer):
     good = encoded(picture(5))
     alone = scorer.score(good).mos

@@ -161,6 +161,7 @@ def test_versions_are_changed_with_the_key_a_certificate_and_the_token(url, file
         command += [*options(files), "--token", TOKEN, "--admin-key-file", key]
         return CliRunner().invoke(to_triton.main, list(map(str, command)))
 
+    assert (files / "log.key").stat().st_mode & 0o777 == 0o600
     done = roll_back(files / "log.key")
     assert done.stdout == f"Version 1 is active at {url}.\n", done.stderr
     (files / "wrong.key").write_text("0" * 32)

@@ -1,7 +1,6 @@
 """Traces of the running server, taken by a collector of the test."""
 
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -12,10 +11,11 @@ import tritonclient.grpc
 from embedded.server import Tracing
 from support.servers import serving
 from support.triton_requests import image_tensor
+from support.waiting import settled
 
 IMAGE = (Path(__file__).resolve().parents[2] / "examples" / "coffee_blur.jpg").read_bytes()
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
-STEPS = ("preprocess", "mplug_owl2", "maniqa_moe", "meter", "ma_agiqa")
+STEPS = {"preprocess", "mplug_owl2", "maniqa_moe", "meter", "ma_agiqa"}
 
 
 class Collector(HTTPServer):
@@ -65,8 +65,9 @@ def test_every_step_of_a_request_is_in_the_callers_trace(collector, stand_in_rep
         tritonclient.grpc.InferenceServerClient(server.grpc_url) as client,
     ):
         client.infer("ma_agiqa", [image_tensor(IMAGE)], headers=headers, client_timeout=60)
-        end = time.monotonic() + 60
-        while not all(collector.has(TRACE_ID, step) for step in STEPS):
-            assert time.monotonic() < end, [s for s in STEPS if collector.has(TRACE_ID, s)]
-            time.sleep(0.1)
+        seen = settled(
+            lambda: {step for step in STEPS if collector.has(TRACE_ID, step)},
+            lambda seen: seen == STEPS,
+        )
+    assert seen == STEPS
     assert any(b"ma-agiqa" in body for body in collector.bodies)

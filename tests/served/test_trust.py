@@ -1,6 +1,5 @@
 """Intervals, familiarity and comparisons through the real server; the networks are stand-ins."""
 
-import asyncio
 import csv
 import io
 import json
@@ -16,7 +15,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from embedded.server import EmbeddedTriton
 from exporter.model_control import ModelControl, read_key
 from exporter.versions import read_config, write_config
-from ma_agiqa_client import AsyncScorer, Interval, ModelCard, Score, Scorer, WrongModelError
+from ma_agiqa_client import Interval, ModelCard, Score, Scorer, WrongModelError
 from support.servers import serving
 from support.stand_in.repository import CALIBRATION
 
@@ -45,38 +44,34 @@ def check(score: Score, card: ModelCard) -> None:
     assert card.calibration.is_familiar(score)
 
 
-def test_a_score_comes_with_its_interval_and_familiarity(scorer):
-    check(scorer.score(gray(153)), scorer.model())
-    assert not scorer.model().calibration.is_familiar(scorer.score(gray(5)))
+@pytest.fixture
+def either(kind: type, stand_in: EmbeddedTriton) -> Iterator[Scorer]:
+    """A client of the stand-in, of either kind."""
+    with kind(stand_in.grpc_url) as scorer:
+        yield scorer
 
 
-def test_two_images_are_compared(scorer):
-    clear = scorer.compare(gray(204), gray(51))
+def test_a_score_comes_with_its_interval_and_familiarity(either):
+    check(either.score(gray(153)), either.model())
+    assert not either.model().calibration.is_familiar(either.score(gray(5)))
+
+
+def test_two_images_are_compared(either):
+    clear = either.compare(gray(204), gray(51))
     assert clear.better == "a"
     assert clear.probability == 1
     assert (clear.a.mos, clear.b.mos) == pytest.approx((4, 1))
-    tie = scorer.compare(gray(150), gray(153))
+    tie = either.compare(gray(150), gray(153))
     assert tie.is_tie
     assert 0.25 < tie.probability < 0.5
-    assert scorer.compare(gray(150), gray(150)).probability == 0.5
+    assert either.compare(gray(150), gray(150)).probability == 0.5
 
 
-def test_ranking_says_whether_the_best_is_distinguishable(scorer):
-    ranked = scorer.rank([gray(51), gray(202), gray(204)])
+def test_ranking_says_whether_the_best_is_distinguishable(either):
+    ranked = either.rank([gray(51), gray(202), gray(204)])
     assert [one.index for one in ranked] == [2, 1, 0]
     assert ranked[0].lead < 0.75 < ranked[1].lead
-    assert scorer.rank([gray(204), gray(202)], top=1)[0].lead == ranked[0].lead
-
-
-def test_the_same_from_an_event_loop(stand_in):
-    async def ask() -> None:
-        async with AsyncScorer(stand_in.grpc_url) as scorer:
-            check(await scorer.score(gray(153)), await scorer.model())
-            assert (await scorer.compare(gray(204), gray(51))).better == "a"
-            ranked = await scorer.rank([gray(51), gray(202), gray(204)])
-            assert ranked[0].lead < 0.75 < ranked[1].lead
-
-    asyncio.run(ask())
+    assert either.rank([gray(204), gray(202)], top=1)[0].lead == ranked[0].lead
 
 
 def test_the_table_marks_ties_and_extrapolations(stand_in, folder, score_py):
@@ -143,14 +138,8 @@ def mixed(stand_in_repository, tmp_path_factory) -> Iterator[EmbeddedTriton]:
         yield server
 
 
-def test_a_version_without_calibration_is_served_next_to_one_that_has_it(mixed):
-    async def ask() -> None:
-        async with AsyncScorer(mixed.grpc_url, version=2) as scorer:
-            assert (await scorer.score(gray(153))).interval is None
-            with pytest.raises(WrongModelError, match="was not calibrated"):
-                await scorer.compare(gray(100), gray(200))
-
-    with Scorer(mixed.grpc_url) as active, Scorer(mixed.grpc_url, version=2) as plain:
+def test_a_version_without_calibration_is_served_next_to_one_that_has_it(mixed, kind):
+    with kind(mixed.grpc_url) as active, kind(mixed.grpc_url, version=2) as plain:
         check(active.score(gray(153)), active.model())
         assert plain.model().calibration is None
         ranked = plain.rank([gray(153), gray(51)])
@@ -159,7 +148,6 @@ def test_a_version_without_calibration_is_served_next_to_one_that_has_it(mixed):
             assert (one.interval, one.deviation, one.familiarity, one.lead) == (None,) * 4
         with pytest.raises(WrongModelError, match="was not calibrated"):
             plain.compare(gray(100), gray(200))
-    asyncio.run(ask())
 
 
 def test_the_command_line_says_that_there_is_no_interval(mixed, folder, score_py, tmp_path):

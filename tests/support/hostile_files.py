@@ -90,11 +90,18 @@ def png_chunk(name: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
-def png(width: int, height: int, further: bytes = b"") -> bytes:
-    """A black PNG; a bomb if it is large: one byte for about a thousand pixels."""
+def png(width: int, height: int, further: bytes = b"", pixels: bytes | None = None) -> bytes:
+    """A black PNG; a bomb if it is large: one byte for about a thousand pixels.
+
+    Args:
+        width: in pixels.
+        height: likewise.
+        further: chunks before those of the pixels.
+        pixels: in place of as many as the header announces.
+    """
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    pixels = zlib.compress(bytes((3 * width + 1) * height), 9)
-    chunks = png_chunk(b"IHDR", header) + further + png_chunk(b"IDAT", pixels)
+    data = zlib.compress(bytes((3 * width + 1) * height) if pixels is None else pixels, 9)
+    chunks = png_chunk(b"IHDR", header) + further + png_chunk(b"IDAT", data)
     return b"\x89PNG\r\n\x1a\n" + chunks + png_chunk(b"IEND", b"")
 
 
@@ -168,8 +175,7 @@ def shared_blocks_tiff(
 
 def zeros(size: int) -> bytes:
     """This many zeros, deflated."""
-    deflate = zlib.compressobj(9)
-    return deflate.compress(bytes(size)) + deflate.flush()
+    return zlib.compress(bytes(size), 9)
 
 
 def many_scans(side: int, scans: int) -> bytes:

@@ -13,8 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["KServeTypes"]
-
 _WORD = re.compile(r"V\d+(?:(?:alpha|beta)\d+)?|[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z0-9]+|[A-Z]+")
 """Words of a class name such as V1beta1LLMInferenceService, which its file's name is made of."""
 

@@ -3,8 +3,6 @@
 import struct
 from pathlib import Path
 
-__all__ = ["NO", "YES", "write_tokenizer"]
-
 SIZE = 32_000
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 ASSISTANT = {29871: SPACE, 319: f"{SPACE}A", 1799: "SS", 9047: "IST", 13566: "ANT", 29901: ":"}

@@ -103,15 +103,15 @@ class Supervised:
         """Its shared memory in /dev/shm."""
         return list(Path("/dev/shm").glob(f"{self.option('shm-region-prefix-name=')}*"))
 
-    def stop(self, how: signal.Signals = signal.SIGTERM, timeout_s: float = 90.0) -> int:
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """End it; return its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(how)
-        return self.process.wait(timeout_s)
+        return self.process.wait(90)
 
-    def end(self, timeout_s: float = 60.0) -> tuple[int, str]:
+    def end(self) -> tuple[int, str]:
         """Wait for its end; return the exit status and all it said on stderr."""
-        status = self.process.wait(timeout_s)
+        status = self.process.wait(60)
         self._listener.join()
         return status, self.text()
 
