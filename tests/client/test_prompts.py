@@ -1,6 +1,8 @@
 """Images with prompts: what is sent, what comes back, and how failures are called."""
 
 import grpc
+import numpy as np
+import pandas as pd
 import pytest
 
 from ma_agiqa_client import (
@@ -66,6 +68,12 @@ def test_one_prompt_for_all(scorer):
         (1, pytest.approx(0.02)),
         (0, pytest.approx(0.01)),
     ]
+
+
+@pytest.mark.parametrize("column", [np.array, pd.Series])
+def test_prompts_may_be_a_column_of_a_table(scorer, column):
+    scores = scorer.score_many(numbers(2), prompts=column(["a", "bb"]))
+    assert [score.alignment for score in scores] == pytest.approx([0.01, 0.02])
 
 
 @pytest.mark.parametrize(
