@@ -11,6 +11,7 @@ from PIL import Image, ImageFilter
 from ma_agiqa_client.rewards import Guard, _guard
 from ma_agiqa_client.rewards._guard import Cusum
 from ma_agiqa_client.rewards._parts import reward_set
+from support.pictures import encoded
 from support.scripted_server import brightness
 
 RNG = np.random.default_rng(0)
@@ -110,11 +111,7 @@ def test_large_pictures_that_wait_are_limited(monkeypatch):
 def test_the_server_watches(serve, scripted):
     scripted.answer = brightness
     server = serve(guard=True)
-    files = []
-    for _ in range(32):
-        file = io.BytesIO()
-        photograph().save(file, "PNG")
-        files.append(b64encode(file.getvalue()).decode())
+    files = [b64encode(encoded(photograph())).decode() for _ in range(32)]
     first = requests.post(server.address, json={"images": files}, timeout=60).json()
     assert first["guard"]["alarm"] is False
     server._guard.wait()
@@ -133,9 +130,7 @@ def test_rewards_that_are_not_the_whole_sum_are_not_watched(serve, scripted, mon
     server = serve(guard=True, rewards=reward_set(["mos", "resolution=0"], []))
     watched = []
     monkeypatch.setattr(server._guard, "watch", lambda pictures, rewards: watched.append(rewards))
-    file = io.BytesIO()
-    photograph().save(file, "PNG")
-    turn = {"text": "p", "image_b64": b64encode(file.getvalue()).decode()}
+    turn = {"text": "p", "image_b64": b64encode(encoded(photograph())).decode()}
     for names in (["resolution"], ["mos"], ["mos", "resolution"]):
         one = {"history": [turn], "required_rewards": names, "metadata": None}
         reply = requests.post(server.address + "/score", json={"requests": [one]}, timeout=60)

@@ -1,6 +1,5 @@
 """Several rewards: measures of pixels, functions, other servers, their sum, and what failed."""
 
-import io
 import json
 import pickle
 import socket
@@ -17,19 +16,13 @@ from ma_agiqa_client.retry import Outage, Retry
 from ma_agiqa_client.rewards import _batch, _measures, _parts
 from ma_agiqa_client.rewards._batch import Batch, RewardSet
 from ma_agiqa_client.rewards._parts import reward_set
-from support.pictures import picture
+from support.pictures import encoded, picture
 from support.scripted_server import brightness
 
 PICTURES = [picture(seed, 48, 64) for seed in range(3)]
 
 
-def png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-FILES = [png(pixels) for pixels in PICTURES]
+FILES = [encoded(pixels) for pixels in PICTURES]
 
 
 def ask(server, files=FILES, path="/", **fields):
@@ -44,9 +37,7 @@ def bright(scripted):
 
 def test_jpeg_rewards_are_those_of_ddpo():
     for pixels in PICTURES:
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, format="JPEG", quality=95)
-        kilobytes = len(file.getvalue()) / 1000
+        kilobytes = len(encoded(pixels, "JPEG", quality=95)) / 1000
         assert _measures.incompressibility(Image.fromarray(pixels)) == kilobytes
         assert _measures.compressibility(Image.fromarray(pixels)) == -kilobytes
 
