@@ -54,10 +54,12 @@ def test_a_missing_parameter_is_named(name):
         ("mos_quantiles", json.dumps(list(range(101, 0, -1)))),
         ("mos_quantiles", "NaN"),
         ("version", "two"),
+        *(("alignment", text) for text in ("[", "[]", "{}", '{"question": 1, "answer": "Yes"}')),
+        *(("calibration", text) for text in ("{}", "[1]", '{"level": 0.9, "reach": 0}', "no JSON")),
     ],
 )
 def test_a_malformed_parameter_is_named(name, value):
-    with pytest.raises(WrongModelError, match=f"`{name}`.*expected"):
+    with pytest.raises(WrongModelError, match=f"parameter `{name}`.*expected"):
         card(**{name: value})
 
 

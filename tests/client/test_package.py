@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import ma_agiqa_client
 
 FOLDER = Path(ma_agiqa_client.__file__).parent
@@ -59,10 +61,17 @@ def test_imports_point_one_way():
             assert other == room or floor[other] < floor[room], f"{path} imports {other}"
 
 
-def test_the_import_is_light():
-    heavy = ("torch", "transformers", "timm", "cv2", "scipy", "pandas", "ma_agiqa", "click", "rich")
-    heavy += ("opentelemetry", "matplotlib", "nicegui", "ray", "pyarrow", "urllib.request")
-    code = f"import sys, ma_agiqa_client; print([m for m in {heavy} if m in sys.modules])"
+HEAVY = ("torch", "transformers", "timm", "cv2", "scipy", "pandas", "ma_agiqa", "click", "rich")
+HEAVY += ("opentelemetry", "matplotlib", "nicegui", "ray", "pyarrow", "aiohttp", "requests")
+HEAVY += ("fastapi", "uvicorn")
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [("ma_agiqa_client", (*HEAVY, "urllib.request")), ("ma_agiqa_client.rewards", HEAVY)],
+)
+def test_the_import_is_light(module, heavy):
+    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     command = [sys.executable, "-c", code]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "[]"

@@ -34,3 +34,10 @@ def encoded(image: np.ndarray | Image.Image, image_format: str = "PNG", **option
     buffer = io.BytesIO()
     image.save(buffer, image_format, **options)
     return buffer.getvalue()
+
+
+def decoded_ppm(data: bytes) -> np.ndarray:
+    """The pixels of a PPM or PGM file, uint8 (height, width, 3) or (height, width)."""
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == "PPM"
+        return np.asarray(image)

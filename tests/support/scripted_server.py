@@ -27,6 +27,13 @@ Check = Callable[[service_pb2.ModelInferRequest, grpc.ServicerContext], None]
 Speak = Callable[[service_pb2.ModelInferRequest, grpc.ServicerContext], Iterator[str | Exception]]
 
 
+class Tensors(dict[str, object]):
+    """A result by the names of its outputs, which are float32."""
+
+    def as_numpy(self, name: str) -> np.ndarray | None:
+        return np.asarray(self[name], np.float32) if name in self else None
+
+
 def read_number(image: bytes, context: grpc.ServicerContext) -> float:
     """The score of b"7" is 7; other bytes are refused as Triton's ensemble refuses them."""
     if not image.isdigit():

@@ -14,9 +14,12 @@ class PromptPerImage:
 
     def __init__(self, prompts: Prompts) -> None:
         """Prepare; prompts are asked for one by one."""
-        self._every = prompts if isinstance(prompts, str) else None
-        several = prompts is not None and not isinstance(prompts, str)
-        self._each: Iterator[str | None] | None = iter(prompts or ()) if several else None
+        self._every: str | None = None
+        self._each: Iterator[str | None] | None = None
+        if prompts is None or isinstance(prompts, str):
+            self._every = prompts
+        else:
+            self._each = iter(prompts)
         self._given = 0
 
     def next(self) -> str | None:

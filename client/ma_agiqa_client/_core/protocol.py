@@ -286,23 +286,21 @@ def _output(result: Result, name: str, shape: tuple[int | None, ...]) -> npt.NDA
             f"The server's output {name} cannot be read ({error}). {_SERVE_AN_EXPORT}"
         ) from error
     given = None if array is None else array.shape
-    if array is None or len(array.shape) != len(shape):
-        raise _unexpected(name, given, shape)
-    if any(size not in (None, got) for got, size in zip(array.shape, shape, strict=True)):
-        raise _unexpected(name, given, shape)
+    if (
+        array is None
+        or array.ndim != len(shape)
+        or any(size not in (None, got) for got, size in zip(array.shape, shape, strict=True))
+    ):
+        expected = tuple("any" if size is None else size for size in shape)
+        raise ServerError(
+            f"The server's output {name} has shape {given}; expected {expected}. {_SERVE_AN_EXPORT}"
+        )
     if array.dtype.kind != "f" or not array.size or not np.isfinite(array).all():
         raise ServerError(
             f"The server's output {name} contains values that are not finite numbers. "
             "The cause is the served weights or their precision, not the image."
         )
     return array
-
-
-def _unexpected(name: str, given: Any, shape: tuple[int | None, ...]) -> ServerError:
-    expected = tuple("any" if size is None else size for size in shape)
-    return ServerError(
-        f"The server's output {name} has shape {given}; expected {expected}. {_SERVE_AN_EXPORT}"
-    )
 
 
 def _sentence(message: str) -> str:

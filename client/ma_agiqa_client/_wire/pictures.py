@@ -56,7 +56,8 @@ def as_served(image: Image.Image) -> Image.Image:
     try:
         with lock:
             image.load()
-            return _upright(_eight_bits(image), _TURNS.get(_orientation(image)))
+            shown, turn = _eight_bits(image), _TURNS.get(_orientation(image))
+            return shown if turn is None else shown.transpose(turn)
     except InvalidImageError:
         raise
     except Exception as error:  # Pillow's decoders raise errors of every kind
@@ -107,7 +108,3 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     return image.copy() if image.mode in ("L", "RGB") else image.convert("RGB")
-
-
-def _upright(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
-    return image if turn is None else image.transpose(turn)

@@ -22,7 +22,7 @@ from ma_agiqa_client.bulk._store import (
     files_below,
     is_below,
     locate,
-    patiently,
+    patient,
 )
 from ma_agiqa_client.bulk._tars import TAR, read_tar
 
@@ -60,23 +60,19 @@ class Part:
         """
         names = list(dict.fromkeys(columns))
         try:
-            return patiently(lambda: self._read(names))
+            return self._read(names)
         except (OSError, pa.ArrowException, tarfile.TarError) as error:
             raise JobError(f"The input {self.file} can no longer be read: {error}") from error
 
+    @patient
     def _read(self, columns: list[str]) -> Any:
-        if self.file_type == TAR:
+        if _ending(self.file) == TAR:
             return read_tar(self.file, columns)
         filesystem, path = locate(self.file)
         with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
             groups, skipped = _row_groups(file.metadata, self.start, self.rows)
             table = file.read_row_groups(groups, columns=columns)
         return table.slice(skipped, self.rows)
-
-    @property
-    def file_type(self) -> str:
-        """Ending of the input file's name."""
-        return _ending(self.file)
 
 
 def _ending(name: str) -> str:
@@ -203,7 +199,7 @@ def failed_for_now(table: Any) -> list[int]:
 def _input_files(name: str) -> list[str]:
     """Return the tables in a folder, in order, or the file itself."""
     try:
-        files = patiently(lambda: files_below(name, (".parquet", TAR)))
+        files = files_below(name, (".parquet", TAR))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise JobError(f"The input {name} cannot be read: {error}") from error
     if not files:
@@ -213,11 +209,12 @@ def _input_files(name: str) -> list[str]:
 
 def _describe(name: str, columns: Sequence[str]) -> dict[str, Any]:
     try:
-        return patiently(lambda: _describe_once(name, columns))
+        return _describe_once(name, columns)
     except (OSError, pa.ArrowException) as error:
         raise JobError(f"The input {name} cannot be read: {error}") from error
 
 
+@patient
 def _describe_once(name: str, columns: Sequence[str]) -> dict[str, Any]:
     filesystem, path = locate(name)
     if _ending(name) == TAR:

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -21,6 +21,7 @@ from pyarrow import fs
 
 from ma_agiqa_client.errors import ClientError
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -82,6 +83,27 @@ def with_options(name: str, table: str) -> str:
     return f"{name}?{options}" if _split(table)[0] == scheme else name
 
 
+def patient(action: Callable[P, T]) -> Callable[P, T]:
+    """Have a function called again, after growing pauses, where it fails because of the store.
+
+    It raises an OSError as its last call did, or its first if that says that a file is not there.
+    """
+
+    @wraps(action)
+    def patiently(*args: P.args, **kwargs: P.kwargs) -> T:
+        for pause_s in PAUSES_S:
+            try:
+                return action(*args, **kwargs)
+            except _LASTING:
+                raise
+            except OSError:
+                time.sleep(pause_s * random.uniform(0.5, 1.5))
+        return action(*args, **kwargs)
+
+    return patiently
+
+
+@patient
 def files_below(name: str, suffixes: tuple[str, ...]) -> list[str]:
     """Return the names of the files in a folder that end in a suffix, in order; or the file itself.
 
@@ -113,22 +135,7 @@ def is_below(name: str, folder: str) -> bool:
     return bool(path.startswith(root.rstrip("/") + "/") and filesystem == other)
 
 
-def patiently(action: Callable[[], T]) -> T:
-    """Call again, after growing pauses, what fails because of the store.
-
-    Raises:
-        OSError: as the last call did, or the first if it says that a file is not there.
-    """
-    for pause_s in PAUSES_S:
-        try:
-            return action()
-        except _LASTING:
-            raise
-        except OSError:
-            time.sleep(pause_s * random.uniform(0.5, 1.5))
-    return action()
-
-
+@patient
 def read(name: str) -> bytes:
     """Read a file.
 
@@ -136,13 +143,7 @@ def read(name: str) -> bytes:
         OSError: it is not there, or the store did not give it after several requests.
         ValueError: the URI is not one that pyarrow knows.
     """
-
-    def once() -> bytes:
-        filesystem, path = locate(name)
-        with filesystem.open_input_stream(path) as stream:
-            return bytes(stream.read())
-
-    return patiently(once)
+    return _content(*locate(name))
 
 
 @dataclass(frozen=True)
@@ -151,29 +152,23 @@ class Store:
 
     folder: str
 
+    @patient
     def names(self) -> set[str]:
         """Return the names of the finished files."""
-
-        def once() -> list[Any]:
-            filesystem, path = locate(self.folder)
-            selector = fs.FileSelector(path.rstrip("/"), allow_not_found=True)
-            return list(filesystem.get_file_info(selector))
-
-        names = (entry.base_name for entry in patiently(once))
+        filesystem, path = locate(self.folder)
+        selector = fs.FileSelector(path.rstrip("/"), allow_not_found=True)
+        names = (entry.base_name for entry in filesystem.get_file_info(selector))
         return {name for name in names if not name.startswith(".")}
 
+    @patient
     def has(self, name: str) -> bool:
         """Return whether a file is finished, by one request for it alone."""
-
-        def once() -> bool:
-            filesystem, path = self._locate(name)
-            try:
-                filesystem.open_input_file(path).close()  # asking for its kind would list, too
-            except FileNotFoundError:
-                return False
-            return True
-
-        return patiently(once)
+        filesystem, path = self._locate(name)
+        try:
+            filesystem.open_input_file(path).close()  # asking for its kind would list, too
+        except FileNotFoundError:
+            return False
+        return True
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file completely or not at all; an older one is replaced.
@@ -181,22 +176,8 @@ class Store:
         Raises:
             JobError: the file cannot be written.
         """
-
-        def once() -> None:
-            filesystem, path = self._locate(name)
-            folder = path.rpartition("/")[0]
-            local = isinstance(filesystem, fs.LocalFileSystem)
-            # Object stores show only complete objects; on disks, a complete file is renamed.
-            target = f"{folder}/.{name}.{uuid4().hex}" if local else path
-            if local:
-                filesystem.create_dir(folder)
-            with filesystem.open_output_stream(target) as stream:
-                stream.write(data)
-            if local:
-                filesystem.move(target, path)
-
         try:
-            patiently(once)
+            self._write(name, data)
         except OSError as error:
             raise JobError(f"The scores cannot be written to {self.folder}: {error}") from error
 
@@ -206,34 +187,45 @@ class Store:
         pq.write_table(table, sink, compression="zstd")
         self.write(name, sink.getvalue())
 
+    @patient
     def read(self, name: str) -> bytes | None:
         """Return the bytes of a file, or None if it does not exist."""
-
-        def once() -> bytes:
-            filesystem, path = self._locate(name)
-            with filesystem.open_input_stream(path) as stream:
-                return bytes(stream.read())
-
         try:
-            return patiently(once)
+            return _content(*self._locate(name))
         except FileNotFoundError:
             return None
 
+    @patient
     def table(self, name: str, columns: Sequence[str] | None = None) -> Any:
         """Read columns of a Parquet file, or all, as a `pyarrow.Table`."""
-
-        def once() -> Any:
-            filesystem, path = self._locate(name)
-            with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
-                return file.read(columns=None if columns is None else list(columns))
-
-        return patiently(once)
+        filesystem, path = self._locate(name)
+        with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
+            return file.read(columns=None if columns is None else list(columns))
 
     def each(self, action: Callable[[str], T], names: Sequence[str]) -> list[T]:
         """Call an action for many files at the same time; return the results in order."""
         with ThreadPoolExecutor(PARALLEL) as pool:
             return list(pool.map(action, names))
 
+    @patient
+    def _write(self, name: str, data: bytes) -> None:
+        filesystem, path = self._locate(name)
+        folder = path.rpartition("/")[0]
+        local = isinstance(filesystem, fs.LocalFileSystem)
+        # Object stores show only complete objects; on disks, a complete file is renamed.
+        target = f"{folder}/.{name}.{uuid4().hex}" if local else path
+        if local:
+            filesystem.create_dir(folder)
+        with filesystem.open_output_stream(target) as stream:
+            stream.write(data)
+        if local:
+            filesystem.move(target, path)
+
     def _locate(self, name: str) -> tuple[Any, str]:
         filesystem, path = locate(self.folder)
         return filesystem, f"{path.rstrip('/')}/{name}"
+
+
+def _content(filesystem: Any, path: str) -> bytes:
+    with filesystem.open_input_stream(path) as stream:
+        return bytes(stream.read())

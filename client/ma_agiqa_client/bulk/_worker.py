@@ -20,7 +20,7 @@ from ma_agiqa_client.bulk._store import (
     JobError,
     Store,
     StoreError,
-    patiently,
+    patient,
     read,
     with_options,
 )
@@ -221,7 +221,7 @@ def _source(image: str | bytes | None) -> bytes:
     if isinstance(image, bytes):
         return Encoder().encode(image)
     try:
-        return read(image) if "://" in image else patiently(lambda: _file(image))
+        return read(image) if "://" in image else _file(image)
     except (FileNotFoundError, ValueError, pa.ArrowInvalid) as error:
         raise InvalidImageError(f"The object {image} cannot be read: {error}") from error
     except (OSError, pa.ArrowException) as error:
@@ -230,6 +230,7 @@ def _source(image: str | bytes | None) -> bytes:
         ) from error
 
 
+@patient
 def _file(path: str) -> bytes:
     """Read a file.
 

@@ -38,6 +38,7 @@ from ma_agiqa_client.cli._difference import (
 from ma_agiqa_client.cli._find import Listing
 from ma_agiqa_client.cli._options import writable
 from ma_agiqa_client.cli._select import Grouping, grouping_option_value
+from ma_agiqa_client.errors import InvalidImageError
 from ma_agiqa_client.retry import Retry
 from ma_agiqa_client.score import Score
 from ma_agiqa_client.scorer import Scorer
@@ -85,6 +86,9 @@ class _Image:
 
 Images = Mapping[str, _Image]
 """Pictures by name."""
+
+ScoreFiles = Callable[[Iterable[str]], Iterator[tuple[str, float | None]]]
+"""Scores files; yields the path and the MOS of each, None for one that has none."""
 
 
 @dataclass
@@ -167,7 +171,7 @@ def main(**values: Any) -> None:
         console.print(f"Pictures without a partner, which were left out: {alone}.")
     clusters = _clusters(names, base, values["prompt"])
     with command.exit_statuses(console), ExitStack() as stack:
-        score: Callable[[Iterable[str]], Iterator[tuple[str, float | None]]] = _no_scores
+        score: ScoreFiles = _no_scores
         if any(image.mos is None for images in (base, candidate) for image in images.values()):
             scorer, card = stack.enter_context(
                 connect(
@@ -201,7 +205,7 @@ def _compare(
     clusters: Mapping[str, Sequence[str]],
     base: Images,
     candidate: Images,
-    score: Callable[[Iterable[str]], Iterator[tuple[str, float | None]]],
+    score: ScoreFiles,
     values: Mapping[str, Any],
 ) -> tuple[_Run, Difference]:
     """Score the pictures of every cluster, or of as many as decide."""
@@ -242,11 +246,8 @@ def _no_scores(paths: Iterable[str]) -> Iterator[tuple[str, float | None]]:
     return iter(())
 
 
-def _scoring(
-    scorer: Scorer, card: ModelCard, console: Console, concurrency: int
-) -> Callable[[Iterable[str]], Iterator[tuple[str, float | None]]]:
+def _scoring(scorer: Scorer, card: ModelCard, console: Console, concurrency: int) -> ScoreFiles:
     """Make what scores files; it raises errors that do not belong to an image."""
-    from ma_agiqa_client.errors import InvalidImageError
 
     def score(paths: Iterable[str]) -> Iterator[tuple[str, float | None]]:
         outcomes = scorer.score_many(list(dict.fromkeys(paths)), max_in_flight=concurrency)

@@ -1,6 +1,5 @@
 """The page of `compare --report`: pairs of pictures side by side. It loads nothing."""
 
-import os
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
@@ -9,6 +8,7 @@ from ma_agiqa_client._programs.console import printable
 from ma_agiqa_client._wire.pictures import open_picture
 from ma_agiqa_client.cli._difference import Pair
 from ma_agiqa_client.cli._report import data_uri
+from ma_agiqa_client.cli.output import replacement
 from ma_agiqa_client.errors import InvalidImageError
 
 _SIDE = 480
@@ -30,14 +30,8 @@ def write_page(path: str, pairs: Sequence[Pair], sentences: Sequence[str]) -> No
     )
     said = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
     shown = "".join(map(_pair, pairs))
-    draft = f"{path}.{os.getpid()}.part"
-    try:
-        with open(draft, "w", encoding="utf-8") as file:
-            file.write(template.replace("<!--FOUND-->", said).replace("<!--PAIRS-->", shown))
-        os.replace(draft, path)
-    finally:
-        if os.path.exists(draft):
-            os.unlink(draft)
+    with replacement(path) as draft, open(draft, "w", encoding="utf-8") as file:
+        file.write(template.replace("<!--FOUND-->", said).replace("<!--PAIRS-->", shown))
 
 
 def _pair(pair: Pair) -> str:

@@ -8,7 +8,6 @@ numbers per image are in memory.
 import base64
 import io
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from datetime import datetime
@@ -27,6 +26,7 @@ from ma_agiqa_client.cli.output import (
     is_extrapolation,
     is_tied,
     meaning,
+    replacement,
 )
 from ma_agiqa_client.cli.rows import Map, Row
 from ma_agiqa_client.errors import InvalidImageError
@@ -80,12 +80,12 @@ class Report:
         Raises:
             OSError: it cannot be written.
         """
-        folder, name = os.path.split(os.path.abspath(self._path))
-        with self._spool, tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder) as scratch:
-            draft = os.path.join(scratch, name)
-            with open(draft, "w", encoding="utf-8") as page:
-                page.writelines(self._pieces())
-            os.replace(draft, self._path)
+        with (
+            self._spool,
+            replacement(self._path) as draft,
+            open(draft, "w", encoding="utf-8") as page,
+        ):
+            page.writelines(self._pieces())
 
     def _pieces(self) -> Iterator[str]:
         assets = files("ma_agiqa_client.cli") / "report_assets"

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import struct
-import tempfile
 import time
 import zlib
 from typing import Any
@@ -21,6 +20,7 @@ from xml.sax.saxutils import quoteattr
 from ma_agiqa_client._wire.images import read_file
 from ma_agiqa_client.card import ModelCard
 from ma_agiqa_client.cli.maps import Failures
+from ma_agiqa_client.cli.output import replacement
 from ma_agiqa_client.cli.rows import Row
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -73,7 +73,13 @@ class Tags:
                 "model": row.model,
                 "checkpoint_sha256": self._card.checkpoint_sha256,
             }
-            _replace(path, tagged(read_file(path), facts), before.st_mode)
+            data = tagged(read_file(path), facts)
+            with replacement(path) as draft:
+                with open(draft, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.chmod(draft, before.st_mode & 0o7777)
             self._done.add(path)
 
     def finish(self) -> None:
@@ -191,18 +197,3 @@ def _without_ours(packet: bytes) -> bytes:
     elements = re.compile(rb"<((?:%b):[\w.-]+)(\s[^<>]*?)?(/>|>.*?</\1\s*>)\s*" % prefix, re.S)
     packet = _TAG.sub(lambda tag: attributes.sub(b"", tag[0]), elements.sub(b"", packet))
     return _EMPTY.sub(b"", packet)
-
-
-def _replace(path: str, data: bytes, mode: int) -> None:
-    """Put a complete file in the place of another one."""
-    draft, name = tempfile.mkstemp(prefix=".ma-agiqa-", dir=os.path.dirname(path))
-    try:
-        with os.fdopen(draft, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, mode & 0o7777)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

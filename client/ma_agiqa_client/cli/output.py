@@ -7,6 +7,10 @@ them.
 import csv
 import io
 import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 from rich.table import Table
@@ -198,6 +202,20 @@ def format_of(path: str | None) -> str:
 def make_writer(name: str, file: IO[str], card: ModelCard, **rows: bool) -> Writer:
     """Make the writer of one of `FORMATS`; for the other arguments, see `Writer`."""
     return _WRITERS[name](file, card, **rows)
+
+
+@contextmanager
+def replacement(path: str) -> Iterator[str]:
+    """Yield the path of a draft that takes the place of a file at the end, whole or not at all.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    with tempfile.TemporaryDirectory(prefix=".ma-agiqa-", dir=folder) as scratch:
+        draft = os.path.join(scratch, "draft")
+        yield draft
+        os.replace(draft, path)
 
 
 def model_line(card: ModelCard) -> str:

@@ -230,7 +230,10 @@ def evaluate(
     failed = tuple(
         index
         for index, one in enumerate(sums)
-        if one is None and all(_may_fall_back(errors[index], needed, fallback))
+        if one is None
+        and all(
+            may_fall_back(why, fallback) for name, why in errors[index].items() if name in needed
+        )
     )
     _warn(errors, failed, fallback)
     return Rewards(
@@ -347,12 +350,6 @@ def _sum(
             return None
         total += rewards.weights[name] * value
     return total
-
-
-def _may_fall_back(
-    errors: dict[str, ClientError], needed: list[str], fallback: float | None
-) -> Iterable[bool]:
-    return (may_fall_back(errors[name], fallback) for name in needed if name in errors)
 
 
 def _warn(

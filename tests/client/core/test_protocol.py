@@ -14,17 +14,11 @@ from ma_agiqa_client import (
 )
 from ma_agiqa_client._core import protocol
 from support.example_card import CARD, PARAMETERS
-from support.scripted_server import ensemble_config
-
-
-class Answer(dict):
-    def as_numpy(self, name):
-        return self.get(name)
+from support.scripted_server import Tensors, ensemble_config
 
 
 def answer(**changes):
-    tensors = {"SCORE": [[25]], "GATE": [[3, -1, 0]]} | changes
-    return Answer({name: np.asarray(value, np.float32) for name, value in tensors.items()})
+    return Tensors({"SCORE": [[25]], "GATE": [[3, -1, 0]]} | changes)
 
 
 def read(result, maps=False):

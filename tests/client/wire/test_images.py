@@ -12,18 +12,12 @@ from PIL import Image
 from ma_agiqa_client import InvalidImageError
 from ma_agiqa_client._wire import images
 from ma_agiqa_client._wire.images import Encoder, check_sources
-from support.pictures import encoded
+from support.pictures import decoded_ppm, encoded
 
 encode_image = Encoder().encode
 RNG = np.random.default_rng(7)
 RGB = RNG.integers(0, 256, (5, 9, 3), dtype=np.uint8)
 GRAY = RNG.integers(0, 256, (5, 9), dtype=np.uint8)
-
-
-def decoded(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as image:
-        assert image.format == "PPM"
-        return np.asarray(image)
 
 
 def test_bytes_and_files_are_unchanged(tmp_path):
@@ -44,10 +38,10 @@ def test_pillow_images_give_the_pixels_of_their_rgb(mode):
 
 def test_alpha_is_dropped_without_blending():
     image = Image.fromarray(np.dstack([RGB, GRAY]))
-    np.testing.assert_array_equal(decoded(encode_image(image)), RGB)
+    np.testing.assert_array_equal(decoded_ppm(encode_image(image)), RGB)
 
 
-def test_a_pillow_image_that_cannot_be_decoded():
+def test_a_pillow_image_that_cannot_be_decoded_ppm():
     noise = Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))
     truncated = Image.open(io.BytesIO(encoded(noise, "PNG")[:3000]))
     with pytest.raises(InvalidImageError, match="cannot be decoded"):
@@ -113,16 +107,16 @@ def test_one_image_is_not_several(one):
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "AVIF", "BMP", "PPM", "GIF", "TIFF"])
 def test_every_served_format_is_reduced(name):
     data = encoded(Image.new("RGB", (600, 300)), name)
-    assert decoded(Encoder(max_side=60).encode(data)).shape == (30, 60, 3)
+    assert decoded_ppm(Encoder(max_side=60).encode(data)).shape == (30, 60, 3)
 
 
 def test_large_images_are_reduced_on_request_only():
     large = Image.fromarray(RNG.integers(0, 256, (300, 600, 3), dtype=np.uint8))
     data = encoded(large, "PNG")
     assert encode_image(data) == data
-    assert decoded(Encoder(max_side=60).encode(data)).shape == (30, 60, 3)
-    assert decoded(Encoder(max_side=60).encode(large)).shape == (30, 60, 3)
-    assert decoded(Encoder(max_side=60).encode(np.asarray(large))).shape == (30, 60, 3)
+    assert decoded_ppm(Encoder(max_side=60).encode(data)).shape == (30, 60, 3)
+    assert decoded_ppm(Encoder(max_side=60).encode(large)).shape == (30, 60, 3)
+    assert decoded_ppm(Encoder(max_side=60).encode(np.asarray(large))).shape == (30, 60, 3)
     assert Encoder(max_side=600).encode(data) == data
     assert Encoder(max_side=60).encode(b"not an image") == b"not an image"  # the server says why
     with pytest.raises(ValueError, match="max_side"):
