@@ -169,12 +169,6 @@ def test_wrong_model(scorer, scripted):
     assert scripted.requests == []
 
 
-def test_a_score_that_is_not_finite_is_an_error(scorer, scripted):
-    scripted.answer = lambda image, context: float("nan")
-    with pytest.raises(ServerError, match="SCORE"):
-        scorer.score(b"1")
-
-
 def test_a_closed_scorer_says_so(scorer):
     scorer.close()
     scorer.close()

@@ -23,11 +23,11 @@ _STOP_TIMEOUT_S = 30.0
 _CLONE = Path(__file__).resolve().parents[3]
 
 
-def listens(url: str, timeout_s: float = 1.0) -> bool:
+def listens(url: str) -> bool:
     """Return whether anything accepts connections at HOST:PORT."""
     host, _, port = url.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), timeout=timeout_s):
+        with socket.create_connection((host, int(port)), timeout=1.0):
             return True
     except OSError:
         return False

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,7 +23,6 @@ from ma_agiqa_client._programs.server_options import (
     HELP_OPTIONS,
     Program,
     ServerOptions,
-    decorated,
     server_options,
     timeout_option,
 )
@@ -56,45 +55,6 @@ Exit status:
   3    no server that can score, or it went away: run the same command again
   4    the output belongs to another job, or the input or the models cannot be read
 """
-
-_LOCAL = (
-    click.option(
-        "--local",
-        metavar="CHECKPOINT",
-        help="Ask no server: each worker loads this scorer, a checkpoint folder or an authors' "
-        ".pt file, and its embedder.",
-    ),
-    click.option(
-        "--embedder",
-        metavar="SOURCE",
-        help="With --local: folder or hub name of mPLUG-Owl2. Default: the one of the checkpoint.",
-    ),
-    click.option(
-        "--dtype",
-        help="With --local: dtype of the embedder's weights, such as bfloat16. Default: the one "
-        "the scorer was trained with, else float32.",
-    ),
-    click.option(
-        "--gpus",
-        type=click.FloatRange(min=0),
-        metavar="N",
-        help="With --local: GPUs of each worker, or a share of one; 0 computes on the CPU. "
-        "Default: 1 where Ray finds GPUs, else 0.",
-    ),
-    click.option(
-        "--cores",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="With --local: cores of each worker, which decode that many images at once. Default: "
-        "an equal share of a node's.",
-    ),
-    click.option(
-        "--batch",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="With --local: images that are computed together. Default: 32.",
-    ),
-)
 
 
 @click.command(cls=Program, epilog=_EPILOG, context_settings=HELP_OPTIONS)
@@ -153,7 +113,42 @@ _LOCAL = (
     metavar="ADDRESS",
     help="Address of a Ray cluster, or auto; by default Ray runs on this machine only.",
 )
-@lambda command: decorated(command, _LOCAL)
+@click.option(
+    "--local",
+    metavar="CHECKPOINT",
+    help="Ask no server: each worker loads this scorer, a checkpoint folder or an authors' "
+    ".pt file, and its embedder.",
+)
+@click.option(
+    "--embedder",
+    metavar="SOURCE",
+    help="With --local: folder or hub name of mPLUG-Owl2. Default: the one of the checkpoint.",
+)
+@click.option(
+    "--dtype",
+    help="With --local: dtype of the embedder's weights, such as bfloat16. Default: the one "
+    "the scorer was trained with, else float32.",
+)
+@click.option(
+    "--gpus",
+    type=click.FloatRange(min=0),
+    metavar="N",
+    help="With --local: GPUs of each worker, or a share of one; 0 computes on the CPU. "
+    "Default: 1 where Ray finds GPUs, else 0.",
+)
+@click.option(
+    "--cores",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --local: cores of each worker, which decode that many images at once. Default: "
+    "an equal share of a node's.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --local: images that are computed together. Default: 32.",
+)
 @server_options
 def main(
     inputs: tuple[str, ...], ray_address: str | None, workers: int | None, **values: Any
@@ -320,7 +315,7 @@ def _scored(
             nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
             models, workers = placed(models, workers, nodes())
             settings = replace(settings, models=models)
-        records = [part.to_record() for part in parts]
+        records = [asdict(part) for part in parts]
         most = min(workers or 2, len(parts))
         scored = ray.data.from_items(records, override_num_blocks=len(parts)).map_batches(
             PartScorer,

@@ -6,13 +6,13 @@ OUTPUT/part-000000.parquet ...     the scores of one part, written completely or
 
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ma_agiqa_client.bulk._columns import holds_images, name_conflict, value_type
@@ -47,10 +47,6 @@ class Part:
     file: str
     start: int
     rows: int
-
-    def to_record(self) -> dict[str, Any]:
-        """Return the part as Ray Data takes it."""
-        return asdict(self)
 
     def read(self, columns: Sequence[str]) -> Any:
         """Read the columns of its rows as a `pyarrow.Table`.
@@ -150,12 +146,12 @@ class Job:
         pending = [part for part in self.parts if part.name not in done]
         if retry_failed:
             written = [part for part in self.parts if part.name in done]
-            found = self.store.each(self._may_be_retried, [part.name for part in written])
-            pending += [part for part, again in zip(written, found, strict=True) if again]
+            pending += [
+                part
+                for part, table in zip(written, self._error_kinds(written), strict=True)
+                if failed_for_now(table)
+            ]
         return pending
-
-    def _may_be_retried(self, name: str) -> bool:
-        return bool(failed_for_now(self.store.table(name, ["error_kind"])))
 
     def summary(self) -> dict[str, Any]:
         """Count the rows of all parts.
@@ -166,21 +162,18 @@ class Job:
         Raises:
             JobError: the number of rows is not the number of images.
         """
-        names = [part.name for part in self.parts]
-        tables = self.store.each(lambda name: self.store.table(name, ["error_kind"]), names)
         images = rows = 0
-        kinds = dict[str, int]()
-        for part, table in zip(self.parts, tables, strict=True):
+        kinds = Counter[str]()
+        for part, table in zip(self.parts, self._error_kinds(self.parts), strict=True):
             rows += table.num_rows
             images += part.rows or table.num_rows
-            for entry in pc.value_counts(table["error_kind"].drop_null()).to_pylist():
-                kinds[entry["values"]] = kinds.get(entry["values"], 0) + entry["counts"]
+            kinds.update(table["error_kind"].drop_null().to_pylist())
         if rows != images:
             raise JobError(
                 f"{self.store.folder} has {rows:,} rows for {images:,} images; another program "
                 "writes there. Start again with another --output."
             )
-        failed = sum(kinds.values())
+        failed = kinds.total()
         return {
             "images": images,
             "scored": images - failed,
@@ -188,6 +181,11 @@ class Job:
             "failed_by_kind": kinds,
             "output": self.store.folder,
         }
+
+    def _error_kinds(self, parts: Sequence[Part]) -> list[Any]:
+        """Read that column of the parts' scores."""
+        names = [part.name for part in parts]
+        return self.store.each(lambda name: self.store.table(name, ["error_kind"]), names)
 
 
 def failed_for_now(table: Any) -> list[int]:

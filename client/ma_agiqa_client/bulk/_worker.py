@@ -181,11 +181,16 @@ class PartScorer:
         shown = {column: identification(table[column])}
         shown |= {name: table[name] for name in (KEY, *keep) if name in table.column_names}
         data = {name: values for name, values in shown.items() if values is not None}
-        data |= {name: _floats(getattr(one, name, None) for one in outcomes) for name in NUMBERS}
         ends = [getattr(one, "interval", None) for one in outcomes]
-        data |= {f"interval_{name}": _floats(getattr(e, name, None) for e in ends) for name in ENDS}
         gates = [None if one.error else one.gate for one in outcomes]
-        data |= {f"gate_{name}": _floats(getattr(g, name, None) for g in gates) for name in GATE}
+        for prefix, owners, names in (
+            ("", outcomes, NUMBERS),
+            ("interval_", ends, ENDS),
+            ("gate_", gates, GATE),
+        ):
+            for name in names:
+                numbers = [getattr(owner, name, None) for owner in owners]
+                data[f"{prefix}{name}"] = pa.array(numbers, pa.float64())
         errors = [one.error for one in outcomes]
         data["model"] = pa.array([one.model for one in outcomes], pa.string())
         data["error"] = pa.array([e and str(e) for e in errors], pa.string())
@@ -245,9 +250,3 @@ def _file(path: str) -> bytes:
         if isinstance(cause, OSError) and cause.errno not in _NO_FILE:
             raise cause from None
         raise
-
-
-def _floats(values: Iterator[Any]) -> Any:
-    return pa.array(
-        [None if value is None else np.float64(value) for value in values], pa.float64()
-    )

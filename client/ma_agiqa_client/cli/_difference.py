@@ -115,14 +115,13 @@ class Difference:
 
 
 def bootstrap(
-    sums: _Array, counts: _Array, seed: int = 0, level: float = LEVEL, resamples: int = RESAMPLES
+    sums: _Array, counts: _Array, seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float, float, float]:
     """The mean and its interval, from clusters.
 
     Args:
         sums, counts: sum and number of the values of each cluster, (C,).
         seed: of the resampling.
-        level: probability with which the interval holds the mean.
         resamples: number of times that C clusters are drawn.
     """
     clusters = len(sums)
@@ -149,12 +148,12 @@ def bootstrap(
     found = np.concatenate(ratios)
     if not found.any():  # every difference is the same
         return float(mean[0]), float(mean[0]), float(mean[0])
-    tail = (1 - level) / 2
+    tail = (1 - LEVEL) / 2
     least, most = np.quantile(found, (tail, 1 - tail), method="inverted_cdf")
     return float(mean[0]), float(mean[0] - most * error[0]), float(mean[0] - least * error[0])
 
 
-def sequence(values: _Array, level: float = LEVEL) -> tuple[float, float, float]:
+def sequence(values: _Array) -> tuple[float, float, float]:
     """The mean of the values so far (N,), and an interval that may be looked at after each one.
 
     There is none while all values are the same: nothing is known yet about those that differ.
@@ -162,7 +161,7 @@ def sequence(values: _Array, level: float = LEVEL) -> tuple[float, float, float]
     count, mean = len(values), float(values.mean())
     if count < MIN_SEQUENCE or np.ptp(values) <= 1e-9:
         return mean, -math.inf, math.inf
-    alpha = 1 - level
+    alpha = 1 - LEVEL
     spread = (-2 * math.log(alpha) + math.log(-2 * math.log(alpha) + 1)) / _TYPICAL
     growth = count * spread + 1
     width = math.sqrt(2 * growth / (count**2 * spread) * math.log(math.sqrt(growth) / alpha))

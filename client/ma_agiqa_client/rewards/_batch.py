@@ -187,7 +187,6 @@ def evaluate(
     *,
     names: Sequence[str] | None = None,
     fallback: float | None = None,
-    max_in_flight: int = 64,
 ) -> Rewards:
     """Compute several rewards of several images, at the same time.
 
@@ -197,7 +196,6 @@ def evaluate(
         rewards: what to compute.
         names: the rewards to compute; by default all of the set.
         fallback: reward of an image for which a reward of the sum failed.
-        max_in_flight: maximum number of images in flight to the server that scores.
 
     Raises:
         WrongInputError: there are no images, or they are of another kind, such as latents.
@@ -209,9 +207,9 @@ def evaluate(
         values: dict[str, list[Value]] = {}
         outcomes: list[Score | Failure] = []
         if ALIGNMENT in asked:
-            outcomes, values[ALIGNMENT] = _compared(scorer, batch, max_in_flight)
+            outcomes, values[ALIGNMENT] = _compared(scorer, batch)
         elif MOS in asked:
-            outcomes = _scored(scorer, batch.images, max_in_flight)
+            outcomes = _scored(scorer, batch.images)
         values |= {name: list(future.result()) for name, future in pending.items()}
     if MOS in asked:
         values[MOS] = [one.error or one.normalized for one in outcomes]
@@ -277,16 +275,14 @@ def refuse_wrong_array(error: ClientError | None) -> None:
         raise WrongInputError(str(error).partition(" Expected")[0]) from error
 
 
-def _compared(
-    scorer: Scorer, batch: Batch, max_in_flight: int
-) -> tuple[list[Score | Failure], list[Value]]:
+def _compared(scorer: Scorer, batch: Batch) -> tuple[list[Score | Failure], list[Value]]:
     """Score images and compare them with their prompts; return the outcomes and the alignments.
 
     An image whose prompt cannot be used is scored all the same.
     """
     given = batch.prompts or [""] * len(batch.images)
     prompts = [prompt if prompt.strip() else None for prompt in given]
-    outcomes = _scored(scorer, batch.images, max_in_flight, prompts)
+    outcomes = _scored(scorer, batch.images, prompts)
     missing: ClientError = (
         InvalidPromptError("The image has an empty prompt, and so no alignment. Send its text.")
         if batch.prompts
@@ -302,20 +298,20 @@ def _compared(
     again = [place for place, one in enumerate(outcomes) if isinstance(one.error, unusable)]
     if again:
         images = [batch.images[place] for place in again]
-        for place, one in zip(again, _scored(scorer, images, max_in_flight), strict=True):
+        for place, one in zip(again, _scored(scorer, images), strict=True):
             outcomes[place] = one
     return outcomes, alignments
 
 
 def _scored(
-    scorer: Scorer, images: Any, max_in_flight: int, prompts: Sequence[str | None] | None = None
+    scorer: Scorer, images: Any, prompts: Sequence[str | None] | None = None
 ) -> list[Score | Failure]:
     try:
         several = check_sources(images)
     except TypeError as error:  # one image, or an array of other dimensions
         raise WrongInputError(str(error)) from error
     outcomes = list[Score | Failure]()
-    for outcome in scorer.score_many(several, prompts=prompts, max_in_flight=max_in_flight):
+    for outcome in scorer.score_many(several, prompts=prompts):
         refuse_wrong_array(outcome.error)
         outcomes.append(outcome)
     if not outcomes:

@@ -42,6 +42,7 @@ _LEAST_SPREAD = {  # standard deviations that are not believed to be smaller
     "diversity": 0.02,
     **dict.fromkeys(_PHOTOGRAPHS, 0.05),
 }
+_REFERENCE = 8  # first steps that later ones are compared with
 _ALLOWANCE, _LARGEST_TERM, _LIMIT = 1.0, 4.0, 8.0  # standard deviations
 _SIDE, _CELL, _MAX_SHOWN = 512, 64, 200
 _MAX_WAITING = 256  # images, about 200 MB of 512 x 512 pixels
@@ -65,19 +66,13 @@ class _Step:
 class Cusum:
     """The tests of one run: what is followed, from the means of its steps."""
 
-    def __init__(self, reference: int = 8) -> None:
-        """Start.
-
-        Args:
-            reference: number of first steps that later ones are compared with, at least 2.
-        """
+    def __init__(self) -> None:
         self.count = 0
         self.last: dict[str, float] = {}
         self.sums: dict[str, float] = {}
         self.alarm_step: int | None = None
         self.since_step: int | None = None
         self.suspects: list[str] = []
-        self._reference = reference
         self._first: list[dict[str, float]] = []
         self._left_zero: dict[str, int] = {}
 
@@ -85,7 +80,7 @@ class Cusum:
         """Take the statistics of the next step; the larger, the worse, but for the reward."""
         self.count += 1
         self.last, number = values, self.count
-        if number <= self._reference:
+        if number <= _REFERENCE:
             self._first.append(values)
             return
         for name, value in values.items():

@@ -55,7 +55,7 @@ def score(images: list, folder: Path, **how: object) -> "pa.Table":
     )
     settings = WorkerSettings(column="image", output=str(folder / "scores"), in_flight=3, **how)
     (part,) = job.parts
-    PartScorer(settings)({name: [value] for name, value in part.to_record().items()})
+    PartScorer(settings)({name: [value] for name, value in vars(part).items()})
     return job.store.table(part.name)
 
 
@@ -214,7 +214,7 @@ def test_the_workers_of_a_local_job_get_its_models(tmp_path, monkeypatch):
     def score_here(job, settings, *rest):
         given.append((settings, rest[0]))
         for part in job.parts:
-            PartScorer(settings)({name: [value] for name, value in part.to_record().items()})
+            PartScorer(settings)({name: [value] for name, value in vars(part).items()})
 
     monkeypatch.setattr(_command, "_run", score_here)
     monkeypatch.setenv("MA_AGIQA_URL", "localhost:1")

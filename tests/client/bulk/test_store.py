@@ -102,7 +102,7 @@ def score(server, job: Job, **changes: object) -> dict:
     given = {"column": "image", "output": job.store.folder, "keep": ()} | changes
     worker = PartScorer(WorkerSettings((server.grpc_url,), checkpoint_sha256=sha, **given))
     for part in job.pending(bool(changes.get("retry_failed"))):
-        worker({name: [value] for name, value in part.to_record().items()})
+        worker({name: [value] for name, value in vars(part).items()})
     return job.summary()
 
 

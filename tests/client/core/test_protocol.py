@@ -42,6 +42,7 @@ def test_maps_lose_their_batch_dimension():
         ({"GATE": [[1, 1]]}, "has shape .* expected"),
         ({"SCORE": np.empty((0, 1))}, "has shape .* expected"),
         ({}, "PATCH_SCORE has shape None"),
+        ({"SCORE": [[np.nan]]}, "SCORE contains values that are not finite"),
         ({"GATE": [[1, np.inf, 1]]}, "GATE contains values that are not finite"),
     ],
 )
