@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,16 @@ from support.stand_in.repository import write_stand_in
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIRE_TOOLS = "MA_AGIQA_REQUIRE_TOOLS"
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    """Undo what a test does to PyTorch's number of threads: it changes the last bits of sums."""
+    torch = sys.modules.get("torch")
+    threads = torch and torch.get_num_threads()
+    yield
+    if torch:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,9 @@
 """One small run, from images to checkpoint, that the tests of several rooms share."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from click.testing import CliRunner
 
@@ -25,14 +23,6 @@ SMALL_SCORER = {
     "semantic_dim": 128,
     "gate_activation": "sigmoid",
 }
-
-
-@pytest.fixture(autouse=True)
-def same_threads() -> Iterator[None]:
-    """Undo what a command does to the number of threads: it changes the last bits of sums."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
