@@ -66,6 +66,18 @@ def test_a_server_that_is_gone_keeps_what_is_finished_and_reports_the_rest(slow_
     assert {type(score.error) for score in failed} == {ServerUnavailableError}
 
 
+def test_two_servers_share_the_work_and_one_is_enough(stand_in, stand_in_repository, images):
+    with serving(stand_in_repository) as other:
+        before = images_computed(stand_in)
+        with Scorer([stand_in.grpc_url, other.grpc_url], timeout_s=120) as scorer:
+            scores = list(scorer.score_many(images, max_in_flight=16))
+            shares = images_computed(stand_in) - before, images_computed(other)
+            kill(other)
+            scores += scorer.score_many(images[:50], max_in_flight=16)
+    assert [str(score.error) for score in scores if score.error] == []
+    assert min(shares) > 30
+
+
 def test_a_name_with_two_addresses_is_balanced(stand_in, stand_in_repository, images):
     """gRPC's own round robin over the two addresses of one target, once both are connected."""
     with serving(stand_in_repository) as other:
