@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import ItemsView, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,9 +78,10 @@ class Split:
     validation: tuple[RatedImage, ...]
     test: tuple[RatedImage, ...]
 
-    def items(self) -> ItemsView[str, tuple[RatedImage, ...]]:
+    def items(self) -> Iterator[tuple[str, tuple[RatedImage, ...]]]:
         """Pairs of a part's name and its images, in the order of PARTS."""
-        return vars(self).items()
+        for part in PARTS:
+            yield part, getattr(self, part)
 
     def rows(self) -> list[tuple[str, str]]:
         """Pairs (image name, part), as `split.csv` holds them."""
