@@ -11,7 +11,7 @@ _EPILOG = """\b
 Examples:
   # The data set of the demo model; `make train-demo` fetches the photographs.
   python -m ma_agiqa degraded --photographs training/configs/demo_photographs.csv \\
-    --folder data/photographs --output data/degraded
+    --folder data/photographs --output data/degraded --crops 2
 """
 
 
